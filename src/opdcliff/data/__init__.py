@@ -1,0 +1,1 @@
+"""Data sets: the generated task and Amazon Reviews 2023."""

@@ -1,0 +1,46 @@
+"""The one shape every data set is reduced to: a prompt, its candidates and their grades."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CANDIDATE_LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def candidate_ids(count: int) -> tuple[str, ...]:
+    """The ids a prompt gives its candidates: `A`, `B`, ... in prompt order."""
+    if not 2 <= count <= len(CANDIDATE_LABELS):
+        raise ValueError(f"count={count}: a list needs 2 to {len(CANDIDATE_LABELS)} candidates")
+    return tuple(CANDIDATE_LABELS[:count])
+
+
+@dataclass(frozen=True)
+class Example:
+    """One ranking problem.
+
+    prompt: text given to the model, ending where the answer begins.
+    candidates: the K candidate ids in prompt order (`candidate_ids(K)`).
+    grades: relevance of each candidate, integers >= 0, aligned with `candidates`.
+    key: stable identity of the example inside its data set (for hashing and joins).
+    """
+
+    prompt: str
+    candidates: tuple[str, ...]
+    grades: tuple[int, ...]
+    key: str
+
+    def __post_init__(self) -> None:
+        if len(self.candidates) != len(self.grades):
+            raise ValueError(
+                f"example {self.key}: {len(self.candidates)} candidates, {len(self.grades)} grades"
+            )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Disjoint parts of a data set: models see `train`, p and b `calibration`, onset `test`."""
+
+    train: Sequence[Example]
+    calibration: Sequence[Example]
+    test: Sequence[Example]
