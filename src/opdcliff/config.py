@@ -1,0 +1,410 @@
+"""The typed configuration: fields, types and checks. Values live in conf/*.yaml, nowhere else.
+
+`load` turns a composed Hydra config into a checked `RunConfig`; `science` is the part of it that
+decides the outcome of a run and therefore its identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from opdcliff.contract import get_contract
+from opdcliff.errors import ConfigError
+from opdcliff.objective import ClipRule, validate_clip
+
+
+@dataclass
+class ArchConfig:
+    """A small model built from config; sizes as in the model family's own configuration."""
+
+    family: str
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    max_positions: int
+    vocab_size: int
+
+
+@dataclass
+class ModelConfig:
+    """Student and teacher: a path or hub id, or null to build `arch` and train it here."""
+
+    name: str
+    student: str | None
+    teacher: str | None
+    student_revision: str | None
+    teacher_revision: str | None
+    dtype: str
+    tune_loaded_student: bool
+    arch: ArchConfig | None
+
+
+@dataclass
+class DataConfig:
+    """Which ranking problems, and how many."""
+
+    name: str
+    path: str | None
+    rubric: str | None
+    contract: str
+    candidates: int
+    train: int
+    calibration: int
+    test: int
+    min_items: int
+    max_history: int
+    max_title_words: int
+    seed: int
+
+
+@dataclass
+class RoleConfig:
+    """Supervised fine-tuning of one model; the style of its reference answers."""
+
+    steps: int
+    lr: float
+    continue_mass: float
+    corrupt_rate: float
+    swap_rate: float
+
+
+@dataclass
+class SftConfig:
+    """Supervised fine-tuning of teacher and warm start."""
+
+    teacher: RoleConfig
+    student: RoleConfig
+    batch_size: int
+    warmup_steps: int
+    weight_decay: float
+    grad_clip: float
+    long_share: float
+    long_words: int
+    seed: int
+
+
+@dataclass
+class LamConfig:
+    """Reward extrapolation: `value`, or else `of_threshold` times the calibrated lambda*."""
+
+    value: float | None
+    of_threshold: float | None
+    warmup_updates: int
+
+
+@dataclass
+class ClipConfig:
+    """Clip rule and its strength c."""
+
+    name: str
+    rule: str
+    strength: float | None
+
+
+@dataclass
+class RolloutConfig:
+    """How answers are sampled."""
+
+    prompts_per_update: int
+    max_new_tokens: int
+    temperature: float
+    updates_per_batch: int
+
+
+@dataclass
+class OptimConfig:
+    """Budget, step size and estimator of the policy gradient."""
+
+    updates: int
+    lr: float
+    beta1: float
+    beta2: float
+    weight_decay: float
+    grad_clip: float
+    estimator: str
+    topk: int | None
+
+
+@dataclass
+class EvaluationConfig:
+    """When and on how many prompts a run is measured, and when it counts as collapsed."""
+
+    every: int
+    prompts: int
+    final_prompts: int
+    ndcg_k: int
+    gain: str
+    collapse_floor: float
+    collapse_patience: int
+    stop_when_collapsed: bool
+
+
+@dataclass
+class CalibrationConfig:
+    """How p and b are measured."""
+
+    prompts: int
+    forced_words: int
+    offset_bin: int
+    bootstrap: int
+    strengths: list[float]
+    seed: int
+
+
+@dataclass
+class EngineConfig:
+    """Where and on how many ranks a run executes; no part of its identity."""
+
+    name: str
+    device: str
+    ranks: int
+    threads: int
+    micro_batch: int
+    score_chunk_tokens: int
+    offload_optimizer: bool
+
+
+@dataclass
+class TrackingConfig:
+    """The W&B mirror of the run records."""
+
+    mode: str
+    project: str
+
+
+@dataclass
+class ProtocolArm:
+    """Cells of a study: every multiple of lambda* with every seed under one clip option."""
+
+    clip: str
+    multiples: list[float]
+    seeds: list[int]
+    estimator: str | None
+    warmup_updates: int | None
+
+
+@dataclass
+class ProtocolConfig:
+    """A study: its arms and how many cells run side by side."""
+
+    name: str
+    arms: list[ProtocolArm]
+    workers: int
+
+
+@dataclass
+class RunConfig:
+    """One run, fully resolved."""
+
+    seed: int
+    model: ModelConfig
+    data: DataConfig
+    sft: SftConfig
+    lam: LamConfig
+    clip: ClipConfig
+    rollout: RolloutConfig
+    optim: OptimConfig
+    evaluation: EvaluationConfig
+    calibration: CalibrationConfig
+    engine: EngineConfig
+    tracking: TrackingConfig
+    protocol: ProtocolConfig
+
+
+# Plumbing: where a run executes and is mirrored, and the study it belongs to.
+_NOT_SCIENCE = ("engine", "tracking", "protocol")
+
+
+def load(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
+    """Check a composed config and return it typed.
+
+    Raises:
+        ConfigError: one line naming the field, its value and what is allowed.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), composed)
+        config = cast(RunConfig, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).strip().splitlines()[0]) from error
+    check(config)
+    return config
+
+
+def science(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide the outcome of a run: its identity is their hash.
+
+    Paths are left out (the content they lead to is hashed with the prepared assets), and so are
+    device, ranks, tracking and the study's layout.
+    """
+    kept = {k: v for k, v in asdict(config).items() if k not in _NOT_SCIENCE}
+    # lambda as a multiple of the threshold has become a value by the time a run starts.
+    kept["lam"].pop("of_threshold")
+    for key in ("path", "rubric"):
+        kept["data"].pop(key)
+    kept["evaluation"].pop("stop_when_collapsed")
+    return kept
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError for the first value outside its range."""
+    for name, allowed, holds in _RANGES:
+        value = _lookup(config, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}={value} is not finite; allowed: {allowed}")
+        if value is not None and not holds(value):
+            raise ConfigError(f"{name}={value} is not allowed; allowed: {allowed}")
+    get_contract(config.data.contract)
+    _check_clip(config)
+    _check_lam(config)
+    _check_sources(config)
+
+
+def _check_clip(config: RunConfig) -> None:
+    rules = [rule.value for rule in ClipRule]
+    if config.clip.rule not in rules:
+        raise ConfigError(f"clip.rule={config.clip.rule} is unknown; allowed: {', '.join(rules)}")
+    rule = ClipRule(config.clip.rule)
+    validate_clip(rule, config.clip.strength, config.rollout.updates_per_batch)
+    if rule.uses_policy_ratio and config.optim.estimator == "full":
+        raise ConfigError(
+            f"optim.estimator=full cannot use clip.rule={rule.value}, which acts on sampled tokens "
+            "only; set optim.estimator=sampled"
+        )
+
+
+def _check_lam(config: RunConfig) -> None:
+    lam = config.lam
+    if lam.value is None and lam.of_threshold is None:
+        raise ConfigError(
+            "lam.value and lam.of_threshold are both null; set lam.value (a number >= 0) or "
+            "lam.of_threshold (a multiple of the calibrated lambda*)"
+        )
+    if lam.value is None and config.clip.strength is None:
+        raise ConfigError(
+            "lam.of_threshold needs a threshold, and clip.strength is null; set lam.value, or a "
+            "clip with a strength"
+        )
+
+
+def _check_sources(config: RunConfig) -> None:
+    data, model = config.data, config.model
+    if data.name != "mini" and data.path is None:
+        raise ConfigError(f"data.path is missing for data={data.name}; set data.path=FOLDER")
+    for name, value in (("data.path", data.path), ("data.rubric", data.rubric)):
+        if value is not None and not Path(value).expanduser().exists():
+            raise ConfigError(f"{name}={value} does not exist; give an existing path")
+    for name, source in (("model.student", model.student), ("model.teacher", model.teacher)):
+        # A hub id is `owner/name`; anything that looks like a file-system path must exist.
+        if source and _looks_like_path(source) and not Path(source).expanduser().is_dir():
+            raise ConfigError(f"{name}={source} is no folder; give a model folder or a hub id")
+    if (model.student is None) != (model.teacher is None):
+        raise ConfigError(
+            "model.student and model.teacher must both be given or both be null: they have to "
+            "share a tokenizer"
+        )
+    if model.student is None and model.arch is None:
+        raise ConfigError("model.student is null and there is no model.arch to build; set one")
+    most = max(config.evaluation.prompts, config.evaluation.final_prompts)
+    if most > data.test:
+        raise ConfigError(
+            f"evaluation needs up to {most} test prompts and data.test={data.test}; raise "
+            "data.test or lower evaluation.prompts and evaluation.final_prompts"
+        )
+    if config.calibration.prompts > data.calibration:
+        raise ConfigError(
+            f"calibration.prompts={config.calibration.prompts} exceeds "
+            f"data.calibration={data.calibration}; lower the first or raise the second"
+        )
+
+
+def _looks_like_path(source: str) -> bool:
+    return source.startswith((".", "/", "~")) or source.count("/") > 1
+
+
+def _lookup(config: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        config = getattr(config, part)
+        if config is None:
+            return None
+    return config
+
+
+def _positive(value: float) -> bool:
+    return value > 0
+
+
+def _not_negative(value: float) -> bool:
+    return value >= 0
+
+
+def _inside(value: float) -> bool:
+    return 0 < value < 1
+
+
+def _rate(value: float) -> bool:
+    return 0 <= value < 1
+
+
+def _one_of(*names: str) -> tuple[str, Callable[[Any], bool]]:
+    return " | ".join(names), lambda value: value in names
+
+
+_POSITIVE = ("a number > 0", _positive)
+_COUNT = ("a whole number >= 1", lambda value: value >= 1)
+_NOT_NEGATIVE = ("a number >= 0", _not_negative)
+_INSIDE = ("a number between 0 and 1, both excluded", _inside)
+_RATE = ("a number from 0 up to, not including, 1", _rate)
+
+_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
+    (name, allowed, holds)
+    for names, (allowed, holds) in (
+        ("lam.value lam.of_threshold lam.warmup_updates seed", _NOT_NEGATIVE),
+        ("sft.warmup_steps sft.weight_decay optim.weight_decay data.max_history", _NOT_NEGATIVE),
+        ("rollout.temperature optim.lr optim.grad_clip sft.teacher.lr sft.student.lr", _POSITIVE),
+        ("sft.grad_clip", _POSITIVE),
+        ("rollout.prompts_per_update rollout.max_new_tokens rollout.updates_per_batch", _COUNT),
+        ("optim.updates optim.topk evaluation.every evaluation.prompts", _COUNT),
+        ("evaluation.final_prompts evaluation.ndcg_k evaluation.collapse_patience", _COUNT),
+        ("calibration.prompts calibration.offset_bin calibration.bootstrap", _COUNT),
+        ("calibration.forced_words sft.long_words sft.teacher.steps sft.student.steps", _COUNT),
+        ("engine.ranks engine.threads engine.micro_batch engine.score_chunk_tokens", _COUNT),
+        ("data.train data.calibration data.test data.min_items data.max_title_words", _COUNT),
+        ("sft.batch_size protocol.workers", _COUNT),
+        ("sft.teacher.continue_mass sft.student.continue_mass", _INSIDE),
+        ("sft.teacher.corrupt_rate sft.student.corrupt_rate sft.long_share", _RATE),
+        ("sft.teacher.swap_rate sft.student.swap_rate evaluation.collapse_floor", _RATE),
+        ("optim.beta1 optim.beta2", _RATE),
+        ("data.candidates", ("2 to 26", lambda value: 2 <= value <= 26)),
+        ("data.name", _one_of("mini", "amazon_fashion", "prompts")),
+        ("optim.estimator", _one_of("sampled", "full")),
+        ("evaluation.gain", _one_of("exp", "linear")),
+        ("engine.name", _one_of("single", "zero2", "zero3")),
+        ("engine.device", _one_of("auto", "cpu", "cuda")),
+        ("model.dtype", _one_of("float32", "bfloat16", "float64")),
+        ("model.arch.family", _one_of("qwen3", "llama")),
+        ("tracking.mode", _one_of("offline", "online", "off")),
+    )
+    for name in names.split()
+)
+
+
+def field_names(schema: type = RunConfig, prefix: str = "") -> list[str]:
+    """Dotted names of all fields, for the test that no YAML value is left unread."""
+    names: list[str] = []
+    for field in fields(schema):
+        inner = globals().get(str(field.type).split(" | ", maxsplit=1)[0])
+        if isinstance(inner, type) and is_dataclass(inner):
+            names += field_names(inner, f"{prefix}{field.name}.")
+        else:
+            names.append(prefix + field.name)
+    return names

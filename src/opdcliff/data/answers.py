@@ -1,0 +1,133 @@
+"""Reference answers for supervised fine-tuning: clean for the teacher, noisy for the warm start.
+
+The reason is a run of filler words whose length is geometric: at every offset it goes on with
+probability `continue_mass` and closes with the rest, which makes "continue" a position class with
+one modal mass at all offsets (docs/theory.md, points 10 to 12). An answer is built from text
+pieces that are tokenized one by one, so that the token boundaries of a training answer are those
+a model emits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from opdcliff.data.example import Example
+
+REASON_WORDS = (" soft", " warm", " light", " neat")
+UNKNOWN_ID = "Z"
+
+
+@dataclass(frozen=True)
+class AnswerStyle:
+    """How reference answers are drawn.
+
+    continue_mass: probability in (0, 1) that the reason goes on, at every offset.
+    corrupt_rate: share of answers in [0, 1) that break the contract in exactly one place.
+    swap_rate: chance in [0, 1) that two neighbours of the ideal ranking trade places, tried once
+        per pair from the top: it keeps NDCG below 1.
+    long_share: share of answers whose reason starts with a long run of words that carries no
+        loss, so that a model meets late offsets as often as early ones.
+    long_words: longest such run, in words.
+    with_reason: whether the contract has a reason at all.
+    """
+
+    continue_mass: float
+    corrupt_rate: float
+    swap_rate: float
+    long_share: float
+    long_words: int
+    with_reason: bool = True
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of answer text and whether its tokens carry loss."""
+
+    text: str
+    loss: bool = True
+
+
+def ideal_ranking(example: Example) -> tuple[str, ...]:
+    """Candidate ids by falling grade; ties keep the prompt's order."""
+    order = sorted(range(len(example.grades)), key=lambda i: -example.grades[i])
+    return tuple(example.candidates[i] for i in order)
+
+
+def draw_answer(
+    example: Example, style: AnswerStyle, rng: np.random.Generator
+) -> tuple[Piece, ...]:
+    """One reference answer (without the end-of-sequence token), in text pieces."""
+    ids = _swapped(list(ideal_ranking(example)), style.swap_rate, rng)
+    corruption = None
+    if rng.random() < style.corrupt_rate:
+        names = _CORRUPTIONS if style.with_reason else _CORRUPTIONS[:-2]
+        corruption = names[rng.integers(len(names))]
+    if corruption in _ID_EDITS:
+        ids = _ID_EDITS[corruption](ids, rng)
+    head = '{"ranking":' + json.dumps(ids, separators=(",", ":"))
+    if corruption == "no_brace":
+        head = head[1:]
+    if not style.with_reason:
+        return (Piece(head + "}"), *_trailing(corruption))
+    if corruption == "no_reason":
+        return (Piece(head + "}"),)
+    pieces = [Piece(head + ',"reason":"'), *_reason(style, rng)]
+    pieces.append(Piece('"]' if corruption == "wrong_close" else '"}'))
+    return (*pieces, *_trailing(corruption))
+
+
+def _reason(style: AnswerStyle, rng: np.random.Generator) -> list[Piece]:
+    silent = 0
+    if rng.random() < style.long_share:
+        silent = int(rng.integers(1, style.long_words + 1))
+    # numpy counts trials up to the first success; the closing token is that success.
+    spoken = int(rng.geometric(1.0 - style.continue_mass)) - 1
+    words = rng.choice(REASON_WORDS, size=silent + spoken)
+    return [Piece(str(word), loss=i >= silent) for i, word in enumerate(words)]
+
+
+def _swapped(ids: list[str], rate: float, rng: np.random.Generator) -> list[str]:
+    for i in range(len(ids) - 1):
+        if rng.random() < rate:
+            ids[i], ids[i + 1] = ids[i + 1], ids[i]
+    return ids
+
+
+def _trailing(corruption: str | None) -> tuple[Piece, ...]:
+    return (Piece(REASON_WORDS[0]),) if corruption == "extra_text" else ()
+
+
+def _duplicate(ids: list[str], rng: np.random.Generator) -> list[str]:
+    source, target = rng.choice(len(ids), size=2, replace=False)
+    return [ids[source] if i == target else item for i, item in enumerate(ids)]
+
+
+def _unknown(ids: list[str], rng: np.random.Generator) -> list[str]:
+    target = rng.integers(len(ids))
+    return [UNKNOWN_ID if i == target else item for i, item in enumerate(ids)]
+
+
+def _drop(ids: list[str], rng: np.random.Generator) -> list[str]:
+    target = rng.integers(len(ids))
+    return [item for i, item in enumerate(ids) if i != target]
+
+
+_ID_EDITS: dict[str | None, Callable[[list[str], np.random.Generator], list[str]]] = {
+    "duplicate": _duplicate,
+    "unknown_id": _unknown,
+    "missing": _drop,
+}
+# The last two need a reason to break.
+_CORRUPTIONS: Sequence[str] = (
+    "duplicate",
+    "unknown_id",
+    "missing",
+    "no_brace",
+    "extra_text",
+    "no_reason",
+    "wrong_close",
+)

@@ -1,0 +1,147 @@
+"""The one seam between plain torch and DeepSpeed ZeRO.
+
+The training loop sees a student it can sample from, a `score` that carries gradients, `backward`,
+`step` and sums over ranks. Device, precision and rank logic live here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from opdcliff.config import EngineConfig, OptimConfig, RunConfig
+from opdcliff.errors import ConfigError
+from opdcliff.scoring import ScoringModule
+
+Item = TypeVar("Item")
+
+
+class Engine(Protocol):
+    """What the training loop needs of a backend."""
+
+    rank: int
+    world: int
+    device: torch.device
+    student: PreTrainedModel
+
+    def score(self, ids_BL: Tensor, attention_BL: Tensor, length: int, full: bool) -> Tensor:
+        """Completion log-probs of the student with gradient, as `ScoringModule.forward`."""
+        ...
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Accumulate the gradient of `loss`; `last` marks the last part of an update.
+
+        Parts and ranks are summed: the loss divides by the global token count.
+        """
+        ...
+
+    def step(self) -> float:
+        """One optimizer update; returns the gradient norm before clipping.
+
+        A norm that is not finite is returned without updating anything.
+        """
+        ...
+
+    def sum_over_ranks(self, value: float) -> float:
+        """The sum of a number over all ranks."""
+        ...
+
+    def gather(self, items: list[Item]) -> list[Item]:
+        """The items of all ranks, in rank order, on every rank."""
+        ...
+
+    def whole_student(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the student's parameters are whole, for sampling and saving."""
+        ...
+
+
+class SingleEngine:
+    """Plain torch in one process."""
+
+    rank = 0
+    world = 1
+
+    def __init__(self, student: PreTrainedModel, config: RunConfig) -> None:
+        self.device = pick_device(config.engine)
+        self.student = student.to(self.device)
+        self._scoring = scoring_module(student, config)
+        self._optimizer = build_optimizer(student, config.optim)
+        self._grad_clip = config.optim.grad_clip
+
+    def score(self, ids_BL: Tensor, attention_BL: Tensor, length: int, full: bool) -> Tensor:
+        logp: Tensor = self._scoring(ids_BL, attention_BL, length, full)
+        return logp
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> float:
+        norm = float(torch.nn.utils.clip_grad_norm_(self._scoring.parameters(), self._grad_clip))
+        if math.isfinite(norm):
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+        return norm
+
+    def sum_over_ranks(self, value: float) -> float:
+        return value
+
+    def gather(self, items: list[Item]) -> list[Item]:
+        return items
+
+    @contextlib.contextmanager
+    def whole_student(self) -> Iterator[None]:
+        yield
+
+
+def pick_device(config: EngineConfig) -> torch.device:
+    """The device of this process: `auto` is the GPU of its local rank if there is one.
+
+    Raises:
+        ConfigError: cuda is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise ConfigError("engine.device=cuda and torch sees no GPU; set engine.device=cpu or auto")
+    if config.device == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def scoring_module(student: PreTrainedModel, config: RunConfig) -> ScoringModule:
+    """The student wrapped for scoring at the rollouts' temperature."""
+    return ScoringModule(student, config.rollout.temperature, config.engine.score_chunk_tokens)
+
+
+def build_optimizer(student: PreTrainedModel, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW as configured; ZeRO engines wrap the same one."""
+    return torch.optim.AdamW(
+        student.parameters(),
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+    )
+
+
+def open_engine(student: PreTrainedModel, config: RunConfig) -> Any:
+    """The engine of `config.engine.name` around `student`.
+
+    Raises:
+        ConfigError: several ranks without a ZeRO engine.
+    """
+    if config.engine.name == "single":
+        if config.engine.ranks > 1:
+            raise ConfigError(
+                f"engine.ranks={config.engine.ranks} with engine=single; set engine=zero2 for "
+                "several ranks"
+            )
+        return SingleEngine(student, config)
+    from opdcliff.engine_deepspeed import DeepSpeedEngine
+
+    return DeepSpeedEngine(student, config)

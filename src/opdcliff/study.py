@@ -1,0 +1,121 @@
+"""A study from data to figures: prepare, calibrate, train a grid, set onset beside lambda*."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from opdcliff import config as config_module
+from opdcliff.calibrate import Binding
+from opdcliff.cells import Cell
+from opdcliff.config import ClipConfig, ProtocolArm, RunConfig
+from opdcliff.errors import ConfigError
+from opdcliff.paths import StudyPaths, conf_dir
+from opdcliff.pool import run_cells
+from opdcliff.prepare import prepare, prepare_calibration, references
+from opdcliff.summary import Summary, summarise, write
+
+# lambda values are rounded to this many decimals, so that names, records and tables agree.
+LAM_DECIMALS = 4
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """Where the results lie, and what they are."""
+
+    folder: Path
+    summary: Summary
+
+
+def run_study(config: RunConfig, paths: StudyPaths) -> StudyResult:
+    """Run every missing cell of `config.protocol` and write the results.
+
+    Finished cells and prepared assets are reused. Raises StudyIncompleteError if cells failed,
+    after the results of the others have been written.
+    """
+    for arm in config.protocol.arms:
+        arm_config(config, arm, seed=0)
+    prepared = prepare(config, paths)
+    calibration, _ = prepare_calibration(config, paths, prepared)
+    reference = references(config, paths, prepared)
+    cells = grid(config, calibration.binding)
+    failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
+    summary = summarise(config, cells, prepared, paths, calibration, reference)
+    folder = paths.results_dir(config.data.name, config.protocol.name)
+    write(summary, folder)
+    if failures:
+        from opdcliff.errors import StudyIncompleteError
+
+        raise StudyIncompleteError(
+            f"{len(failures)} of {len(cells)} cells have no outcome: "
+            + "; ".join(f"{name} ({reason})" for name, reason in sorted(failures.items()))
+            + "; run the same command again to retry them"
+        )
+    return StudyResult(folder, summary)
+
+
+def grid(config: RunConfig, binding: Binding | None) -> list[Cell]:
+    """The cells of the study's arms; lambdas are multiples of the calibrated threshold.
+
+    Raises:
+        ConfigError: no threshold was calibrated (p <= b everywhere).
+    """
+    cells = []
+    for arm in config.protocol.arms:
+        for multiple in arm.multiples:
+            for seed in arm.seeds:
+                cell_config = arm_config(config, arm, seed)
+                lam = round(multiple * threshold(cell_config, binding), LAM_DECIMALS)
+                cells.append(Cell(cell_config, lam, config.protocol.name))
+    return cells
+
+
+def arm_config(config: RunConfig, arm: ProtocolArm, seed: int) -> RunConfig:
+    """The run config of one cell of an arm, checked."""
+    own = copy.deepcopy(config)
+    own.seed = seed
+    own.clip = clip_option(arm.clip)
+    if arm.estimator is not None:
+        own.optim.estimator = arm.estimator
+    if arm.warmup_updates is not None:
+        own.lam.warmup_updates = arm.warmup_updates
+    config_module.check(own)
+    return own
+
+
+def threshold(config: RunConfig, binding: Binding | None) -> float:
+    """lambda* at the clip strength of a run; without a clip, at the first calibrated strength."""
+    if binding is None:
+        raise ConfigError(
+            "the calibration found no threshold: no class whose tail the contract needs has p > b; "
+            "set lam.value for a single run, or choose a teacher that is surer than the warm start"
+        )
+    return binding.lambda_star(config.clip.strength or config.calibration.strengths[0])
+
+
+def resolve_lam(config: RunConfig, binding: Binding | None) -> float:
+    """lambda of a single run: `lam.value`, or `lam.of_threshold` times lambda*."""
+    if config.lam.value is not None:
+        return config.lam.value
+    assert config.lam.of_threshold is not None, "checked by config.check"
+    return round(config.lam.of_threshold * threshold(config, binding), LAM_DECIMALS)
+
+
+def clip_option(name: str) -> ClipConfig:
+    """An option of the group `clip`, as Hydra would read it.
+
+    Raises:
+        ConfigError: no such option.
+    """
+    options = sorted(path.stem for path in (conf_dir() / "clip").glob("*.yaml"))
+    if name not in options:
+        raise ConfigError(f"clip={name} is unknown; allowed: {', '.join(options)}")
+    merged = OmegaConf.merge(
+        OmegaConf.structured(ClipConfig), OmegaConf.load(conf_dir() / "clip" / f"{name}.yaml")
+    )
+    option = OmegaConf.to_object(merged)
+    assert isinstance(option, ClipConfig)
+    return option

@@ -1,0 +1,245 @@
+"""From the records of a study to its tables: cells, onsets, calibration; written and printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from opdcliff import assets
+from opdcliff.calibrate import Calibration
+from opdcliff.canonical import write_json_atomic, write_text_atomic
+from opdcliff.cells import Cell
+from opdcliff.config import RunConfig
+from opdcliff.figures.cliff import draw_cliff
+from opdcliff.paths import StudyPaths
+from opdcliff.prepare import Prepared
+from opdcliff.records import OUTCOMES, read_record, terminal_status
+from opdcliff.stats import onset_of_seed, t_interval, wilson
+from opdcliff.token_classes import TAIL_NEEDED
+
+# The level whose crossing is the onset: about midway between the plateaus below and above the
+# cliff. The locked protocol sets its own.
+LEVEL = 0.5
+
+_BINDING = next(iter(TAIL_NEEDED)).value
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Tables of a study.
+
+    cells: one row per cell with an outcome; onsets: one row per arm of two or more lambdas.
+    calibration: see `Calibration.table`. reference: metrics of teacher and warm start.
+    data_report: what loading the data kept and rejected, None for generated data.
+    """
+
+    cells: pd.DataFrame
+    onsets: pd.DataFrame
+    calibration: pd.DataFrame
+    reference: Mapping[str, Mapping[str, float]]
+    data_report: Mapping[str, Any] | None
+    identity: str
+
+
+def summarise(
+    config: RunConfig,
+    cells: Sequence[Cell],
+    prepared: Prepared,
+    paths: StudyPaths,
+    calibration: Calibration,
+    reference: Mapping[str, Mapping[str, float]],
+) -> Summary:
+    """Read the records of all cells that have an outcome, and estimate onsets from them."""
+    rows = [
+        _cell_row(cell, cell.folder(prepared, paths), calibration)
+        for cell in cells
+        if terminal_status(cell.folder(prepared, paths)) in OUTCOMES
+    ]
+    table = pd.DataFrame(rows)
+    return Summary(
+        table,
+        onset_table(table),
+        calibration.table,
+        reference,
+        assets.manifest(prepared.data)["facts"].get("report"),
+        prepared.models_identity,
+    )
+
+
+def _cell_row(cell: Cell, folder: Path, calibration: Calibration) -> dict[str, Any]:
+    record = read_record(folder)
+    final, config = record.last, cell.config
+    prompts = int(final["eval/prompts"])
+    low, high = wilson(round(final["eval/parse_rate"] * prompts), prompts)
+    k = config.evaluation.ndcg_k
+    binding, strength = calibration.binding, config.clip.strength
+    star = np.nan if binding is None or strength is None else binding.lambda_star(strength)
+    return {
+        "clip": config.clip.name,
+        "c": np.nan if strength is None else strength,
+        "estimator": config.optim.estimator,
+        "warmup": config.lam.warmup_updates,
+        "lam": cell.lam,
+        "lambda_star": star,
+        "seed": config.seed,
+        "status": record.status,
+        "updates": record.manifest["extras"]["last_update"],
+        "collapsed_at": record.manifest["extras"]["collapsed_at"],
+        "prompts": prompts,
+        "parse_rate": final["eval/parse_rate"],
+        "parse_lo": low,
+        "parse_hi": high,
+        f"ndcg{k}_parsed": final[f"eval/ndcg{k}_parsed"],
+        f"ndcg{k}_all": final[f"eval/ndcg{k}_all"],
+        "truncated": final["eval/truncated_rate"],
+        "mean_length": final["eval/mean_length"],
+        "tail_ratio": final.get(f"train/tail_ratio/{_BINDING}", np.nan),
+        "clip_fraction": final.get(f"train/clip_fraction/{_BINDING}", np.nan),
+        "residual": final.get("train/residual_mean", np.nan),
+        "record": folder.name,
+    }
+
+
+def onset_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """Onset per arm: every seed's point, their mean, a t-interval, the bracketing grid cells.
+
+    Arms of a single lambda have no onset. A seed that does not cross the level leaves the mean
+    undefined; nothing is averaged around it.
+    """
+    rows: list[dict[str, Any]] = []
+    if cells.empty:
+        return pd.DataFrame(rows)
+    for (clip, estimator, warmup), arm in cells.groupby(
+        ["clip", "estimator", "warmup"], sort=False
+    ):
+        if arm.lam.nunique() < 2:
+            continue
+        onsets = [
+            onset_of_seed(part.lam.tolist(), part.parse_rate.tolist(), LEVEL)
+            for _, part in arm.groupby("seed")
+        ]
+        points = [onset.point for onset in onsets]
+        low, high = t_interval(points)
+        mean, star = float(np.mean(points)), float(arm.lambda_star.iloc[0])
+        rows.append(
+            {
+                "clip": clip,
+                "estimator": estimator,
+                "warmup": warmup,
+                "lambda_star": star,
+                "onset": mean,
+                "onset_lo": low,
+                "onset_hi": high,
+                "off_by_percent": 100.0 * (mean / star - 1.0),
+                "bracket_lo": min(onset.below for onset in onsets),
+                "bracket_hi": max(onset.above for onset in onsets),
+                "seeds": len(points),
+                "points": " ".join(f"{point:.4f}" for point in points),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def write(summary: Summary, folder: Path) -> None:
+    """Write tables (CSV), references (JSON) and the cliff figure (PNG, SVG, CSV)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("cells", "onsets", "calibration"):
+        table: pd.DataFrame = getattr(summary, name)
+        write_text_atomic(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    write_json_atomic(folder / "references.json", dict(summary.reference))
+    if summary.data_report is not None:
+        write_json_atomic(folder / "data.json", dict(summary.data_report))
+    if not summary.cells.empty:
+        draw_cliff(
+            summary.cells,
+            summary.onsets,
+            summary.calibration,
+            folder,
+            provenance=f"models {summary.identity[:12]}, {len(summary.cells)} cells",
+        )
+
+
+def show(summary: Summary, console: Console) -> None:
+    """Print the study's tables."""
+    if summary.data_report is not None:
+        _print(console, "Data", pd.DataFrame(_flat(summary.data_report), columns=["what", "count"]))
+    reference = pd.DataFrame(
+        [{"model": name, **metrics} for name, metrics in summary.reference.items()]
+    )
+    columns = [c for c in reference.columns if "fail/" not in c]
+    _print(console, "Teacher and warm start on the test prompts", reference[columns])
+    _print(
+        console,
+        "Calibration: p, b and lambda* per token class (95% over prompts)",
+        _with_intervals(summary.calibration),
+    )
+    _print(
+        console,
+        "Cells (parse rate with its Wilson interval: sampling within one run only)",
+        _cell_view(summary.cells),
+    )
+    _print(
+        console,
+        f"Observed onset (parse rate crosses {LEVEL:g}) beside the prediction",
+        summary.onsets,
+    )
+
+
+def _flat(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in report.items():
+        if isinstance(value, Mapping):
+            rows += [(f"{key}: {name}", str(count)) for name, count in value.items()]
+        else:
+            rows.append((key, str(value)))
+    return rows
+
+
+def _with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    view = table[["class", "offsets", "positions"]].copy()
+    for name in (c for c in table.columns if f"{c}_lo" in table.columns):
+        view[name] = [
+            f"{value:.4f} [{low:.4f}, {high:.4f}]"
+            for value, low, high in zip(
+                table[name], table[f"{name}_lo"], table[f"{name}_hi"], strict=True
+            )
+        ]
+    view["binding"] = np.where(table.binding, "<- binding", "")
+    return view
+
+
+def _cell_view(cells: pd.DataFrame) -> pd.DataFrame:
+    if cells.empty:
+        return cells
+    view = cells.drop(columns=["c", "lambda_star", "prompts", "parse_lo", "parse_hi", "record"])
+    view.insert(
+        view.columns.get_loc("parse_rate") + 1,
+        "95%",
+        [
+            f"[{low:.2f}, {high:.2f}]"
+            for low, high in zip(cells.parse_lo, cells.parse_hi, strict=True)
+        ],
+    )
+    return view
+
+
+def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
+    table = Table(title=title, title_justify="left")
+    for name in frame.columns:
+        table.add_column(str(name).removeprefix("eval/"), justify="right", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_text(value) for value in row))
+    console.print(table)
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,43 @@
+"""Tests that need the real Amazon rows are deselected, and said to be, when those are not there."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+ROWS_VARIABLE = "AMAZON_FASHION_DIR"
+_NOT_RUN = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Last, so that tests which -m or -k left out are not counted as lacking their rows.
+    if os.environ.get(ROWS_VARIABLE):
+        return
+    missing = [item for item in items if item.get_closest_marker("real_rows")]
+    if not missing:
+        return
+    items[:] = [item for item in items if item not in missing]
+    config.hook.pytest_deselected(items=missing)
+    config.stash[_NOT_RUN] = len(missing)
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["real_rows_not_run"] = len(missing)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """With pytest-xdist only the workers collect; every worker collects all tests."""
+    count = getattr(node, "workeroutput", {}).get("real_rows_not_run")
+    if count:
+        node.config.stash[_NOT_RUN] = count  # type: ignore[attr-defined]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    count = config.stash.get(_NOT_RUN, 0)
+    if count:
+        terminalreporter.write_line(
+            f"real rows: {count} tests not run ({ROWS_VARIABLE} is not set)", yellow=True
+        )

@@ -1,0 +1,139 @@
+"""Names are plain and no path leaves its root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opdcliff.errors import ConfigError
+from opdcliff.paths import (
+    MAX_NAME_LENGTH,
+    REPO_ROOT,
+    StudyPaths,
+    conf_dir,
+    results_root,
+    runs_root,
+    safe_name,
+)
+
+DIGEST = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyPaths:
+    return StudyPaths(runs=tmp_path / "runs", results=tmp_path / "results")
+
+
+def test_checkout_is_found() -> None:
+    assert (REPO_ROOT / "pyproject.toml").is_file()
+    assert conf_dir() == REPO_ROOT / "conf"
+
+
+def test_roots_follow_folder_and_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPDCLIFF_RUNS", raising=False)
+    assert StudyPaths() == StudyPaths(tmp_path / "runs", tmp_path / "results")
+    monkeypatch.setenv("OPDCLIFF_RUNS", "elsewhere")
+    assert runs_root() == tmp_path / "elsewhere"
+    assert results_root() == tmp_path / "results"
+
+
+def test_layout(study: StudyPaths) -> None:
+    cell = study.cell_dir("mini", "lam=1.25_c=5_seed=3", DIGEST)
+    assert cell == study.runs / "mini" / "lam=1.25_c=5_seed=3-0123456789ab"
+    assert study.cell_dir("mini", "a", DIGEST[:12]).name == "a-0123456789ab"
+    assert study.assets_dir("teacher", DIGEST) == study.runs / "assets" / "teacher-0123456789ab"
+    assert study.results_dir("mini", "v1") == study.results / "mini" / "v1"
+
+
+HOSTILE = [
+    "../../x",
+    "..",
+    "a..b",
+    "/etc/passwd",
+    "a/b",
+    "a\\b",
+    ".hidden",
+    "-flag",
+    "=x",
+    "",
+    "a b",
+    "a\n",
+    "a\0",
+    "caf\u00e9",
+    "x" * (MAX_NAME_LENGTH + 1),
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_refused_in_one_line(study: StudyPaths, name: str) -> None:
+    for build in (
+        lambda: safe_name(name),
+        lambda: study.cell_dir(name, "a", DIGEST),
+        lambda: study.cell_dir("mini", name, DIGEST),
+        lambda: study.assets_dir(name, DIGEST),
+        lambda: study.results_dir(name, "v1"),
+        lambda: study.results_dir("mini", name),
+    ):
+        with pytest.raises(ConfigError, match="not usable in a path") as caught:
+            build()
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 250
+
+
+@given(st.text(max_size=20))
+def test_every_accepted_name_is_one_plain_component(name: str) -> None:
+    try:
+        safe_name(name)
+    except ConfigError:
+        return
+    path = Path("/root") / name
+    assert path.parent == Path("/root")
+    assert path.resolve() == path
+    assert name.isascii()
+    assert not name.startswith((".", "-"))
+
+
+@pytest.mark.parametrize("name", ["a", "_x", "lam=1.25", "x" * MAX_NAME_LENGTH, "A.b-c_d"])
+def test_plain_names_pass(study: StudyPaths, name: str) -> None:
+    assert safe_name(name) == name
+    assert study.cell_dir(name, name, DIGEST).parent == study.runs / name
+
+
+@pytest.mark.parametrize("identity", ["", "0123", "../../../../x", DIGEST.upper(), DIGEST + "0"])
+def test_bad_digest_is_refused(study: StudyPaths, identity: str) -> None:
+    with pytest.raises(ConfigError, match="hex digits"):
+        study.cell_dir("mini", "a", identity)
+
+
+def test_assets_folder_is_not_a_protocol(study: StudyPaths) -> None:
+    with pytest.raises(ConfigError, match="reserved"):
+        study.cell_dir("assets", "a", DIGEST)
+
+
+def test_symlink_out_of_the_root_is_refused(study: StudyPaths, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    for folder in (outside, study.runs, study.results):
+        folder.mkdir()
+    (study.runs / "mini").symlink_to(outside)
+    (study.runs / "assets").symlink_to("../outside")
+    (study.results / "mini").symlink_to(tmp_path / "not-yet-there")
+    for build in (
+        lambda: study.cell_dir("mini", "a", DIGEST),
+        lambda: study.assets_dir("teacher", DIGEST),
+        lambda: study.results_dir("mini", "v1"),
+    ):
+        with pytest.raises(ConfigError, match="symbolic link"):
+            build()
+
+
+def test_root_may_itself_be_a_symlink(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    study = StudyPaths(runs=tmp_path / "runs", results=tmp_path / "results")
+    assert study.cell_dir("mini", "a", DIGEST).parent == tmp_path / "runs" / "mini"

@@ -1,0 +1,81 @@
+"""NDCG against hand-computed values, scikit-learn, and its defined edge cases."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score
+
+from opdcliff.errors import ConfigError, DataError
+from opdcliff.ranking import Gain, ndcg_at_k, ranked_grades, ranking_metrics
+
+_grades = st.lists(st.integers(0, 5), min_size=2, max_size=12)
+
+
+def test_by_hand() -> None:
+    # DCG@3 of (1, 3, 0): 1/1 + 7/log2(3); ideal (3, 1, 0): 7/1 + 1/log2(3).
+    expected = (1 + 7 / math.log2(3)) / (7 + 1 / math.log2(3))
+    assert ndcg_at_k((1, 3, 0), 3) == pytest.approx(expected, rel=1e-12)
+    assert ndcg_at_k((1, 3, 0), 1) == pytest.approx(1 / 7, rel=1e-12)
+    assert ndcg_at_k((1, 3, 0), 1, "linear") == pytest.approx(1 / 3, rel=1e-12)
+
+
+@settings(deadline=None)
+@given(_grades.filter(any), st.integers(1, 14), st.sampled_from(["exp", "linear"]))
+def test_equals_scikit_learn(grades: list[int], k: int, gain: Gain) -> None:
+    gains = [2.0**g - 1 if gain == "exp" else g for g in grades]
+    scores = np.arange(len(grades), 0, -1)
+    expected = ndcg_score([gains], [scores], k=k)
+    assert ndcg_at_k(grades, k, gain) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(_grades, st.integers(1, 14), st.sampled_from(["exp", "linear"]))
+def test_range_and_ideal(grades: list[int], k: int, gain: Gain) -> None:
+    assert 0.0 <= ndcg_at_k(grades, k, gain) <= 1.0
+    assert ndcg_at_k(sorted(grades, reverse=True), k, gain) == 1.0
+
+
+def test_all_orders_of_a_zero_list_are_ideal() -> None:
+    assert ndcg_at_k((0, 0, 0), 2) == 1.0
+    assert {ndcg_at_k(order, 3) for order in permutations((0, 0, 0))} == {1.0}
+
+
+def test_refusals() -> None:
+    with pytest.raises(ConfigError, match="k=0"):
+        ndcg_at_k((1, 0), 0)
+    with pytest.raises(ConfigError, match="gain=log"):
+        ndcg_at_k((1, 0), 1, "log")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="grade -1"):
+        ndcg_at_k((1, -1), 1)
+    with pytest.raises(DataError, match="answers"):
+        ranking_metrics([])
+
+
+def test_ranked_grades_follow_the_ranking() -> None:
+    assert ranked_grades(("C", "A", "B"), ("A", "B", "C"), (3, 0, 1)) == (1, 3, 0)
+
+
+def test_metrics_of_parsed_and_of_all_answers() -> None:
+    metrics = ranking_metrics([(1, 3, 0), None, (3, 1, 0), None], ks=(1, 3))
+    first, second = ndcg_at_k((1, 3, 0), 3), 1.0
+    assert set(metrics) == {"ndcg1_parsed", "ndcg1_all", "ndcg3_parsed", "ndcg3_all"}
+    assert metrics["ndcg1_parsed"] == pytest.approx((1 / 7 + 1) / 2)
+    assert metrics["ndcg1_all"] == pytest.approx((1 / 7 + 1) / 4)
+    assert metrics["ndcg3_parsed"] == pytest.approx((first + second) / 2)
+    assert metrics["ndcg3_all"] == pytest.approx((first + second) / 4)
+
+
+def test_gain_reaches_the_aggregate() -> None:
+    assert ranking_metrics([(1, 3)], gain="linear")["ndcg1_all"] == pytest.approx(1 / 3)
+
+
+def test_nothing_parsed_is_nan_and_zero() -> None:
+    metrics = ranking_metrics([None, None])
+    assert math.isnan(metrics["ndcg1_parsed"])
+    assert metrics["ndcg1_all"] == 0.0
