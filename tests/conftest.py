@@ -1,4 +1,7 @@
-"""Tests that need the real Amazon rows are deselected, and said to be, when those are not there."""
+"""Tests that need the real Amazon rows are deselected, and said to be, when those are not there.
+
+Also the fixtures that several test modules share.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,12 @@ def pytest_testnodedown(node: object) -> None:
     count = getattr(node, "workeroutput", {}).get("real_rows_not_run")
     if count:
         node.config.stash[_NOT_RUN] = count  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of unknown commit: git takes most of the time that writing one takes."""
+    monkeypatch.setattr("opdcliff.provenance._git", lambda *_: None)
 
 
 def pytest_terminal_summary(

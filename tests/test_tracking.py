@@ -15,7 +15,8 @@ import pytest
 
 from opdcliff import tracking
 from opdcliff.errors import ConfigError, RecordError
-from opdcliff.records import RunRecord, host_class, read_record
+from opdcliff.provenance import host_class
+from opdcliff.records import RunRecord, read_record
 from opdcliff.tracking import open_tracker, read_offline_run
 
 SECRET = "s3cr3t-value-0123456789"

@@ -10,19 +10,21 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from opdcliff.canonical import digest, write_json_atomic
+from opdcliff.canonical import digest, fsync_folder, write_json_atomic, write_text_atomic
 from opdcliff.data.example import Example, Splits
 from opdcliff.errors import RecordError
 from opdcliff.paths import StudyPaths
 
 MANIFEST = "asset.json"
 SPLITS = "splits.jsonl"
+_FIELDS = ("kind", "identity", "key", "facts")
 
 
 def ensure(
@@ -34,7 +36,11 @@ def ensure(
     """The folder of an asset, built if it is not there yet.
 
     build: fills an empty folder and returns facts about the asset for its manifest.
-    Two processes that want the same asset build it once: the second waits.
+    Two processes that want the same asset build it once: the second waits. A build that fails or
+    is killed leaves nothing visible, and the next call starts over.
+
+    Raises:
+        RecordError: the folder is there without its manifest.
     """
     identity = digest(dict(key), f"asset-{kind}")
     folder = paths.assets_dir(kind, identity)
@@ -44,14 +50,22 @@ def ensure(
     with _locked(folder.with_name(f"{folder.name}.lock")):
         if (folder / MANIFEST).exists():
             return folder
-        aside = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
+        if folder.exists():
+            raise RecordError(
+                f"{folder} has lost its {MANIFEST}; delete the folder to build it anew"
+            )
+        for left_over in folder.parent.glob(f"{folder.name}.partial-*"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        # A fresh name each time: workers of a killed build may still be writing to theirs.
+        aside = folder.with_name(f"{folder.name}.partial-{secrets.token_hex(4)}")
         aside.mkdir()
         facts = build(aside)
         write_json_atomic(
             aside / MANIFEST, {"kind": kind, "identity": identity, "key": key, "facts": facts}
         )
-        os.rename(aside, folder)
+        _fsync_tree(aside)
+        aside.rename(folder)
+        fsync_folder(folder.parent)
     return folder
 
 
@@ -59,15 +73,13 @@ def manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished asset: kind, identity, key, facts.
 
     Raises:
-        RecordError: it cannot be read.
+        RecordError: it cannot be read, or lacks one of them.
     """
     try:
         content: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        raise RecordError(
-            f"{folder / MANIFEST} cannot be read ({error}); delete the folder to build it anew"
-        ) from error
-    return content
+        return {name: content[name] for name in _FIELDS}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _damaged(folder / MANIFEST, error) from error
 
 
 def write_splits(folder: Path, splits: Splits) -> str:
@@ -78,20 +90,41 @@ def write_splits(folder: Path, splits: Splits) -> str:
         for example in getattr(splits, name)
     ]
     lines = [json.dumps(row, ensure_ascii=True) + "\n" for row in rows]
-    (folder / SPLITS).write_text("".join(lines))
+    write_text_atomic(folder / SPLITS, "".join(lines))
     return digest(rows, "examples")
 
 
 def read_splits(folder: Path) -> Splits:
-    """Read what `write_splits` wrote."""
+    """Read what `write_splits` wrote.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
     parts: dict[str, list[Example]] = {"train": [], "calibration": [], "test": []}
-    with (folder / SPLITS).open() as lines:
-        for line in lines:
-            row = json.loads(line)
-            parts[row["split"]].append(
-                Example(row["prompt"], tuple(row["candidates"]), tuple(row["grades"]), row["key"])
-            )
+    try:
+        with (folder / SPLITS).open() as lines:
+            for line in lines:
+                row = json.loads(line)
+                candidates, grades = tuple(row["candidates"]), tuple(row["grades"])
+                parts[row["split"]].append(Example(row["prompt"], candidates, grades, row["key"]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _damaged(folder / SPLITS, error) from error
     return Splits(parts["train"], parts["calibration"], parts["test"])
+
+
+def _damaged(file: Path, error: Exception) -> RecordError:
+    return RecordError(f"{file} cannot be read ({error!r}); delete its folder to build it anew")
+
+
+def _fsync_tree(folder: Path) -> None:
+    """Force a built folder to disk, since a rename may reach it before the content does."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            fsync_folder(path)
+        else:
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+    fsync_folder(folder)
 
 
 @contextlib.contextmanager

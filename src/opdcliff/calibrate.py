@@ -21,7 +21,6 @@ from opdcliff.config import CalibrationConfig
 from opdcliff.contract import Contract
 from opdcliff.data.example import Example
 from opdcliff.data.prompts import prompt_batch
-from opdcliff.errors import DataError
 from opdcliff.masses import CLASSES, NO_CLASS, Positions, label, modal_logits
 from opdcliff.models import Trio
 from opdcliff.rollout import CALIBRATION_STREAM, FORCED_STREAM, Rollout, sample
@@ -81,9 +80,6 @@ def calibrate(
 
     p, b: mean probability of teacher and base on the modal class, over positions of the base's
     own live prefixes. lambda* follows from the means (theory.lambda_star).
-
-    Raises:
-        DataError: no answer of the base reached a live position.
     """
     chosen = examples[: config.prompts]
     modal_sets = modal_sets_for(contract, trio.tokenizer)
@@ -111,11 +107,6 @@ def calibrate(
         ],
         ignore_index=True,
     )
-    if rows.empty:
-        raise DataError(
-            f"none of {len(chosen)} answers of the warm start has a live position; train it longer "
-            "(sft.student.steps) or check data.contract"
-        )
     return summarise(rows, config)
 
 
@@ -181,10 +172,11 @@ def _row(name: str, span: str, part: pd.DataFrame, config: CalibrationConfig) ->
 
 
 def _threshold(p: NDArray[Any], b: NDArray[Any], c: float) -> NDArray[Any]:
-    # A mean mass that rounds to 1 has no finite logit: the class never lets go of its modal set.
+    # A mean mass that rounds to 1 has no finite logit; the limits are 1 for p and infinity for b.
     certain = (p >= 1.0) | (b >= 1.0)
     safe_p, safe_b = np.where(certain, 0.5, p), np.where(certain, 0.5, b)
-    return np.where(certain, np.inf, lambda_star(safe_p, safe_b, c))
+    limit = np.where(b >= 1.0, np.inf, 1.0)
+    return np.where(certain, limit, lambda_star(safe_p, safe_b, c))
 
 
 def _bootstrap_means(
@@ -230,14 +222,21 @@ def _rows(
 def _open_texts(
     rollout: Rollout, examples: Sequence[Example], modal_sets: ModalSets
 ) -> dict[int, tuple[int, PrefixState]]:
-    """For each answer that opened its text: tokens up to there, and the state at that point."""
+    """For each answer that opened its text: tokens up to there, and the state at that point.
+
+    A token may open the text with the first half of an escape; the text is open after the other.
+    """
     opened = {}
     for b, (example, answer) in enumerate(zip(examples, rollout.answers(), strict=True)):
         for t, state in enumerate(modal_sets.states(example.candidates, answer)):
-            if state is not None and token_class(state) in TAIL_NEEDED:
+            if state is not None and _in_plain_text(state):
                 opened[b] = (t, state)
                 break
     return opened
+
+
+def _in_plain_text(state: PrefixState) -> bool:
+    return token_class(state) in TAIL_NEEDED and advance(state, " ") == state
 
 
 def _force_on(

@@ -18,7 +18,7 @@ from opdcliff.engine import open_engine
 from opdcliff.models import Trio, fresh_student
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import Prepared, load_trio
-from opdcliff.records import OUTCOMES, RunRecord, run_identity, terminal_status
+from opdcliff.records import OUTCOMES, RunRecord, run_identity, status_of, terminal_status
 from opdcliff.token_classes import ModalSets
 from opdcliff.tracking import open_tracker
 from opdcliff.train import Outcome, train
@@ -110,8 +110,8 @@ def run_cell(
                 report=report,
                 advance=advance,
             )
-        except BaseException:
-            tracker.finish("failed")
+        except BaseException as error:
+            tracker.finish(status_of(error))
             raise
         tracker.finish(outcome.status)
         _close(record, outcome, tracker.problem)

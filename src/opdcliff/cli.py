@@ -2,65 +2,99 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib.metadata import version
 
-from rich.console import Console
+from opdcliff.errors import ConfigError, OpdcliffError
 
-from opdcliff.errors import OpdcliffError
+_HELP_FLAGS = ("-h", "--help", "help")
+_INTERRUPTED = 130
 
 USAGE = """usage: opdcliff VERB [group=option] [key.field=value] ...
 
   study      data -> models -> calibration -> grid of cells -> onset beside the prediction
   train      one run; with -m a grid: opdcliff train -m lam.value=1.0,1.4 clip=c5,c2 seed=0,1
   calibrate  measure p, b and lambda* per token class of a teacher and a warm start
-  threshold  the closed form: opdcliff threshold p=0.99 b=0.5 c=5
+  threshold  the closed form: opdcliff threshold p=0.99 b=0.5 c=2,5,10
   config     print the resolved configuration
 
-Groups and their options lie in conf/; add --help to a verb for them."""
+opdcliff VERB --help lists the groups and their options; opdcliff --version prints the version."""
+
+VERBS = {
+    "study": """usage: opdcliff study [protocol=OPTION] [group=option] [key.field=value] ...
+
+Prepares data and models, measures p and b, trains the cells of protocol.arms, and sets the observed
+onset beside lambda*. Finished cells are reused. Writes results/<data.name>/<protocol.name>/.""",
+    "train": """usage: opdcliff train [group=option] [key.field=value] ...
+       opdcliff train -m key.field=value,value,... [group=option,option,...] ...
+
+One run, e.g. `opdcliff train lam.value=1.2 clip=c2 seed=1`; or with -m every combination of the
+listed values. A grid is checked as a whole before its first cell starts; finished cells are reused;
+launcher=joblib runs cells side by side, launcher=slurm as Slurm jobs. Records: runs/<protocol.name>/.
+Whole grids are ready as experiments: opdcliff train -m experiment=mini_fine_grid""",
+    "calibrate": """usage: opdcliff calibrate [group=option] [key.field=value] ...
+
+Measures p and b per token class on the warm start's own answers and prints lambda* at each of
+calibration.strengths, and a safe lambda below it. A pair of your own:
+  opdcliff calibrate model.student=DIR model.teacher=DIR data=prompts data.path=FILE.jsonl
+Writes results/<data.name>/calibration/calibration.csv.""",
+    "threshold": """usage: opdcliff threshold p=NUMBER [b=NUMBER] [c=NUMBER] [lam=NUMBER]
+
+lambda*, the clip boundary z_c and the fixed point of one position, from the closed form. p is the
+teacher's mass on the modal class, b the warm start's (default 0.5), c the clip strength (default 5);
+each may list several values: opdcliff threshold p=0.99 b=0.5 c=2,5,10""",
+    "config": """usage: opdcliff config [group=option] [key.field=value] ...
+
+Prints the resolved configuration of these settings.""",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code (see opdcliff.errors)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in _HELP_FLAGS:
         print(USAGE)
-        return 0 if words else 2
+        return 0 if words else ConfigError.exit_code
+    if words[0] == "--version":
+        print(f"opdcliff {version('opd-cliff')}")
+        return 0
     try:
-        return _verb(words[0])(words[1:])
+        return _run(words[0], words[1:])
     except OpdcliffError as error:
-        print(f"opdcliff: {error}", file=sys.stderr)
+        print(f"opdcliff: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(
             "opdcliff: interrupted; finished cells are kept, run the command again to go on",
             file=sys.stderr,
         )
-        return 130
+        return _INTERRUPTED
 
 
-def _verb(name: str) -> Callable[[list[str]], int]:
+def _run(name: str, words: list[str]) -> int:
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"verb {name} is unknown; allowed: {', '.join(VERBS)}{hint}")
+    if any(word in _HELP_FLAGS[:2] for word in words):
+        return _help(name)
     # The heavy libraries are imported by the verb that needs them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from opdcliff import verbs
 
-    known = {
-        "study": verbs.study,
-        "train": verbs.train,
-        "calibrate": verbs.calibrate,
-        "threshold": verbs.threshold,
-        "config": verbs.config,
-    }
-    if name not in known:
-        from opdcliff.errors import ConfigError
-
-        raise ConfigError(f"verb {name} is unknown; allowed: {', '.join(known)}")
-    return known[name]
+    code: int = getattr(verbs, name)(words)
+    return code
 
 
-def console() -> Console:
-    """Where tables go: as wide as the terminal, and wide enough for a table in a log."""
-    out = Console()
-    return out if out.is_terminal else Console(width=160)
+def _help(name: str) -> int:
+    print(VERBS[name])
+    if name != "threshold":
+        from opdcliff.conf_groups import print_groups
+
+        print()
+        print_groups()
+    return 0

@@ -1,33 +1,179 @@
-"""Composing Hydra configs, with its errors as one line each."""
+"""Composing Hydra configs: one of a run, or all cells of a grid, with errors as one line each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from opdcliff.config import RunConfig, field_names, load
+from opdcliff.conf_groups import group_names, options_of
 from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
+
+ROOT = "config"
+
+# Hydra raises a ValueError for a group whose option is a number.
+_COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One cell of a grid: its checked config, and the overrides that tell it from the others."""
+
+    config: RunConfig
+    varied: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells in the order in which Hydra numbers its jobs, and the launcher they run under."""
+
+    cells: list[GridCell]
+    launcher: str
 
 
 def compose_one(overrides: Sequence[str]) -> DictConfig:
     """The config of one run.
 
     Raises:
-        ConfigError: an unknown group, option or key, or an override that cannot be read.
+        ConfigError: an unknown group, option or key, an override that cannot be read, or a grid.
     """
+    _refuse_flags(overrides)
+    with hydra_session(), _as_one_line(overrides):
+        composed: DictConfig = compose(ROOT, overrides=list(overrides), return_hydra_config=True)
+        params = composed.hydra.sweeper.get("params")
+        if params:
+            raise ConfigError(
+                f"this is a grid over {', '.join(map(str, params))}; run it with "
+                "`opdcliff train -m ...`"
+            )
+        return _without_hydra(composed)
+
+
+def compose_grid(overrides: Sequence[str]) -> Grid:
+    """All cells of a multirun, each composed and checked.
+
+    Raises:
+        ConfigError: as `compose_one`, a value out of range in any cell, or the same run twice.
+    """
+    _refuse_flags(overrides)
+    with hydra_session() as hydra, _as_one_line(overrides):
+        master = hydra.compose_config(ROOT, list(overrides), RunMode.MULTIRUN)
+        params = master.hydra.sweeper.get("params") or {}
+        words = [f"{key}={value}" for key, value in params.items()]
+        words += list(master.hydra.overrides.task)
+        parser = OverridesParser.create(config_loader=hydra.config_loader)
+        # What the sweeper will do, done beforehand; `None` keeps its batches in one list.
+        (cells,) = BasicSweeper.split_arguments(parser.parse_overrides(words), None)
+        composed = [hydra.config_loader.load_sweep_config(master, cell) for cell in cells]
+    varied = _varied(cells)
+    checked = [
+        GridCell(_checked(config, names), names)
+        for config, names in zip(composed, varied, strict=True)
+    ]
+    return Grid(checked, str(master.hydra.launcher._target_))
+
+
+def run_multirun(overrides: Sequence[str], task: Callable[[DictConfig], Any]) -> list[Any]:
+    """Hand the grid to Hydra's sweeper and launcher; what `task` returned, by job number."""
+    with hydra_session() as hydra:
+        batches = hydra.multirun(ROOT, task, list(overrides))
+    return [job.return_value for batch in batches for job in batch]
+
+
+@contextlib.contextmanager
+def hydra_session() -> Iterator[Any]:
+    """Hydra on the groups in conf/, whatever was initialised before."""
     GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="opdcliff"):
+        yield GlobalHydra.instance().hydra
+
+
+def one_line(error: Exception, overrides: Sequence[str] = ()) -> str:
+    """A Hydra error as one readable line: the value, what is allowed, what to do."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException):
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return _unknown_option(group, option)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read; write group=option or key.field=value"
+    if match := re.match(r"Could not override '(.+?)'", text):
+        return _unknown_setting(match[1])
+    if match := re.match(r"Ambiguous value for argument '(.+?)'", text):
+        return (
+            f"{match[1]} holds several values; for a grid use `opdcliff train -m {match[1]}`, for "
+            "a list put it in [ ]"
+        )
+    if type(error) is ValueError:
+        for word in overrides:
+            group, _, option = word.partition("=")
+            if group in group_names() and option not in options_of(group):
+                return _unknown_option(group, option)
+    return text
+
+
+@contextlib.contextmanager
+def _as_one_line(overrides: Sequence[str]) -> Iterator[None]:
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose("config", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(one_line(error)) from error
+        yield
+    except _COMPOSE_ERRORS as error:
+        raise ConfigError(one_line(error, overrides)) from error
 
 
-def one_line(error: Exception) -> str:
-    """A Hydra error as one readable line."""
-    return " ".join(str(error).split())
+def _refuse_flags(overrides: Sequence[str]) -> None:
+    for word in overrides:
+        if word.startswith("-"):
+            raise ConfigError(
+                f"{word} is unknown; flags are --help and, with train, -m; settings are written "
+                "key.field=value"
+            )
+
+
+def _unknown_option(group: str, option: str) -> str:
+    line = f"{group}={option} is unknown; allowed: {', '.join(options_of(group)) or 'none'}"
+    if group == "lambda":
+        line += "; a number goes into lam.value"
+    elif group.startswith("hydra/"):
+        line += "; `pip install -e '.[launchers]'` adds joblib and slurm"
+    return line
+
+
+def _unknown_setting(key: str) -> str:
+    known = [*group_names(), *field_names()]
+    near = difflib.get_close_matches(key, known, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"there is no setting {key}; {hint}`opdcliff config` prints all of them"
+
+
+def _checked(composed: DictConfig, varied: Sequence[str]) -> RunConfig:
+    try:
+        return load(_without_hydra(composed))
+    except ConfigError as error:
+        if not varied:
+            raise
+        raise ConfigError(f"{error} (in the cell {' '.join(varied)})") from error
+
+
+def _varied(cells: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Of each cell, the overrides that are not the same in all of them."""
+    common = set(cells[0]).intersection(*cells)
+    return [tuple(word for word in cell if word not in common) for cell in cells]
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    with open_dict(composed):
+        composed.pop("hydra")
+    return composed

@@ -7,17 +7,19 @@ decides the outcome of a run and therefore its identity.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from opdcliff.contract import get_contract
 from opdcliff.errors import ConfigError
 from opdcliff.objective import ClipRule, validate_clip
+from opdcliff.paths import safe_name
 
 
 @dataclass
@@ -32,7 +34,6 @@ class ArchConfig:
     kv_heads: int
     head_dim: int
     max_positions: int
-    vocab_size: int
 
 
 @dataclass
@@ -64,6 +65,8 @@ class DataConfig:
     min_items: int
     max_history: int
     max_title_words: int
+    tokenizer_entries: int
+    answer_room: int
     seed: int
 
 
@@ -235,7 +238,7 @@ def load(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), composed)
         config = cast(RunConfig, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).strip().splitlines()[0]) from error
+        raise ConfigError(_in_words(error)) from error
     check(config)
     return config
 
@@ -264,9 +267,41 @@ def check(config: RunConfig) -> None:
         if value is not None and not holds(value):
             raise ConfigError(f"{name}={value} is not allowed; allowed: {allowed}")
     get_contract(config.data.contract)
+    for name in ("clip.name", "protocol.name"):
+        safe_name(_lookup(config, name))
+    _check_arch(config.model.arch)
     _check_clip(config)
     _check_lam(config)
     _check_sources(config)
+
+
+def _in_words(error: OmegaConfBaseException) -> str:
+    """What the types of the schema refused."""
+    name, text = error.full_key, str(error).strip().splitlines()[0]
+    if isinstance(error, MissingMandatoryValue):
+        return f"{name} is missing; set {name}=VALUE"
+    if isinstance(error, ConfigKeyError):
+        allowed = ", ".join(map(str, error.parent_node or ()))
+        return f"there is no setting {name}; allowed there: {allowed}"
+    if match := re.search(r"could not be converted to (\w+)", text):
+        return f"{name}={error.value} is not {_TYPES.get(match[1], match[1])}"
+    if text.startswith("Incompatible value 'None'"):
+        return f"{name}=null is not allowed; give a value"
+    return f"{name}: {text}"
+
+
+def _check_arch(arch: ArchConfig | None) -> None:
+    if arch is None:
+        return
+    if arch.heads % arch.kv_heads:
+        raise ConfigError(
+            f"model.arch.kv_heads={arch.kv_heads} does not divide model.arch.heads={arch.heads}; "
+            "give a divisor"
+        )
+    if arch.head_dim % 2:
+        raise ConfigError(
+            f"model.arch.head_dim={arch.head_dim} is odd; rotary positions need an even number"
+        )
 
 
 def _check_clip(config: RunConfig) -> None:
@@ -288,11 +323,6 @@ def _check_lam(config: RunConfig) -> None:
         raise ConfigError(
             "lam.value and lam.of_threshold are both null; set lam.value (a number >= 0) or "
             "lam.of_threshold (a multiple of the calibrated lambda*)"
-        )
-    if lam.value is None and config.clip.strength is None:
-        raise ConfigError(
-            "lam.of_threshold needs a threshold, and clip.strength is null; set lam.value, or a "
-            "clip with a strength"
         )
 
 
@@ -355,20 +385,34 @@ def _rate(value: float) -> bool:
     return 0 <= value < 1
 
 
+def _strengths(values: list[float]) -> bool:
+    return bool(values) and all(1 < value < math.inf for value in values)
+
+
 def _one_of(*names: str) -> tuple[str, Callable[[Any], bool]]:
     return " | ".join(names), lambda value: value in names
 
 
+_TYPES = {
+    "Float": "a number",
+    "Integer": "a whole number",
+    "Boolean": "true or false",
+    "String": "a text",
+}
+
 _POSITIVE = ("a number > 0", _positive)
 _COUNT = ("a whole number >= 1", lambda value: value >= 1)
 _NOT_NEGATIVE = ("a number >= 0", _not_negative)
+_SEED = ("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
 _INSIDE = ("a number between 0 and 1, both excluded", _inside)
 _RATE = ("a number from 0 up to, not including, 1", _rate)
 
 _RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
     (name, allowed, holds)
     for names, (allowed, holds) in (
-        ("lam.value lam.of_threshold lam.warmup_updates seed", _NOT_NEGATIVE),
+        ("seed data.seed sft.seed calibration.seed", _SEED),
+        ("lam.value lam.warmup_updates", _NOT_NEGATIVE),
+        ("lam.of_threshold", _POSITIVE),
         ("sft.warmup_steps sft.weight_decay optim.weight_decay data.max_history", _NOT_NEGATIVE),
         ("rollout.temperature optim.lr optim.grad_clip sft.teacher.lr sft.student.lr", _POSITIVE),
         ("sft.grad_clip", _POSITIVE),
@@ -379,7 +423,13 @@ _RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("calibration.forced_words sft.long_words sft.teacher.steps sft.student.steps", _COUNT),
         ("engine.ranks engine.threads engine.micro_batch engine.score_chunk_tokens", _COUNT),
         ("data.train data.calibration data.test data.min_items data.max_title_words", _COUNT),
+        ("data.answer_room", _COUNT),
+        ("data.tokenizer_entries", ("a whole number >= 258", lambda value: value >= 258)),
         ("sft.batch_size protocol.workers", _COUNT),
+        ("model.arch.hidden_size model.arch.intermediate_size model.arch.layers", _COUNT),
+        ("model.arch.heads model.arch.kv_heads model.arch.head_dim", _COUNT),
+        ("model.arch.max_positions", _COUNT),
+        ("calibration.strengths", ("one or more numbers > 1", _strengths)),
         ("sft.teacher.continue_mass sft.student.continue_mass", _INSIDE),
         ("sft.teacher.corrupt_rate sft.student.corrupt_rate sft.long_share", _RATE),
         ("sft.teacher.swap_rate sft.student.swap_rate evaluation.collapse_floor", _RATE),

@@ -1,12 +1,15 @@
 """Student, teacher and base: built tiny from config, or loaded from a folder or hub id.
 
-Loading is safe by construction: safetensors only, no code from the checkpoint. Student, teacher
-and base must share tokenizer and vocabulary, since their log-probs are subtracted token by token.
+Loading is safe by construction: safetensors only, no code from the checkpoint, and hub ids only at
+a commit, since a branch can change between two runs. Student, teacher and base must share tokenizer
+and vocabulary, since their log-probs are subtracted token by token.
 """
 
 from __future__ import annotations
 
 import copy
+import re
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +24,19 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.utils import logging as transformers_logging
 
 from opdcliff.config import ArchConfig
 from opdcliff.errors import ModelError
+
+# Their bars would tear this project's own; loading reports through errors.
+transformers_logging.disable_progress_bar()
 
 _FAMILIES: dict[str, tuple[Any, Any]] = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
 }
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass
@@ -59,28 +67,39 @@ def build(arch: ArchConfig, tokenizer: Any, seed: int) -> PreTrainedModel:
         pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which would seed the accelerators as well.
+        torch.default_generator.manual_seed(seed)
         model: PreTrainedModel = model_class(config)
     return model
 
 
 def load_model(source: str | Path, *, dtype: str, revision: str | None = None) -> PreTrainedModel:
-    """A causal LM from a folder or hub id, in evaluation mode.
+    """A causal LM from a folder, or from a hub id at the commit `revision`, in evaluation mode.
 
     Raises:
-        ModelError: nothing loadable there, or its weights are not safetensors.
+        ModelError: a hub id without a commit, nothing loadable there, weights that are not
+            safetensors, or a checkpoint that lacks some of the model's weights.
     """
+    origin = _origin(source, revision)
+    model: PreTrainedModel
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            str(source),
-            revision=revision or "main",
+        model, report = AutoModelForCausalLM.from_pretrained(
+            **origin,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
-            local_files_only=Path(source).is_dir(),
+            # A checkpoint's own choice may name a kernel to download and run.
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise ModelError(_cannot_load("model", source, error)) from error
+    # Such weights would be drawn at random, anew on every load.
+    if report["missing_keys"]:
+        raise ModelError(
+            f"the checkpoint of {source} lacks {len(report['missing_keys'])} weights, such as "
+            f"{min(report['missing_keys'])}; give a complete one"
+        )
     return model.eval()
 
 
@@ -88,13 +107,13 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
     """The tokenizer beside a model; it must end answers with a token that is not its padding.
 
     Raises:
-        ModelError: no tokenizer there, or no end-of-sequence token distinct from padding.
+        ModelError: a hub id without a commit, no tokenizer there, or no end-of-sequence token
+            distinct from padding.
     """
+    origin = _origin(source, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(source), revision=revision or "main", trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(**origin, trust_remote_code=False)
+    except Exception as error:
         raise ModelError(_cannot_load("tokenizer", source, error)) from error
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         raise ModelError(
@@ -161,8 +180,21 @@ def fresh_student(trio: Trio) -> Trio:
     return replace(trio, student=student)
 
 
+def _origin(source: str | Path, revision: str | None) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that can only ever lead to one checkpoint."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
+    if revision is None or not _COMMIT.fullmatch(revision):
+        raise ModelError(
+            f"{source} is no folder, and as a hub id it is not pinned by revision={revision}; give "
+            "a folder, or a hub id with the 40 hex digits of a commit as its revision"
+        )
+    return {"pretrained_model_name_or_path": str(source), "revision": revision}
+
+
 def _cannot_load(what: str, source: str | Path, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
     return (
         f"cannot load the {what} of {source}: {reason}; give a folder or hub id with "
         "safetensors weights and a tokenizer"

@@ -49,13 +49,16 @@ class LossOutput(NamedTuple):
     advantage_BT: A of the sampled token, or its mean under pi_S for `full_loss`; nats.
     clipped_BT: 1 where the rule changed the token's weight, or the pi_S mass of such entries.
     ratio_BT: pi_T/pi_S of the sampled token, or `tail_ratio` for `full_loss`.
-    Outside the mask advantage_BT and clipped_BT are 0 and ratio_BT says nothing.
+    kl_BT: log pi_S - log pi_T of the sampled token, an unbiased estimate of KL(pi_S || pi_T) where
+        pi_S sampled it, or that KL over the given entries for `full_loss`; nats.
+    Outside the mask advantage_BT, clipped_BT and kl_BT are 0 and ratio_BT says nothing.
     """
 
     loss: Tensor
     advantage_BT: Tensor
     clipped_BT: Tensor
     ratio_BT: Tensor
+    kl_BT: Tensor
 
 
 class FoldedLogp(NamedTuple):
@@ -186,6 +189,7 @@ def sampled_loss(
         advantage_BT,
         clipped_BT.to(advantage_BT.dtype),
         log_ratio_BT.exp(),
+        -log_ratio_BT,
     )
 
 
@@ -214,7 +218,8 @@ def full_loss(
     """
     advantage_BTV = extrapolated_advantage(logp_teacher_BTV, logp_student_BTV, logp_base_BTV, lam)
     detached_BTV = logp_student_BTV.detach()
-    weight_BTV = clip_weight(rule, strength, logp_teacher_BTV.detach() - detached_BTV)
+    log_ratio_BTV = logp_teacher_BTV.detach() - detached_BTV
+    weight_BTV = clip_weight(rule, strength, log_ratio_BTV)
     padding_BT = ~mask_BT.bool()
     coefficient_BTV = (weight_BTV * advantage_BTV).masked_fill(padding_BT[..., None], 0.0)
     mass_BTV = detached_BTV.exp()
@@ -223,6 +228,7 @@ def full_loss(
         (mass_BTV * advantage_BTV).sum(-1).masked_fill(padding_BT, 0.0),
         (mass_BTV * (weight_BTV < 1.0)).sum(-1).masked_fill(padding_BT, 0.0),
         tail_ratio(logp_teacher_BTV, detached_BTV, modal_BTV),
+        -(mass_BTV * log_ratio_BTV).sum(-1).masked_fill(padding_BT, 0.0),
     )
 
 

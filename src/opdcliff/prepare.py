@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 
 from opdcliff import assets
 from opdcliff.calibrate import Binding, Calibration, calibrate
-from opdcliff.canonical import file_digest, write_json_atomic
+from opdcliff.canonical import decode_float, encode_floats, file_digest, write_json_atomic
 from opdcliff.config import RunConfig
 from opdcliff.contract import REASON, get_contract
 from opdcliff.data.answers import draw_answer
@@ -34,6 +33,7 @@ from opdcliff.paths import StudyPaths
 from opdcliff.progress import Stage
 from opdcliff.sft import answer_style, fine_tune
 from opdcliff.tokenization import train_bpe
+from opdcliff.workers import open_channel, tell, worker_pool
 
 TEACHER, STUDENT = "teacher", "student"
 _SEED_OF_ROLE = {TEACHER: 1, STUDENT: 2}
@@ -121,7 +121,10 @@ def references(config: RunConfig, paths: StudyPaths, prepared: Prepared) -> dict
         paths, "references", key, lambda aside: _build_references(config, prepared, aside)
     )
     facts: dict[str, Any] = assets.manifest(folder)["facts"]
-    return facts
+    return {
+        name: {key: decode_float(value) for key, value in metrics.items()}
+        for name, metrics in facts.items()
+    }
 
 
 def _build_data(config: RunConfig, folder: Path) -> dict[str, Any]:
@@ -167,7 +170,7 @@ def _build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]
     splits = assets.read_splits(data)
     roles = [STUDENT]
     if config.model.student is None:
-        tokenizer = train_bpe(_tokenizer_texts(config, splits), _arch(config).vocab_size)
+        tokenizer = train_bpe(_tokenizer_texts(config, splits), config.data.tokenizer_entries)
         tokenizer.save_pretrained(folder / TEACHER)
         tokenizer.save_pretrained(folder / STUDENT)
         roles = [TEACHER, STUDENT]
@@ -200,24 +203,14 @@ def _fine_tune_roles(
                 role: _fine_tune_role(config, data, folder, role, stage.advance_of(role))
                 for role in roles
             }
-    context = multiprocessing.get_context("spawn")
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(len(roles), mp_context=context) as pool,
-    ):
-        channel = manager.Queue()
-        with Stage(title, total, channel) as stage:
-            jobs = {
-                role: pool.submit(_fine_tune_worker, config, data, folder, role, channel)
-                for role in roles
-            }
-            return {role: job.result() for role, job in jobs.items()}
+    channel = open_channel()
+    with Stage(title, total, channel), worker_pool(len(roles), channel) as pool:
+        jobs = {role: pool.submit(_fine_tune_worker, config, data, folder, role) for role in roles}
+        return {role: job.result() for role, job in jobs.items()}
 
 
-def _fine_tune_worker(
-    config: RunConfig, data: Path, folder: Path, role: str, channel: Any
-) -> float:
-    return _fine_tune_role(config, data, folder, role, lambda done: channel.put((role, done)))
+def _fine_tune_worker(config: RunConfig, data: Path, folder: Path, role: str) -> float:
+    return _fine_tune_role(config, data, folder, role, partial(tell, role))
 
 
 def _fine_tune_role(
@@ -278,8 +271,10 @@ def _build_references(config: RunConfig, prepared: Prepared, folder: Path) -> di
         )
         for name, model in ((TEACHER, trio.teacher), ("warm_start", trio.base))
     }
-    write_json_atomic(folder / "metrics.json", metrics)
-    return metrics
+    # NDCG of the answers that parsed is NaN where none did.
+    encoded: dict[str, Any] = encode_floats(metrics)
+    write_json_atomic(folder / "metrics.json", encoded)
+    return encoded
 
 
 def _tokenizer_texts(config: RunConfig, splits: Splits) -> list[str]:

@@ -80,7 +80,8 @@ class Stage:
 
     def update(self, task: str, done: int) -> None:
         """Note that `task` has made `done` steps in all."""
-        self._done[task] = done
+        # What a worker said may arrive late: the bar never goes back.
+        self._done[task] = max(done, self._done.get(task, 0))
         total_done = sum(self._done.values())
         self._bar.update(self._task, completed=total_done, note=self._note)
         now = time.monotonic()
@@ -92,22 +93,17 @@ class Stage:
                 + (f", {self._note}" if self._note else "")
             )
 
-    def shrink(self, steps: int) -> None:
-        """Take steps off the total that will not be made (a cell that stopped early)."""
-        self._total -= steps
-        self._bar.update(self._task, total=self._total)
-
     def note(self, text: str) -> None:
         """Show a short remark beside the bar."""
         self._note = text
         self._bar.update(self._task, note=text)
 
     def _drain(self) -> None:
-        while self._channel is not None and not self._stop.is_set():
+        while self._channel is not None:
             try:
-                task, done = self._channel.get(timeout=0.2)
+                task, done = self._channel.get(timeout=0.1)
             except queue.Empty:
-                continue
-            except (EOFError, OSError):
-                return
-            self.update(task, done)
+                if self._stop.is_set():
+                    return
+            else:
+                self.update(task, done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from opdcliff.config import RoleConfig, SftConfig
 from opdcliff.data.answers import AnswerStyle
 from opdcliff.data.example import Example
 from opdcliff.data.prompts import IGNORE, sft_batches
+from opdcliff.errors import ModelError
 
 # The learning rate ends at this share of its peak.
 FINAL_LR_SHARE = 0.02
@@ -46,6 +48,9 @@ def fine_tune(
 
     Minimises the mean cross-entropy of answer tokens (nats per token), with the token count taken
     over the whole batch. `advance` is told each finished step.
+
+    Raises:
+        ModelError: a gradient is NaN or infinite; `model` is as the step before left it.
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=role.lr, weight_decay=config.weight_decay)
@@ -65,7 +70,12 @@ def fine_tune(
     for step, rows in enumerate(batches):
         optimizer.zero_grad()
         loss = _accumulate(model, rows, tokenizer.pad_token_id, device)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
+        if not math.isfinite(norm):
+            raise ModelError(
+                f"fine-tuning diverged at step {step + 1}: loss {loss}, gradient norm {norm}; "
+                f"lower the lr of this role in sft (it is {role.lr})"
+            )
         optimizer.step()
         schedule.step()
         advance(step + 1)
@@ -79,7 +89,7 @@ def _accumulate(
     pad_id: int,
     device: torch.device,
 ) -> float:
-    """Gradient of the batch's mean token loss, in two halves by length: long rows cost padding."""
+    """Gradient of the batch's mean token loss, in two parts by length: long rows cost padding."""
     rows = sorted(rows, key=lambda row: len(row[0]))
     token_count = sum(label != IGNORE for _, labels in rows for label in labels[1:])
     split = len(rows) * 2 // 3

@@ -32,16 +32,16 @@ def onset_of_seed(lams: Sequence[float], parse_rates: Sequence[float], level: fl
     """Crossing of a decreasing isotonic fit with `level`, linear inside its grid cell.
 
     lams: the grid, without repeats; parse_rates: final strict parse rates in [0, 1], one each.
-    Raises ConfigError for a grid of fewer than two lambdas, repeats, or rates that are not finite.
+    Raises ConfigError for a grid of fewer than two lambdas, repeats, or values that are not finite.
     Source: docs/protocol.md, "Onset, per seed".
     """
     order = np.argsort(lams)
     x = np.asarray(lams, dtype=float)[order]
     y = np.asarray(parse_rates, dtype=float)[order]
-    if len(x) < 2 or len(set(x.tolist())) < len(x) or not np.isfinite(y).all():
+    if len(x) < 2 or len(set(x.tolist())) < len(x) or not np.isfinite([x, y]).all():
         raise ConfigError(
             f"onset of lams={x.tolist()}, parse rates={y.tolist()}: needs two or more distinct "
-            "lambdas with one finite rate each"
+            "finite lambdas with one finite rate each"
         )
     fit = optimize.isotonic_regression(y, increasing=False).x
     under = np.flatnonzero(fit < level)

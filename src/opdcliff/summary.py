@@ -14,14 +14,14 @@ from rich.table import Table
 
 from opdcliff import assets
 from opdcliff.calibrate import Calibration
-from opdcliff.canonical import write_json_atomic, write_text_atomic
+from opdcliff.canonical import encode_floats, write_json_atomic, write_text_atomic
 from opdcliff.cells import Cell
 from opdcliff.config import RunConfig
 from opdcliff.figures.cliff import draw_cliff
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import Prepared
 from opdcliff.records import OUTCOMES, read_record, terminal_status
-from opdcliff.stats import onset_of_seed, t_interval, wilson
+from opdcliff.stats import Onset, onset_of_seed, t_interval, wilson
 from opdcliff.token_classes import TAIL_NEEDED
 
 # The level whose crossing is the onset: about midway between the plateaus below and above the
@@ -29,6 +29,7 @@ from opdcliff.token_classes import TAIL_NEEDED
 LEVEL = 0.5
 
 _BINDING = next(iter(TAIL_NEEDED)).value
+_UNKNOWN = Onset(np.nan, -np.inf, np.inf)
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ def _cell_row(cell: Cell, folder: Path, calibration: Calibration) -> dict[str, A
 def onset_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Onset per arm: every seed's point, their mean, a t-interval, the bracketing grid cells.
 
-    Arms of a single lambda have no onset. A seed that does not cross the level leaves the mean
-    undefined; nothing is averaged around it.
+    Arms of a single lambda have no onset. A seed that does not cross the level, or that lacks a
+    lambda of its arm, leaves the mean undefined; nothing is averaged around it.
     """
     rows: list[dict[str, Any]] = []
     if cells.empty:
@@ -119,10 +120,13 @@ def onset_table(cells: pd.DataFrame) -> pd.DataFrame:
     for (clip, estimator, warmup), arm in cells.groupby(
         ["clip", "estimator", "warmup"], sort=False
     ):
-        if arm.lam.nunique() < 2:
+        lambdas = arm.lam.nunique()
+        if lambdas < 2:
             continue
         onsets = [
             onset_of_seed(part.lam.tolist(), part.parse_rate.tolist(), LEVEL)
+            if len(part) >= lambdas
+            else _UNKNOWN
             for _, part in arm.groupby("seed")
         ]
         points = [onset.point for onset in onsets]
@@ -153,7 +157,8 @@ def write(summary: Summary, folder: Path) -> None:
     for name in ("cells", "onsets", "calibration"):
         table: pd.DataFrame = getattr(summary, name)
         write_text_atomic(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    write_json_atomic(folder / "references.json", dict(summary.reference))
+    # NDCG of the answers that parsed is NaN where none did.
+    write_json_atomic(folder / "references.json", encode_floats(summary.reference))
     if summary.data_report is not None:
         write_json_atomic(folder / "data.json", dict(summary.data_report))
     if not summary.cells.empty:
@@ -162,6 +167,7 @@ def write(summary: Summary, folder: Path) -> None:
             summary.onsets,
             summary.calibration,
             folder,
+            level=LEVEL,
             provenance=f"models {summary.identity[:12]}, {len(summary.cells)} cells",
         )
 
@@ -220,7 +226,7 @@ def _cell_view(cells: pd.DataFrame) -> pd.DataFrame:
         return cells
     view = cells.drop(columns=["c", "lambda_star", "prompts", "parse_lo", "parse_hi", "record"])
     view.insert(
-        view.columns.get_loc("parse_rate") + 1,
+        list(view.columns).index("parse_rate") + 1,
         "95%",
         [
             f"[{low:.2f}, {high:.2f}]"

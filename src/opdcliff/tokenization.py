@@ -15,6 +15,8 @@ PAD, EOS = "<pad>", "<eos>"
 def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE of at most `vocab_size` entries; end of sequence differs from padding.
 
+    vocab_size: 258 or more, one entry per byte so that any text can be encoded and two special.
+
     Source: docs/ecosystem notes, "EOS masked because pad == eos" is a known mistake elsewhere.
     """
     tokenizer = Tokenizer(models.BPE())

@@ -22,7 +22,9 @@ import pandas as pd
 
 from opdcliff.canonical import decode_float, writing
 from opdcliff.errors import ConfigError, RecordError
-from opdcliff.records import OUTCOMES, host_class, redact
+from opdcliff.provenance import host_class
+from opdcliff.records import OUTCOMES
+from opdcliff.redaction import redact
 
 MODES = ("offline", "online", "off")
 

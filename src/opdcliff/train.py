@@ -118,14 +118,14 @@ def train(
                 collapsed_at = update
             stop = collapsed_at is not None and config.evaluation.stop_when_collapsed
             if stop and not last:
-                metrics = _measure(
+                metrics |= _measure(
                     config, trio, splits, contract, modal_sets, engine, meter, lam_now, final=True
                 )
             report(update, metrics)
             if last or stop:
                 return _ended(update, collapsed_at, config)
         if update % steps == 0:
-            batch = _collect(config, trio, splits, engine, update // steps, meter)
+            batch = _collect(config, lam, trio, splits, engine, update // steps, meter)
             positions = label(batch.rollout, batch.examples, modal_sets)
         lam_now = lambda_at(update, lam, config.lam.warmup_updates)
         with _Timed(meter, "update"):
@@ -156,7 +156,13 @@ class _Batch:
 
 
 def _collect(
-    config: RunConfig, trio: Trio, splits: Splits, engine: Engine, number: int, meter: Meter
+    config: RunConfig,
+    lam: float,
+    trio: Trio,
+    splits: Splits,
+    engine: Engine,
+    number: int,
+    meter: Meter,
 ) -> _Batch:
     """Sample this rank's share of a rollout batch and score it under teacher and base."""
     whole = batch_of_update(splits.train, config.rollout.prompts_per_update, number, config.seed)
@@ -177,7 +183,8 @@ def _collect(
         )
     with _Timed(meter, "score"), torch.no_grad():
         teacher = _frozen_logp(trio.teacher, rollout, config)
-        base = _frozen_logp(trio.base, rollout, config)
+        # At lam = 1, warm-up included, the base drops out of the advantage.
+        base = None if lam == 1.0 else _frozen_logp(trio.base, rollout, config)
         old = None
         if ClipRule(config.clip.rule).uses_policy_ratio:
             old = _student_logp(engine, rollout, slice(None), full=False)
@@ -238,11 +245,12 @@ def _loss(
 def _log_tokens(
     meter: Meter, outputs: Sequence[LossOutput], rollout: Rollout, class_BT: Tensor
 ) -> None:
-    """Advantage over all answer tokens and clip fraction per class."""
+    """Advantage and KL over all answer tokens, and clip fraction per class."""
     clipped_BT = torch.cat([part.clipped_BT for part in outputs]).float()
     advantage_BT = torch.cat([part.advantage_BT for part in outputs])
     tokens = float(rollout.mask_BT.sum())
     meter.add("train/advantage_mean", float(advantage_BT.sum()), tokens)
+    meter.add("train/kl_teacher", sum(float(part.kl_BT.sum()) for part in outputs), tokens)
     meter.add("train/clip_fraction/all", float(clipped_BT[rollout.mask_BT].sum()), tokens)
     for code, name in enumerate(CLASSES):
         of_class_BT = class_BT == code

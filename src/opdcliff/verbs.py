@@ -1,48 +1,145 @@
-"""What each verb of the command line does."""
+"""What each verb of the command line does; heavy libraries are imported by the verb itself."""
 
 from __future__ import annotations
 
-from omegaconf import OmegaConf
-from rich.console import Console
+import shutil
+from typing import TYPE_CHECKING
 
-from opdcliff.compose import compose_one
-from opdcliff.config import load
-from opdcliff.errors import ConfigError
+from opdcliff.errors import ConfigError, StudyIncompleteError
 from opdcliff.paths import StudyPaths
+from opdcliff.tables import console, print_table
+
+if TYPE_CHECKING:
+    from opdcliff.compose import Grid
+    from opdcliff.jobs import JobResult
+
+_MULTIRUN = ("-m", "--multirun")
+# The verbs whose cells are named on the command line have no arms.
+_NO_ARMS = "protocol=grid"
+# A study's arms set these; on its command line they would do nothing.
+_SET_BY_ARMS = ("clip", "seed", "lam.value", "lam.of_threshold")
 
 
 def study(words: list[str]) -> int:
     """Run or finish a study and print its tables."""
+    from opdcliff.compose import compose_one
+    from opdcliff.config import load
     from opdcliff.study import run_study
     from opdcliff.summary import show
 
+    for word in words:
+        name = word.partition("=")[0]
+        if name in _SET_BY_ARMS or name.startswith("clip."):
+            raise ConfigError(
+                f"{word} has no effect on a study: protocol.arms sets it; change protocol.arms, or "
+                "use `opdcliff train`"
+            )
     result = run_study(load(compose_one(words)), StudyPaths())
-    console = _console()
-    show(result.summary, console)
-    console.print(f"written to {result.folder}")
+    out = console()
+    show(result.summary, out)
+    _say(f"written to {result.folder}")
     return 0
 
 
 def train(words: list[str]) -> int:
-    raise ConfigError("train")
+    """Run one cell, or with -m a grid of them, and print their table."""
+    settings = [_NO_ARMS, *(word for word in words if word not in _MULTIRUN)]
+    if len(settings) <= len(words):
+        return _train_grid(settings)
+    from opdcliff.compose import compose_one
+    from opdcliff.config import load
+
+    config = load(compose_one(settings))
+    from rich.console import Console
+
+    from opdcliff.jobs import run_one
+
+    result = run_one(config, StudyPaths(), Console(stderr=True))
+    _show_cells([result], [()])
+    return 0
+
+
+def _train_grid(settings: list[str]) -> int:
+    from opdcliff.compose import compose_grid
+
+    grid = compose_grid(settings)
+    _require_slurm(grid)
+    from opdcliff.jobs import run_grid
+
+    results = run_grid(grid, settings, StudyPaths())
+    names = [cell.varied for cell in grid.cells]
+    _show_cells(results, names)
+    failed = [
+        f"{' '.join(name) or 'the cell'} ({result.problem})"
+        for name, result in zip(names, results, strict=True)
+        if result.problem is not None
+    ]
+    if failed:
+        raise StudyIncompleteError(
+            f"{len(failed)} of {len(results)} cells have no outcome: {'; '.join(failed)}; run the "
+            "same command again to retry them"
+        )
+    return 0
 
 
 def calibrate(words: list[str]) -> int:
-    raise ConfigError("calibrate")
+    """Measure p, b and lambda* of a teacher and a warm start; print and write the table."""
+    from opdcliff.compose import compose_one
+    from opdcliff.config import load
+
+    # Nothing is evaluated, so prompts for that need not be there.
+    unused = ["evaluation.prompts=1", "evaluation.final_prompts=1"]
+    config = load(compose_one([_NO_ARMS, *unused, *words]))
+    from opdcliff.calibration_report import report
+
+    folder = report(config, StudyPaths(), console())
+    _say(f"written to {folder}")
+    return 0
 
 
 def threshold(words: list[str]) -> int:
-    raise ConfigError("threshold")
+    """Print the closed form at given p, b and c."""
+    from opdcliff.closed_form import print_thresholds
+
+    print_thresholds(words, console())
+    return 0
 
 
 def config(words: list[str]) -> int:
     """Print the resolved configuration."""
+    from omegaconf import OmegaConf
+
+    from opdcliff.compose import compose_one
+    from opdcliff.config import load
+
     composed = compose_one(words)
     load(composed)
     print(OmegaConf.to_yaml(composed, resolve=True), end="")
     return 0
 
 
-def _console() -> Console:
-    out = Console()
-    return out if out.is_terminal else Console(width=200)
+def _show_cells(results: list[JobResult], names: list[tuple[str, ...]]) -> None:
+    import pandas as pd
+
+    rows = [
+        ({"cell": " ".join(name)} if name else {}) | result.row
+        for name, result in zip(names, results, strict=True)
+        if result.row is not None
+    ]
+    reused = sum(result.reused for result in results)
+    if rows:
+        table = pd.DataFrame(rows).drop(columns=["c", "parse_lo", "parse_hi"])
+        note = f", {reused} of them finished before and reused" if reused else ""
+        print_table(console(), f"{len(rows)} of {len(results)} cells{note}", table)
+
+
+def _require_slurm(grid: Grid) -> None:
+    if grid.launcher.endswith("SlurmLauncher") and shutil.which("sbatch") is None:
+        raise ConfigError(
+            "launcher=slurm needs sbatch, which is not here; run on a Slurm login node, or use "
+            "launcher=basic or joblib"
+        )
+
+
+def _say(text: str) -> None:
+    console().print(text, markup=False, highlight=False, soft_wrap=True)

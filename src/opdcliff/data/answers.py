@@ -65,7 +65,7 @@ def draw_answer(
     corruption = None
     if rng.random() < style.corrupt_rate:
         names = _CORRUPTIONS if style.with_reason else _CORRUPTIONS[:-2]
-        corruption = names[rng.integers(len(names))]
+        corruption = names[int(rng.integers(len(names)))]
     if corruption in _ID_EDITS:
         ids = _ID_EDITS[corruption](ids, rng)
     head = '{"ranking":' + json.dumps(ids, separators=(",", ":"))
@@ -108,7 +108,11 @@ def _duplicate(ids: list[str], rng: np.random.Generator) -> list[str]:
 
 def _unknown(ids: list[str], rng: np.random.Generator) -> list[str]:
     target = rng.integers(len(ids))
-    return [UNKNOWN_ID if i == target else item for i, item in enumerate(ids)]
+    unknown = UNKNOWN_ID
+    # 26 candidates use every letter.
+    while unknown in ids:
+        unknown += UNKNOWN_ID
+    return [unknown if i == target else item for i, item in enumerate(ids)]
 
 
 def _drop(ids: list[str], rng: np.random.Generator) -> list[str]:

@@ -1,7 +1,8 @@
 """Prompts of one's own: a JSONL file with one ranking problem per line.
 
-Schema of a line: {"prompt": text, "candidates": [ids], "grades": [whole numbers >= 0]}; grades
-may be left out (all zero then, and NDCG is 1 by definition), which is enough for calibration.
+Schema of a line: {"prompt": text, "candidates": [distinct ids], "grades": [whole numbers >= 0]};
+grades may be left out (all zero then, and NDCG is 1 by definition), which is enough for
+calibration.
 """
 
 from __future__ import annotations
@@ -19,19 +20,27 @@ from opdcliff.errors import DataError
 def load_prompts(file: Path, sizes: SplitSizes) -> Splits:
     """Splits in the order of the prompts' hashes, whatever the order of the lines.
 
+    A line that repeats another one counts once.
+
     Raises:
-        DataError: no such file, a line that breaks the schema, or too few prompts.
+        DataError: no such file, a line that breaks the schema, a prompt with two different
+            contents, or too few prompts.
     """
     if not file.is_file():
         raise DataError(f"{file} is no file; give a JSONL file of prompts as data.path")
-    with file.open(encoding="utf-8") as lines:
-        examples = [
-            _example(line, f"{file} line {number}")
-            for number, line in enumerate(lines, start=1)
-            if line.strip()
-        ]
+    found: dict[str, Example] = {}
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                where = f"{file} line {number}"
+                example = _example(line, where)
+                if found.setdefault(example.key, example) != example:
+                    raise DataError(
+                        f"{where}: an earlier line has this prompt with other candidates or "
+                        "grades; keep one of them"
+                    )
     wanted = (sizes.train, sizes.calibration, sizes.test)
-    distinct = sorted({example.key: example for example in examples}.values(), key=lambda e: e.key)
+    distinct = sorted(found.values(), key=lambda e: e.key)
     if len(distinct) < sum(wanted):
         raise DataError(
             f"{file} has {len(distinct)} distinct prompts and data.train + calibration + test is "
@@ -41,23 +50,30 @@ def load_prompts(file: Path, sizes: SplitSizes) -> Splits:
     return Splits(distinct[:first], distinct[first:second], distinct[second : sum(wanted)])
 
 
-def _example(line: str, where: str) -> Example:
+def _example(line: bytes, where: str) -> Example:
     try:
-        row: Any = json.loads(line)
+        row: Any = json.loads(line.decode("utf-8"))
         prompt, candidates = row["prompt"], row["candidates"]
         grades = row.get("grades", [0] * len(candidates))
-        valid = (
-            isinstance(prompt, str)
-            and all(isinstance(item, str) for item in candidates)
-            and all(isinstance(grade, int) and grade >= 0 for grade in grades)
-            and len(grades) == len(candidates) >= 2
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        # An escape can spell half a character, which no tokenizer takes.
+        "".join([prompt, *candidates]).encode("utf-8")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{where}: {error!r}; {_SCHEMA}") from error
+    valid = (
+        prompt != ""
+        and isinstance(candidates, list)
+        and isinstance(grades, list)
+        and len(grades) == len(candidates) == len(set(candidates)) >= 2
+        # A bool is an int to Python, and no grade.
+        and all(type(grade) is int and grade >= 0 for grade in grades)
+    )
     if not valid:
         raise DataError(f"{where}: wrong types or lengths; {_SCHEMA}")
-    key = digest([prompt, list(candidates)], "prompt")
-    return Example(prompt, tuple(candidates), tuple(grades), key)
+    # By prompt alone, so that no two splits share one.
+    return Example(prompt, tuple(candidates), tuple(grades), digest(prompt, "prompt"))
 
 
-_SCHEMA = 'each line is {"prompt": text, "candidates": [2 or more ids], "grades": [numbers >= 0]}'
+_SCHEMA = (
+    'each line is {"prompt": text, "candidates": [2 or more distinct ids], '
+    '"grades": [whole numbers >= 0]}'
+)

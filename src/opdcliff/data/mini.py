@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opdcliff.data.example import Example, Splits, candidate_ids
+from opdcliff.errors import DataError
 
 GRADE_WORDS = ("poor", "plain", "liked", "loved")
 GARMENTS = ("boots", "hat", "scarf", "shirt", "jeans", "coat", "gloves", "dress")
@@ -30,8 +31,17 @@ class SplitSizes:
 def generate(seed: int, sizes: SplitSizes, *, candidates: int) -> Splits:
     """Disjoint train, calibration and test examples, deterministic in `seed`.
 
-    Raises ValueError when `candidates` has no label for every candidate.
+    Raises:
+        ValueError: `candidates` has no label for every candidate.
+        DataError: more examples are asked for than there are distinct prompts.
     """
+    wanted = sizes.train + sizes.calibration + sizes.test
+    distinct = len(GRADE_WORDS) ** candidates * len(GARMENTS) ** (candidates + 1)
+    if wanted > distinct:
+        raise DataError(
+            f"data.train + calibration + test is {wanted} and lists of {candidates} candidates "
+            f"have {distinct} distinct prompts; lower them or raise data.candidates"
+        )
     seen: set[str] = set()
     rng = np.random.default_rng([seed, candidates])
     parts = [

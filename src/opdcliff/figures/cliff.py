@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,25 +21,28 @@ def draw_cliff(
     calibration: pd.DataFrame,
     folder: Path,
     *,
+    level: float,
     provenance: str,
 ) -> None:
     """One panel per arm: every seed's final parse rate, NDCG on parsed answers, lambda*, onset.
 
-    cells, onsets, calibration: the tables of `summary.Summary`. Writes cliff.png, .svg, .csv.
+    cells, onsets, calibration: the tables of `summary.Summary`. level: the parse rate whose
+    crossing is the onset. Writes cliff.png, .svg, .csv.
     """
     arms = list(cells.groupby(["clip", "estimator", "warmup"], sort=False))
     ndcg = next(column for column in cells.columns if column.endswith("_parsed"))
-    with mpl.rc_context(dict(style.RC)):
+    with mpl.rc_context(style.RC):
         figure = Figure(figsize=(3.6 * len(arms), 3.4), layout="constrained")
         axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
         for axis, ((clip, estimator, warmup), arm) in zip(axes, arms, strict=True):
             _panel(axis, arm, ndcg)
             _prediction(axis, arm, calibration)
-            _observation(axis, onsets, (clip, estimator, warmup))
+            _observation(axis, onsets, (clip, estimator, warmup), level)
             axis.set_title(f"clip {clip}, {estimator}, warm-up {warmup}")
             axis.set_xlabel("lambda")
+            # Each panel has its own: the predicted and the observed number stand in it.
+            axis.legend(loc="lower left", fontsize=7)
         axes[0].set_ylabel("strict parse rate, NDCG")
-        axes[0].legend(loc="lower left", fontsize=7)
         columns = ["clip", "estimator", "warmup", "lam", "lambda_star", "seed", "parse_rate", ndcg]
         style.save(figure, cells[columns], folder, "cliff", provenance)
 
@@ -47,7 +51,7 @@ def _panel(axis: Axes, arm: pd.DataFrame, ndcg: str) -> None:
     mean = arm.groupby("lam")[["parse_rate", ndcg]].mean()
     axis.plot(mean.index, mean.parse_rate, color=style.BLUE, lw=1, label="parse rate, mean")
     axis.plot(mean.index, mean[ndcg], color=style.GREEN, lw=1, ls="--", label="NDCG, parsed only")
-    for marker, (seed, part) in zip(_MARKERS, arm.groupby("seed"), strict=False):
+    for marker, (seed, part) in zip(itertools.cycle(_MARKERS), arm.groupby("seed"), strict=False):
         axis.plot(
             part.lam,
             part.parse_rate,
@@ -67,28 +71,31 @@ def _prediction(axis: Axes, arm: pd.DataFrame, calibration: pd.DataFrame) -> Non
     column = f"lambda_star_c{strength:g}"
     if binding.empty or column not in binding:
         return
-    row = binding.iloc[0]
-    axis.axvspan(row[f"{column}_lo"], row[f"{column}_hi"], color=style.ORANGE, alpha=0.2, lw=0)
-    axis.axvline(
-        row[column], color=style.ORANGE, lw=1.5, label=f"predicted lambda* = {row[column]:.3f}"
-    )
+    star, low, high = (float(binding.iloc[0][column + end]) for end in ("", "_lo", "_hi"))
+    # The interval may reach infinity, where p <= b in some of the resamples.
+    high = min(high, max(star, float(arm.lam.max())))
+    axis.axvspan(low, high, color=style.ORANGE, alpha=0.2, lw=0)
+    axis.axvline(star, color=style.ORANGE, lw=1.5, label=f"predicted lambda* = {star:.3f}")
 
 
-def _observation(axis: Axes, onsets: pd.DataFrame, arm: tuple[object, object, object]) -> None:
+def _observation(
+    axis: Axes, onsets: pd.DataFrame, arm: tuple[object, object, object], level: float
+) -> None:
     if onsets.empty:
         return
     clip, estimator, warmup = arm
+    # By key: the attribute `clip` of a frame is a method.
     mine = onsets[
-        (onsets.clip == clip) & (onsets.estimator == estimator) & (onsets.warmup == warmup)
+        (onsets["clip"] == clip) & (onsets["estimator"] == estimator) & (onsets["warmup"] == warmup)
     ]
-    for row in mine.itertuples():
-        low, high = row.onset - row.onset_lo, row.onset_hi - row.onset
+    numbers = mine[["onset", "onset_lo", "onset_hi"]].dropna(subset=["onset"])
+    for onset, low, high in numbers.to_numpy(dtype=float):
         axis.errorbar(
-            [row.onset],
-            [0.5],
-            xerr=[[low], [high]],
+            [onset],
+            [level],
+            xerr=[[onset - low], [high - onset]],
             fmt="x",
             color=style.GREY,
             capsize=3,
-            label=f"observed onset {row.onset:.3f}",
+            label=f"observed onset {onset:.3f}",
         )

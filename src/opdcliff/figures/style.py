@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 # Okabe-Ito colours; markers and line styles tell the series apart without them.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 
-RC: Mapping[str, Any] = {
+RC: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -28,7 +27,7 @@ RC: Mapping[str, Any] = {
 
 def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str, provenance: str) -> None:
     """Write `name`.png, .svg and .csv (the plotted numbers), with provenance in the metadata."""
-    with mpl.rc_context(dict(RC)):
+    with mpl.rc_context(RC):
         figure.savefig(folder / f"{name}.png", metadata={"Description": provenance})
         figure.savefig(folder / f"{name}.svg", metadata={"Description": provenance, "Date": None})
     data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")

@@ -1,0 +1,73 @@
+"""Where a result comes from: commit, package versions and the kind of machine, never its name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from opdcliff.paths import REPO_ROOT
+
+_PACKAGES = ("torch", "transformers", "deepspeed", "hydra-core", "wandb", "numpy", "opd-cliff")
+
+
+def provenance() -> dict[str, Any]:
+    """Return what a manifest says about code, versions and machine at the start of a run."""
+    commit, dirty = git_state(REPO_ROOT)
+    return {
+        "format": 1,
+        "code_commit": commit,
+        "code_dirty": dirty,
+        "versions": {package: _version(package) for package in _PACKAGES},
+        "python": platform.python_version(),
+        "host_class": host_class(),
+        "start": now(),
+    }
+
+
+def git_state(repo: Path) -> tuple[str, bool]:
+    """Return (commit, dirty) of the checkout at `repo`; ("unknown", True) where git cannot say.
+
+    Untracked files count as dirty. A `repo` that only lies inside another repository is unknown:
+    that commit says nothing about this code.
+    """
+    top = _git(repo, "rev-parse", "--show-toplevel")
+    commit = _git(repo, "rev-parse", "HEAD")
+    status = _git(repo, "status", "--porcelain")
+    if top is None or commit is None or status is None or Path(top) != repo.resolve():
+        return "unknown", True
+    return commit, bool(status)
+
+
+def host_class() -> str:
+    """Return the kind of machine without its name, e.g. `linux-x86_64-2cpu`."""
+    return f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cpu"
+
+
+def now() -> str:
+    """Return the time as ISO 8601 in UTC with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _git(repo: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(repo), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,49 @@
+"""Data frames printed as tables."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+# Wide enough for a table in a log, where there is no terminal to ask.
+LOG_WIDTH = 160
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, or as a line of a log."""
+    out = Console()
+    return out if out.is_terminal else Console(width=LOG_WIDTH)
+
+
+def print_table(out: Console, title: str, frame: pd.DataFrame, *, digits: int = 4) -> None:
+    """Print `frame` with a header of its column names; missing values as a dash."""
+    table = Table(title=title, title_justify="left")
+    for name in frame.columns:
+        left = pd.api.types.is_string_dtype(frame[name])
+        table.add_column(str(name), justify="left" if left else "right", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_text(value, digits) for value in row))
+    out.print(table)
+
+
+def with_intervals(calibration: pd.DataFrame) -> pd.DataFrame:
+    """A calibration table (see `Calibration.table`) with each number and its interval in one."""
+    view = calibration[["class", "offsets", "positions"]].copy()
+    for name in (c for c in calibration.columns if f"{c}_lo" in calibration.columns):
+        bounds = (calibration[name], calibration[f"{name}_lo"], calibration[f"{name}_hi"])
+        view[name] = [
+            f"{value:.4f} [{low:.4f}, {high:.4f}]"
+            for value, low, high in zip(*bounds, strict=True)
+        ]
+    view["binding"] = ["<- binding" if binding else "" for binding in calibration.binding]
+    return view
+
+
+def _text(value: Any, digits: int) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,143 @@
+"""Prompts from a file: one schema, refused line by line, in an order that lines do not decide."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opdcliff.data.example import Example, Splits
+from opdcliff.data.jsonl import load_prompts
+from opdcliff.data.mini import SplitSizes
+from opdcliff.errors import DataError
+
+SIZES = SplitSizes(train=2, calibration=3, test=1)
+
+
+def _row(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "prompt": f"rank \u4e2d {number}",
+        "candidates": ["x", "y", "caf\u00e9"],
+        "grades": [0, 2, number],
+    } | changes
+
+
+def _file(folder: Path, rows: list[Any]) -> Path:
+    path = folder / "prompts.jsonl"
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _all(splits: Splits) -> list[Example]:
+    return [*splits.train, *splits.calibration, *splits.test]
+
+
+def test_lines_become_examples_in_disjoint_splits(tmp_path: Path) -> None:
+    splits = load_prompts(_file(tmp_path, [_row(i) for i in range(6)]), SIZES)
+    assert [len(part) for part in (splits.train, splits.calibration, splits.test)] == [2, 3, 1]
+    found = {e.prompt: e for e in _all(splits)}
+    assert len(found) == len({e.key for e in _all(splits)}) == 6
+    for i in range(6):
+        example = found[f"rank \u4e2d {i}"]
+        assert example.candidates == ("x", "y", "caf\u00e9")
+        assert example.grades == (0, 2, i)
+
+
+def test_neither_order_nor_repeats_nor_blank_lines_change_the_splits(tmp_path: Path) -> None:
+    rows = [_row(i) for i in range(8)]
+    splits = load_prompts(_file(tmp_path, rows), SIZES)
+    shuffled = [rows[i] for i in (5, 3, 0, 7, 1, 6, 4, 2)]
+    assert load_prompts(_file(tmp_path, ["", *shuffled, "  ", rows[4]]), SIZES) == splits
+
+
+def test_the_splits_are_not_the_order_of_the_lines(tmp_path: Path) -> None:
+    rows = [_row(i) for i in range(20)]
+    splits = load_prompts(_file(tmp_path, rows), SplitSizes(10, 5, 5))
+    assert [e.prompt for e in _all(splits)] != [row["prompt"] for row in rows]
+
+
+def test_grades_may_be_left_out(tmp_path: Path) -> None:
+    row = _row(0)
+    del row["grades"]
+    splits = load_prompts(_file(tmp_path, [row, *(_row(i) for i in range(1, 6))]), SIZES)
+    assert next(e for e in _all(splits) if e.prompt == row["prompt"]).grades == (0, 0, 0)
+
+
+def test_windows_line_ends_are_read(tmp_path: Path) -> None:
+    path = _file(tmp_path, [_row(i) for i in range(6)])
+    splits = load_prompts(path, SIZES)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_prompts(path, SIZES) == splits
+
+
+def test_too_few_distinct_prompts_are_refused(tmp_path: Path) -> None:
+    rows = [_row(i) for i in (0, 1, 2, 3, 4, 4, 4)]
+    with pytest.raises(DataError, match=r"has 5 distinct prompts .* is 6"):
+        load_prompts(_file(tmp_path, rows), SIZES)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no file"):
+        load_prompts(tmp_path / "absent.jsonl", SIZES)
+    with pytest.raises(DataError, match="is no file"):
+        load_prompts(tmp_path, SIZES)
+
+
+@pytest.mark.parametrize("change", [{"grades": [0, 2, 9]}, {"candidates": ["x", "y", "z"]}])
+def test_one_prompt_with_two_contents_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Which of them counted would be up to the order of the lines."""
+    rows = [_row(0), _row(1), _row(0, **change), *(_row(i) for i in range(2, 6))]
+    with pytest.raises(DataError, match=r"line 3: an earlier line has this prompt"):
+        load_prompts(_file(tmp_path, rows), SIZES)
+
+
+BAD_LINES: dict[str, Any] = {
+    "no JSON": "{",
+    "two values": json.dumps(_row(9)) + "{}",
+    "a list": ["prompt"],
+    "a text": '"prompt"',
+    "no prompt": {"candidates": ["x", "y"]},
+    "no candidates": {"prompt": "p"},
+    "prompt a number": _row(9, prompt=3),
+    "prompt null": _row(9, prompt=None),
+    "prompt empty": _row(9, prompt=""),
+    "half a character in the prompt": '{"prompt": "\\ud800", "candidates": ["x", "y"]}',
+    "half a character in an id": '{"prompt": "p", "candidates": ["x", "\\ud800"]}',
+    "candidates a text": _row(9, candidates="xyz"),
+    "candidates an object": _row(9, candidates={"x": 1, "y": 2, "z": 3}),
+    "candidates null": _row(9, candidates=None),
+    "candidates numbers": _row(9, candidates=[1, 2, 3]),
+    "one candidate": _row(9, candidates=["x"], grades=[1]),
+    "no candidate": _row(9, candidates=[], grades=[]),
+    "a repeated candidate": _row(9, candidates=["x", "y", "x"]),
+    "too few grades": _row(9, grades=[1, 2]),
+    "too many grades": _row(9, grades=[1, 2, 3, 4]),
+    "a negative grade": _row(9, grades=[1, 2, -1]),
+    "a fractional grade": _row(9, grades=[1, 2, 0.5]),
+    "a whole float": _row(9, grades=[1, 2, 1.0]),
+    "a grade true": _row(9, grades=[1, 2, True]),
+    "a grade in quotes": _row(9, grades=[1, 2, "3"]),
+    "a grade NaN": _row(9, grades=[1, 2, float("nan")]),
+    "grades null": _row(9, grades=None),
+    "grades an object": _row(9, grades={"x": 1, "y": 2, "z": 3}),
+    "deep nesting": "[" * 100_000,
+    "a huge number": '{"prompt": "p", "candidates": ["x", "y"], "grades": [1, ' + "9" * 5000 + "]}",
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_line_that_breaks_the_schema_is_named(tmp_path: Path, name: str) -> None:
+    rows = [*(_row(i) for i in range(6)), BAD_LINES[name]]
+    with pytest.raises(DataError, match=r"prompts\.jsonl line 7: .*each line is") as caught:
+        load_prompts(_file(tmp_path, rows), SIZES)
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_utf8_are_named(tmp_path: Path) -> None:
+    path = _file(tmp_path, [_row(i) for i in range(6)])
+    path.write_bytes(path.read_bytes() + b'{"prompt": "caf\xe9", "candidates": ["x", "y"]}\n')
+    with pytest.raises(DataError, match=r"line 7: .*utf-8"):
+        load_prompts(path, SIZES)

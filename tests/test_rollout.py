@@ -1,0 +1,367 @@
+"""Sampling: the right distribution, the same answers however rows are batched, nobody's settings.
+
+Models run in float64: an answer changes only where a draw falls between two values of a
+cumulative sum, which are then as close as float32 logits allow.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import product
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from transformers import GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from opdcliff.rollout import (
+    CALIBRATION_STREAM,
+    EVALUATION_STREAM,
+    FORCED_STREAM,
+    TRAIN_STREAM,
+    InverseCdfSampler,
+    Rollout,
+    sample,
+    uniforms,
+)
+from opdcliff.tokenization import pad_left
+
+PAD, EOS = 0, 1
+TOKENS = SimpleNamespace(pad_token_id=PAD, eos_token_id=EOS)
+VOCABULARY = 11
+PROMPTS = [[5], [2, 3, 4, 5, 6], [7, 7], [9, 2, 8], [3, 4], [10, 9, 8, 7, 6, 5, 4], [6], [2, 9, 3]]
+SETTINGS: dict[str, Any] = {
+    "seed": 3,
+    "stream": TRAIN_STREAM,
+    "max_new_tokens": 12,
+    "temperature": 0.7,
+    "tokenizer": TOKENS,
+}
+
+
+def _model(vocabulary: int = VOCABULARY, dropout: float = 0.0) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=128,
+        attention_dropout=dropout,
+        # Wide enough for distributions that are far from uniform.
+        initializer_range=0.25,
+        bos_token_id=None,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+    )
+    return Qwen3ForCausalLM(config).double().eval()
+
+
+MODEL = _model()
+
+
+def _sample(
+    prompts: list[list[int]],
+    numbers: list[int],
+    *,
+    model: PreTrainedModel = MODEL,
+    padding: int = 0,
+    **changes: Any,
+) -> Rollout:
+    ids_BL, attention_BL = pad_left(prompts, PAD)
+    if padding:
+        ids_BL = torch.nn.functional.pad(ids_BL, (padding, 0), value=PAD)
+        attention_BL = torch.nn.functional.pad(attention_BL, (padding, 0), value=0)
+    return sample(model, ids_BL, attention_BL, numbers=numbers, **(SETTINGS | changes))
+
+
+def _answers(model: PreTrainedModel = MODEL, **changes: Any) -> list[list[int]]:
+    return _sample(PROMPTS, list(range(len(PROMPTS))), model=model, **changes).answers()
+
+
+def _next_token(model: PreTrainedModel, ids: list[int], temperature: float) -> np.ndarray[Any, Any]:
+    """Probabilities after `ids`: one row, no padding, no cache."""
+    with torch.no_grad():
+        logits_V = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+    return torch.softmax(logits_V.float().double() / temperature, -1).numpy()
+
+
+def _slow_answer(prompt: list[int], number: int) -> list[int]:
+    """What `sample` must return for one row, token by token."""
+    answer: list[int] = []
+    draws = np.random.default_rng([SETTINGS["seed"], SETTINGS["stream"], number]).random(12)
+    for draw in draws:
+        cdf = np.cumsum(_next_token(MODEL, prompt + answer, SETTINGS["temperature"]))
+        answer.append(int(np.argmax(cdf > draw * cdf[-1])))
+        if answer[-1] == EOS:
+            break
+    return answer
+
+
+# Which answers
+
+
+def test_answers_are_those_of_a_loop_over_single_rows() -> None:
+    # As many as show an end, a run to the limit and padding sampled as an ordinary token.
+    numbers = list(range(5 * len(PROMPTS)))
+    expected = [_slow_answer(PROMPTS[n % len(PROMPTS)], n) for n in numbers]
+    assert _sample(PROMPTS * 5, numbers).answers() == expected
+    assert {len(answer) for answer in expected} >= {1, 12}
+    assert any(PAD in answer[:-1] for answer in expected)
+
+
+def test_answers_do_not_depend_on_the_batch() -> None:
+    together = _answers()
+    alone = [_sample([prompt], [n]).answers()[0] for n, prompt in enumerate(PROMPTS)]
+    assert together == alone
+    order = [4, 1, 7, 0, 6, 2, 5, 3]
+    assert _sample([PROMPTS[n] for n in order], order).answers() == [together[n] for n in order]
+
+
+@pytest.mark.parametrize("padding", [1, 9])
+def test_answers_do_not_depend_on_padding(padding: int) -> None:
+    assert _answers(padding=padding) == _answers()
+
+
+def test_a_lower_limit_cuts_answers_and_changes_nothing_else() -> None:
+    assert _answers(max_new_tokens=4) == [answer[:4] for answer in _answers()]
+
+
+def test_answers_depend_on_running_number_seed_and_stream() -> None:
+    one = [PROMPTS[1]] * 6
+    first = _sample(one, list(range(6))).answers()
+    assert len({tuple(answer) for answer in first}) > 3
+    assert _sample(one, list(range(6)), seed=4).answers() != first
+    assert _sample(one, list(range(6)), stream=EVALUATION_STREAM).answers() != first
+    assert _sample(one, [5, 4, 3, 2, 1, 0]).answers() == first[::-1]
+
+
+def test_the_global_generator_is_neither_read_nor_moved() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = _answers()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert _answers() == first
+
+
+def test_uniforms_belong_to_a_number_not_to_a_place() -> None:
+    first = uniforms([4, 9], 6, seed=1, stream=TRAIN_STREAM)
+    assert first.dtype == torch.float64
+    assert first.shape == (2, 6)
+    assert torch.equal(uniforms([9, 4], 6, seed=1, stream=TRAIN_STREAM), first.flip(0))
+    assert torch.equal(uniforms([4, 9], 3, seed=1, stream=TRAIN_STREAM), first[:, :3])
+    streams = (TRAIN_STREAM, EVALUATION_STREAM, CALIBRATION_STREAM, FORCED_STREAM)
+    assert len({uniforms([4], 1, seed=1, stream=s).item() for s in streams}) == 4
+
+
+# The distribution
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_first_tokens_follow_the_softmax_at_the_temperature(temperature: float) -> None:
+    prompt, count = PROMPTS[1], 4000
+    rollout = _sample(
+        [prompt] * count, list(range(count)), max_new_tokens=1, temperature=temperature
+    )
+    observed = np.bincount([answer[0] for answer in rollout.answers()], minlength=VOCABULARY)
+    expected = count * _next_token(MODEL, prompt, temperature)
+    assert expected.min() > 5
+    assert stats.chisquare(observed, expected).pvalue > 1e-3
+    # The same counts refute the other temperature, so the test has the power it needs.
+    other = count * _next_token(MODEL, prompt, 1.7 - temperature)
+    assert stats.chisquare(observed, other).pvalue < 1e-6
+
+
+def test_pairs_of_tokens_follow_the_chain_of_two_softmaxes() -> None:
+    model, prompt, count = _model(vocabulary=5), [2, 3], 6000
+    rollout = _sample([prompt] * count, list(range(count)), model=model, max_new_tokens=2)
+    observed = Counter(tuple(answer) for answer in rollout.answers())
+    first = _next_token(model, prompt, 0.7)
+    expected = {(EOS,): first[EOS]}
+    for a, b in product([0, 2, 3, 4], range(5)):
+        expected[a, b] = first[a] * _next_token(model, [*prompt, a], 0.7)[b]
+    assert observed.keys() <= expected.keys()
+    # Rare pairs are counted as one.
+    rare = [pair for pair, p in expected.items() if count * p < 10]
+    common = [pair for pair in expected if pair not in rare]
+    seen = [observed[pair] for pair in common] + [sum(observed[pair] for pair in rare)]
+    due = [expected[pair] for pair in common] + [sum(expected[pair] for pair in rare)]
+    assert stats.chisquare(seen, [count * p for p in due]).pvalue > 1e-3
+
+
+def test_a_tiny_temperature_takes_the_likeliest_token() -> None:
+    for prompt, answer in zip(PROMPTS, _answers(temperature=1e-4), strict=True):
+        ids = list(prompt)
+        for token in answer:
+            assert token == int(_next_token(MODEL, ids, 1.0).argmax())
+            ids.append(token)
+
+
+def test_banned_tokens_are_never_sampled_and_the_rest_keeps_its_proportions() -> None:
+    prompt, count, banned = PROMPTS[1], 4000, [0, 4, 10]
+    banned_V = torch.zeros(VOCABULARY, dtype=torch.bool)
+    banned_V[banned] = True
+    rollout = _sample([prompt] * count, list(range(count)), max_new_tokens=1, banned_V=banned_V)
+    observed = np.bincount([answer[0] for answer in rollout.answers()], minlength=VOCABULARY)
+    kept = [token for token in range(VOCABULARY) if token not in banned]
+    assert observed[banned].sum() == 0
+    expected = _next_token(MODEL, prompt, 0.7)[kept]
+    assert stats.chisquare(observed[kept], count * expected / expected.sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.5, 1.0 - 2.0**-53])
+@pytest.mark.parametrize("banned", [{0}, {5}, {0, 1}, {4, 5}, {0, 1, 2, 4, 5}])
+def test_no_draw_reaches_a_banned_token(draw: float, banned: set[int]) -> None:
+    banned_V = torch.tensor([i in banned for i in range(6)])
+    draws_BT = torch.full((200, 1), draw, dtype=torch.float64)
+    sampler = InverseCdfSampler(draws_BT, 2, 0.7, banned_V)
+    scores_BV = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)) * 20
+    chosen_BV = sampler(torch.zeros(200, 2, dtype=torch.long), scores_BV)
+    assert torch.equal(chosen_BV.isfinite().sum(-1), torch.ones(200, dtype=torch.long))
+    assert not banned_V[chosen_BV.argmax(-1)].any()
+
+
+# What comes back
+
+
+def test_masks_lengths_and_ends_follow_from_the_first_end_token() -> None:
+    count = 60
+    rollout = _sample(PROMPTS[:1] * count, list(range(count)), max_new_tokens=8)
+    assert rollout.mask_BT.shape == rollout.completion_BT.shape == (count, 8)
+    rows = zip(
+        rollout.completion_BT.tolist(),
+        rollout.mask_BT.int().tolist(),
+        rollout.ended_B.tolist(),
+        rollout.lengths(),
+        rollout.answers(),
+        strict=True,
+    )
+    kinds = set()
+    for row, mask, ended, length, answer in rows:
+        assert ended == (EOS in row)
+        assert length == (row.index(EOS) + 1 if ended else 8)
+        assert mask == [1] * length + [0] * (8 - length)
+        assert answer == row[:length]
+        assert row[length:] == [PAD] * (8 - length)
+        kinds.add((ended, length == 8))
+    assert kinds == {(True, False), (True, True), (False, True)}
+
+
+def test_ids_and_attention_hold_the_prompt_and_the_answer() -> None:
+    rollout = _sample(PROMPTS, list(range(8)), padding=2)
+    prompt_BL, attention_BL = pad_left(PROMPTS, PAD)
+    width = prompt_BL.shape[1]
+    assert torch.equal(rollout.ids_BL[:, 2 : 2 + width], prompt_BL)
+    assert torch.equal(rollout.attention_BL[:, 2 : 2 + width], attention_BL)
+    assert not rollout.attention_BL[:, :2].any()
+    assert torch.equal(rollout.attention_BL[:, 2 + width :], rollout.mask_BT.long())
+    assert rollout.ids_BL.shape == rollout.attention_BL.shape
+
+
+def test_an_end_token_in_the_prompt_ends_nothing() -> None:
+    prompts = [[EOS, 5, EOS], [4, EOS]]
+    rollout = _sample(prompts, [0, 1])
+    assert rollout.answers() == [_slow_answer(prompt, n) for n, prompt in enumerate(prompts)]
+    assert max(rollout.lengths()) > 1
+
+
+def test_sampling_stops_when_all_rows_have_ended() -> None:
+    rollout = _sample(PROMPTS, list(range(8)), max_new_tokens=100)
+    assert rollout.ended_B.all()
+    assert rollout.mask_BT.shape[1] == max(rollout.lengths()) < 100
+
+
+def test_without_an_end_every_row_runs_to_the_limit() -> None:
+    banned_V = torch.arange(VOCABULARY) == EOS
+    rollout = _sample(PROMPTS, list(range(8)), banned_V=banned_V)
+    assert not rollout.ended_B.any()
+    assert rollout.lengths() == [12] * 8
+
+
+# The model is left as it was, and its own settings are left alone
+
+OWN_SETTINGS: dict[str, Any] = {
+    "do_sample": {"do_sample": True, "top_k": 1, "temperature": 0.1, "top_p": 0.1},
+    "warpers": {"do_sample": True, "min_p": 0.9, "typical_p": 0.2, "epsilon_cutoff": 0.5},
+    "repetition_penalty": {"repetition_penalty": 9.0},
+    "no_repeat_ngram_size": {"no_repeat_ngram_size": 1},
+    "min_new_tokens": {"min_new_tokens": 10},
+    "min_length": {"min_length": 18},
+    "max_length": {"max_length": 9},
+    "suppress_tokens": {"suppress_tokens": [2, 3, 4, 5, 6]},
+    "begin_suppress_tokens": {"begin_suppress_tokens": [2, 3, 4, 5, 6, 7]},
+    "forced_bos_token_id": {"forced_bos_token_id": 9},
+    "forced_eos_token_id": {"forced_eos_token_id": 9},
+    "bad_words_ids": {"bad_words_ids": [[2], [3], [4], [5]]},
+    "sequence_bias": {"sequence_bias": [[[2], 50.0]]},
+    "exponential_decay_length_penalty": {"exponential_decay_length_penalty": (1, 9.0)},
+    "eos_token_id": {"eos_token_id": [2, 3, 4, 5, 6]},
+    "pad_token_id": {"pad_token_id": 7},
+    "num_beams": {"num_beams": 3},
+    "num_return_sequences": {"num_return_sequences": 2, "num_beams": 2},
+    "guidance_scale": {"guidance_scale": 4.0},
+    "watermarking_config": {
+        "watermarking_config": {"bias": 30.0, "greenlist_ratio": 0.3, "seeding_scheme": "lefthash"}
+    },
+    "stop_strings": {"stop_strings": ["a"]},
+    "max_time": {"max_time": 1e-9},
+    "return_dict_in_generate": {"return_dict_in_generate": True, "output_scores": True},
+    "prompt_lookup": {"prompt_lookup_num_tokens": 3},
+    "cache": {"use_cache": False},
+    "static cache": {"cache_implementation": "static"},
+    "renormalize_logits": {"renormalize_logits": True, "remove_invalid_values": True},
+    "max_new_tokens": {"max_new_tokens": 2},
+}
+
+
+@pytest.mark.parametrize("name", OWN_SETTINGS)
+def test_the_models_own_generation_settings_are_not_used_and_are_kept(name: str) -> None:
+    expected = _sample(PROMPTS, list(range(8)))
+    model = _model()
+    own = GenerationConfig(**OWN_SETTINGS[name])
+    before = own.to_dict()
+    model.generation_config = own
+    rollout = _sample(PROMPTS, list(range(8)), model=model)
+    assert torch.equal(rollout.ids_BL, expected.ids_BL)
+    assert model.generation_config is own
+    assert own.to_dict() == before
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_and_settings_are_restored_even_after_an_error(training: bool) -> None:
+    model = _model().train(training)
+    own = model.generation_config
+    _answers(model)
+    assert (model.training, model.generation_config) == (training, own)
+    assert all(module.training is training for module in model.modules())
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    model.model.register_forward_pre_hook(fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        _answers(model)
+    assert model.training is training
+    assert model.generation_config is own
+
+
+def test_dropout_is_off_while_sampling() -> None:
+    model = _model(dropout=0.9)
+    assert _answers(model.train()) == _answers(model.eval())
+    # It would show: a forward in training mode differs.
+    ids = torch.tensor([PROMPTS[1]])
+    assert not torch.allclose(model.train()(ids).logits, model.eval()(ids).logits)
+
+
+def test_no_gradient_is_kept() -> None:
+    model = _model()
+    rollout = _sample(PROMPTS, list(range(8)), model=model)
+    assert not rollout.ids_BL.requires_grad
+    assert all(p.grad is None for p in model.parameters())
