@@ -61,6 +61,7 @@ def _thresholds(calibration: Calibration, config: RunConfig) -> pd.DataFrame:
     for c in config.calibration.strengths:
         star = binding.lambda_star(c)
         row = {"c": c, "p": binding.p, "b": binding.b, "lambda*": star}
-        rows.append(row if share is None else row | {"safe lambda": round(share * star, LAM_DECIMALS)})
+        rows.append(
+            row if share is None else row | {"safe lambda": round(share * star, LAM_DECIMALS)}
+        )
     return pd.DataFrame(rows)
-

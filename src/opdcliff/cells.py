@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from opdcliff.config import RunConfig, science
 from opdcliff.contract import get_contract
 from opdcliff.data.example import Splits
 from opdcliff.engine import open_engine
+from opdcliff.launch import Job, train_on_ranks
 from opdcliff.models import Trio, fresh_student
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import Prepared, load_trio
@@ -22,6 +23,9 @@ from opdcliff.records import OUTCOMES, RunRecord, run_identity, status_of, termi
 from opdcliff.token_classes import ModalSets
 from opdcliff.tracking import open_tracker
 from opdcliff.train import Outcome, train
+
+# What the ranks of a cell printed, beside its record.
+RANKS_LOG = "ranks.log"
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,6 @@ def run_cell(
     if status in OUTCOMES:
         return str(status)
     config = cell.config
-    torch.set_num_threads(config.engine.threads)
-    models = _loaded(config, prepared)
-    trio = fresh_student(models.trio)
-    engine = open_engine(trio.student, config)
     plain = asdict(config) | {"resolved_lam": cell.lam}
     with RunRecord.create(
         folder,
@@ -100,22 +100,39 @@ def run_cell(
             tracker.log(update, metrics)
 
         try:
-            outcome = train(
-                config,
-                cell.lam,
-                trio,
-                models.splits,
-                models.modal_sets,
-                engine,
-                report=report,
-                advance=advance,
-            )
+            job = Job(config, cell.lam, prepared)
+            if config.engine.name == "single":
+                outcome = train_here(job, report=report, advance=advance)
+            else:
+                log = folder / RANKS_LOG
+                outcome = train_on_ranks(job, log=log, report=report, advance=advance)
         except BaseException as error:
             tracker.finish(status_of(error))
             raise
         tracker.finish(outcome.status)
         _close(record, outcome, tracker.problem)
     return outcome.status
+
+
+def train_here(
+    job: Job, *, report: Callable[[int, dict[str, float]], None], advance: Callable[[int], None]
+) -> Outcome:
+    """Train in this process, or as one rank of several; callbacks as in `train.train`."""
+    config = job.config
+    torch.set_num_threads(config.engine.threads)
+    models = _loaded(config, job.prepared)
+    trio = fresh_student(models.trio)
+    engine = open_engine(trio.student, config)
+    return train(
+        config,
+        job.lam,
+        replace(trio, student=engine.student),
+        models.splits,
+        models.modal_sets,
+        engine,
+        report=report,
+        advance=advance,
+    )
 
 
 def _close(record: RunRecord, outcome: Outcome, mirror_problem: str | None) -> None:

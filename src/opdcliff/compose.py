@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from opdcliff.config import RunConfig, field_names, load
+from opdcliff.config import RunConfig, field_names, load, science
 from opdcliff.conf_groups import group_names, options_of
 from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
@@ -78,12 +78,11 @@ def compose_grid(overrides: Sequence[str]) -> Grid:
         parser = OverridesParser.create(config_loader=hydra.config_loader)
         # What the sweeper will do, done beforehand; `None` keeps its batches in one list.
         (cells,) = BasicSweeper.split_arguments(parser.parse_overrides(words), None)
-        composed = [hydra.config_loader.load_sweep_config(master, cell) for cell in cells]
-    varied = _varied(cells)
-    checked = [
-        GridCell(_checked(config, names), names)
-        for config, names in zip(composed, varied, strict=True)
-    ]
+        checked = [
+            GridCell(_checked(hydra.config_loader.load_sweep_config(master, cell), names), names)
+            for cell, names in zip(cells, _varied(cells), strict=True)
+        ]
+    _refuse_repeats(checked)
     return Grid(checked, str(master.hydra.launcher._target_))
 
 
@@ -165,6 +164,19 @@ def _checked(composed: DictConfig, varied: Sequence[str]) -> RunConfig:
         if not varied:
             raise
         raise ConfigError(f"{error} (in the cell {' '.join(varied)})") from error
+
+
+def _refuse_repeats(cells: Sequence[GridCell]) -> None:
+    """The same run twice would be trained once, and fight over one record under joblib."""
+    first: dict[str, GridCell] = {}
+    for cell in cells:
+        lam = cell.config.lam
+        multiple = lam.of_threshold if lam.value is None else None
+        key = repr((science(cell.config), multiple))
+        if key in first:
+            names = " and ".join(" ".join(c.varied) or "itself" for c in (first[key], cell))
+            raise ConfigError(f"the grid has the same run twice: {names}; drop one")
+        first[key] = cell
 
 
 def _varied(cells: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

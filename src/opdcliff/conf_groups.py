@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from opdcliff.paths import conf_dir
-
-# Wide enough for a table in a log, where there is no terminal to ask.
-LOG_WIDTH = 160
+from opdcliff.tables import console
 
 _NOTES = ("# @package", "# opdcliff ")
 
@@ -54,7 +51,6 @@ def _defaults() -> dict[str, str | None]:
 
 def print_groups() -> None:
     """Print every group, its options (the default marked) and what they are for."""
-    console = Console()
     table = Table("group", "option", "for", title="Groups and options (* is the default)")
     table.title_justify = "left"
     for group in group_names():
@@ -62,8 +58,5 @@ def print_groups() -> None:
             mark = "*" if option == default_of(group) else ""
             table.add_row("" if row else group, option + mark, Text(describe(group, option)))
         table.add_section()
-    (console if console.is_terminal else Console(width=LOG_WIDTH)).print(table)
-    console.print(
-        "Any field can be set as key.field=value; `opdcliff config` prints all of them.",
-        highlight=False,
-    )
+    console().print(table)
+    print("Any field can be set as key.field=value; `opdcliff config` prints all of them.")

@@ -19,7 +19,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from opdcliff.contract import get_contract
 from opdcliff.errors import ConfigError
 from opdcliff.objective import ClipRule, validate_clip
-from opdcliff.paths import safe_name
+from opdcliff.paths import StudyPaths
 
 
 @dataclass
@@ -267,12 +267,13 @@ def check(config: RunConfig) -> None:
         if value is not None and not holds(value):
             raise ConfigError(f"{name}={value} is not allowed; allowed: {allowed}")
     get_contract(config.data.contract)
-    for name in ("clip.name", "protocol.name"):
-        safe_name(_lookup(config, name))
+    # Both become parts of a path; any digest will do to have them checked.
+    StudyPaths().cell_dir(config.protocol.name, config.clip.name, "0" * 12)
     _check_arch(config.model.arch)
     _check_clip(config)
     _check_lam(config)
     _check_sources(config)
+    _check_engine(config)
 
 
 def _in_words(error: OmegaConfBaseException) -> str:
@@ -324,6 +325,29 @@ def _check_lam(config: RunConfig) -> None:
             "lam.value and lam.of_threshold are both null; set lam.value (a number >= 0) or "
             "lam.of_threshold (a multiple of the calibrated lambda*)"
         )
+
+
+def _check_engine(config: RunConfig) -> None:
+    engine, ranks = config.engine, config.engine.ranks
+    if engine.name == "single":
+        for name, used in (("ranks", ranks > 1), ("offload_optimizer", engine.offload_optimizer)):
+            if used:
+                value = str(getattr(engine, name)).lower()
+                raise ConfigError(f"engine.{name}={value} needs a ZeRO engine; set engine=zero2")
+    elif config.model.dtype == "float64":
+        raise ConfigError("model.dtype=float64 is only for engine=single; set float32 or bfloat16")
+    if config.rollout.prompts_per_update % ranks:
+        # Ranks work in step: each needs the same number of answers.
+        raise ConfigError(
+            f"rollout.prompts_per_update={config.rollout.prompts_per_update} cannot be shared out "
+            f"evenly over engine.ranks={ranks}; give a multiple"
+        )
+    for name in ("prompts", "final_prompts"):
+        if getattr(config.evaluation, name) < ranks:
+            raise ConfigError(
+                f"evaluation.{name}={getattr(config.evaluation, name)} leaves some of "
+                f"engine.ranks={ranks} without any; give at least as many"
+            )
 
 
 def _check_sources(config: RunConfig) -> None:
@@ -438,7 +462,7 @@ _RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("data.name", _one_of("mini", "amazon_fashion", "prompts")),
         ("optim.estimator", _one_of("sampled", "full")),
         ("evaluation.gain", _one_of("exp", "linear")),
-        ("engine.name", _one_of("single", "zero2", "zero3")),
+        ("engine.name", _one_of("single", "zero1", "zero2", "zero3")),
         ("engine.device", _one_of("auto", "cpu", "cuda")),
         ("model.dtype", _one_of("float32", "bfloat16", "float64")),
         ("model.arch.family", _one_of("qwen3", "llama")),

@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -104,13 +104,18 @@ def pick_device(config: EngineConfig) -> torch.device:
     """The device of this process: `auto` is the GPU of its local rank if there is one.
 
     Raises:
-        ConfigError: cuda is asked for and there is none.
+        ConfigError: cuda is asked for and there is none, or there are more ranks than GPUs.
     """
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
         raise ConfigError("engine.device=cuda and torch sees no GPU; set engine.device=cpu or auto")
     if config.device == "cpu" or not available:
         return torch.device("cpu")
+    if config.ranks > torch.cuda.device_count():
+        raise ConfigError(
+            f"engine.ranks={config.ranks} and torch sees {torch.cuda.device_count()} GPUs; lower "
+            "the ranks to that, or set engine.device=cpu"
+        )
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
@@ -129,18 +134,9 @@ def build_optimizer(student: PreTrainedModel, config: OptimConfig) -> torch.opti
     )
 
 
-def open_engine(student: PreTrainedModel, config: RunConfig) -> Any:
-    """The engine of `config.engine.name` around `student`.
-
-    Raises:
-        ConfigError: several ranks without a ZeRO engine.
-    """
+def open_engine(student: PreTrainedModel, config: RunConfig) -> Engine:
+    """The engine of `config.engine.name` around `student`; a ZeRO engine only inside a rank."""
     if config.engine.name == "single":
-        if config.engine.ranks > 1:
-            raise ConfigError(
-                f"engine.ranks={config.engine.ranks} with engine=single; set engine=zero2 for "
-                "several ranks"
-            )
         return SingleEngine(student, config)
     from opdcliff.engine_deepspeed import DeepSpeedEngine
 

@@ -46,3 +46,9 @@ class StudyIncompleteError(OpdcliffError):
     """Some cells of a study have no terminal result."""
 
     exit_code = 7
+
+
+class EngineError(OpdcliffError):
+    """A rank of a run on several processes failed or died."""
+
+    exit_code = 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +37,7 @@ def run_study(config: RunConfig, paths: StudyPaths) -> StudyResult:
     Finished cells and prepared assets are reused. Raises StudyIncompleteError if cells failed,
     after the results of the others have been written.
     """
-    for arm in config.protocol.arms:
-        arm_config(config, arm, seed=0)
+    check_protocol(config)
     prepared = prepare(config, paths)
     calibration, _ = prepare_calibration(config, paths, prepared)
     reference = references(config, paths, prepared)
@@ -55,6 +55,54 @@ def run_study(config: RunConfig, paths: StudyPaths) -> StudyResult:
             + "; run the same command again to retry them"
         )
     return StudyResult(folder, summary)
+
+
+def check_protocol(config: RunConfig) -> None:
+    """Refuse a protocol whose cells could not all be run, before anything is.
+
+    Raises:
+        ConfigError: no arms, an arm without cells, a multiple that is not positive, a value that
+            no cell of the arm could have, or the same cell twice.
+    """
+    protocol = config.protocol
+    if config.lam.value is not None:
+        raise ConfigError(
+            f"lam.value={config.lam.value} has no effect on a study, whose lambdas are the "
+            "multiples of protocol.arms; leave it null, or use `opdcliff train`"
+        )
+    if not protocol.arms:
+        raise ConfigError(
+            f"protocol.arms of protocol={protocol.name} is empty; choose a protocol with arms, or "
+            "use `opdcliff train`"
+        )
+    seen: set[tuple[object, ...]] = set()
+    for number, arm in enumerate(protocol.arms):
+        where = f"protocol.arms[{number}]"
+        _check_lists(arm, where)
+        for seed in arm.seeds:
+            try:
+                own = arm_config(config, arm, seed)
+            except ConfigError as error:
+                raise ConfigError(f"{error} (in {where})") from error
+            for multiple in arm.multiples:
+                cell = (own.clip.name, own.optim.estimator, own.lam.warmup_updates, multiple, seed)
+                if cell in seen:
+                    raise ConfigError(
+                        f"{where} has the cell multiple={multiple:g} seed={seed} twice, or shares "
+                        "it with an arm before it; drop one"
+                    )
+                seen.add(cell)
+
+
+def _check_lists(arm: ProtocolArm, where: str) -> None:
+    for name, values in (("multiples", arm.multiples), ("seeds", arm.seeds)):
+        if not values:
+            raise ConfigError(f"{where}.{name} is empty; give at least one")
+    for multiple in arm.multiples:
+        if not 0 < multiple < math.inf:
+            raise ConfigError(
+                f"{where}.multiples holds {multiple}; allowed: numbers > 0 (multiples of lambda*)"
+            )
 
 
 def grid(config: RunConfig, binding: Binding | None) -> list[Cell]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Wide enough for a table in a log, where there is no terminal to ask.
 LOG_WIDTH = 160
@@ -23,7 +25,7 @@ def print_table(out: Console, title: str, frame: pd.DataFrame, *, digits: int = 
     """Print `frame` with a header of its column names; missing values as a dash."""
     table = Table(title=title, title_justify="left")
     for name in frame.columns:
-        left = pd.api.types.is_string_dtype(frame[name])
+        left = any(isinstance(value, str) for value in frame[name])
         table.add_column(str(name), justify="left" if left else "right", overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*(_text(value, digits) for value in row))
@@ -36,8 +38,7 @@ def with_intervals(calibration: pd.DataFrame) -> pd.DataFrame:
     for name in (c for c in calibration.columns if f"{c}_lo" in calibration.columns):
         bounds = (calibration[name], calibration[f"{name}_lo"], calibration[f"{name}_hi"])
         view[name] = [
-            f"{value:.4f} [{low:.4f}, {high:.4f}]"
-            for value, low, high in zip(*bounds, strict=True)
+            f"{value:.4f} [{low:.4f}, {high:.4f}]" for value, low, high in zip(*bounds, strict=True)
         ]
     view["binding"] = ["<- binding" if binding else "" for binding in calibration.binding]
     return view
