@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,8 +78,14 @@ def chain(
     go: Sequence[float], dtype: torch.dtype = torch.float32, **masses: float
 ) -> PreTrainedModel:
     """A model with the next-token masses of `rows`; only its head can be trained."""
-    names = tokens(len(go))
-    size = len(names)
+    return model_of(tokens(len(go)), rows(go, **masses), dtype)
+
+
+def model_of(
+    texts: Sequence[str], after: Mapping[str, Mapping[str, float]], dtype: torch.dtype
+) -> PreTrainedModel:
+    """A model for `word_tokenizer(texts)` with mass `after[token][next]` on what follows."""
+    size = len(texts)
     config = Qwen3Config(
         vocab_size=size,
         hidden_size=size,
@@ -91,23 +97,47 @@ def chain(
         max_position_embeddings=512,
         rms_norm_eps=0.0,
         tie_word_embeddings=False,
-        pad_token_id=names.index(PAD),
+        pad_token_id=texts.index(PAD),
         bos_token_id=None,
-        eos_token_id=names.index(EOS),
+        eos_token_id=texts.index(EOS),
     )
     logits = torch.full((size, size), -60.0, dtype=torch.float64)
-    for token, following in rows(go, **masses).items():
-        for after, mass in following.items():
-            logits[names.index(after), names.index(token)] = math.log(max(mass, NOTHING))
+    for token, following in after.items():
+        for text, mass in following.items():
+            logits[texts.index(text), texts.index(token)] = math.log(max(mass, NOTHING))
     model = Qwen3ForCausalLM(config).double()
     with torch.no_grad():
         layer = model.model.layers[0]
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
         model.model.embed_tokens.weight.copy_(math.sqrt(size) * torch.eye(size))
-        # The final norm turns a row of the identity into one of length sqrt(size).
+        # The final norm leaves a row of length sqrt(size) as it is.
         model.lm_head.weight.copy_(logits / math.sqrt(size))
     return train_head_only(model.to(dtype).eval())
+
+
+def transformer(texts: Sequence[str], seed: int = 0) -> PreTrainedModel:
+    """A random float64 model for `word_tokenizer(texts)`; its attention sees padding and order."""
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(texts),
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            max_position_embeddings=64,
+            pad_token_id=texts.index(PAD),
+            bos_token_id=None,
+            eos_token_id=texts.index(EOS),
+        )
+    ).double()
+    with torch.no_grad():  # The library's initial weights give almost flat distributions.
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
 
 
 def train_head_only(model: PreTrainedModel) -> PreTrainedModel:
@@ -119,8 +149,8 @@ def train_head_only(model: PreTrainedModel) -> PreTrainedModel:
 
 def trio(teacher: PreTrainedModel, base: PreTrainedModel) -> Trio:
     """A trio of chains, the student trainable and at the base."""
-    names = base.config.vocab_size - len(tokens(0))
-    made = assemble(copy.deepcopy(base), teacher, tokenizer(names))
+    words = base.config.vocab_size - len(tokens(0))
+    made = assemble(copy.deepcopy(base), teacher, tokenizer(words))
     train_head_only(made.student)
     return made
 

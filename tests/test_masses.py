@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 
-import markov
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
+import markov
 from opdcliff.contract import RANKING_WITH_REASON
 from opdcliff.data.example import Example
 from opdcliff.masses import CLASSES, NO_CLASS, Positions, label, modal_logits
@@ -55,29 +55,6 @@ ACCEPTED = [
     for first, second in itertools.permutations(CANDIDATES)
     for keys in itertools.permutations((f'"ranking":["{first}","{second}"]', '"reason":""'))
 ]
-
-
-def random_model(vocabulary: int = len(VOCABULARY), scale: float = 0.3) -> PreTrainedModel:
-    """Attention included, so that padding and positions matter."""
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=vocabulary,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            max_position_embeddings=64,
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-    ).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(scale * torch.randn_like(parameter))
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +156,9 @@ def test_equal_modal_sets_share_a_row(positions: Positions) -> None:
 def test_a_rollout_without_live_positions_has_no_masses(modal_sets: ModalSets) -> None:
     dead = Positions(*(torch.full((2, 3), NO_CLASS) for _ in range(3)), torch.zeros(1, 1).bool())
     rollout = markov.rollout(TOKENIZER, ["A", "A"], [("Z", "Z", "Z"), ("Z", "Z", "Z")])
-    values = modal_logits(random_model(), rollout, dead, temperature=1.0, chunk_tokens=4)
+    values = modal_logits(
+        markov.transformer(VOCABULARY), rollout, dead, temperature=1.0, chunk_tokens=4
+    )
     assert values.shape == (2, 3)
     assert values.isnan().all()
 
@@ -207,7 +186,7 @@ def reference(
 def test_logits_equal_a_softmax_written_out(
     rollout: Rollout, positions: Positions, temperature: float
 ) -> None:
-    model = random_model()
+    model = markov.transformer(VOCABULARY)
     values = modal_logits(model, rollout, positions, temperature=temperature, chunk_tokens=7)
     expected = reference(model, rollout, positions, temperature)
     assert not values.isnan()[positions.class_BT != NO_CLASS].any()
@@ -215,14 +194,14 @@ def test_logits_equal_a_softmax_written_out(
 
 
 def test_outputs_beyond_the_tokenizer_are_tail(rollout: Rollout, positions: Positions) -> None:
-    padded = random_model(vocabulary=len(VOCABULARY) + 7)
+    padded = markov.transformer([*VOCABULARY, *"abcdefg"])
     values = modal_logits(padded, rollout, positions, temperature=1.0, chunk_tokens=64)
     expected = reference(padded, rollout, positions, 1.0)
     torch.testing.assert_close(values.double(), expected, rtol=2e-6, atol=2e-6, equal_nan=True)
 
 
 def test_the_chunk_size_changes_nothing(rollout: Rollout, positions: Positions) -> None:
-    model = random_model().float()
+    model = markov.transformer(VOCABULARY).float()
     whole, *parts = (
         modal_logits(model, rollout, positions, temperature=1.0, chunk_tokens=chunk)
         for chunk in (10_000, 64, 5, 1)

@@ -124,6 +124,12 @@ def test_answers_do_not_depend_on_the_batch() -> None:
     assert _sample([PROMPTS[n] for n in order], order).answers() == [together[n] for n in order]
 
 
+def test_a_padding_token_inside_a_prompt_is_read_like_any_other() -> None:
+    prompts = [[4, PAD, 5, PAD], [3, 2, 6, 8, 7, 7], [PAD, 9]]
+    rollout = _sample(prompts, [0, 1, 2])
+    assert rollout.answers() == [_slow_answer(prompt, n) for n, prompt in enumerate(prompts)]
+
+
 @pytest.mark.parametrize("padding", [1, 9])
 def test_answers_do_not_depend_on_padding(padding: int) -> None:
     assert _answers(padding=padding) == _answers()
@@ -226,6 +232,26 @@ def test_no_draw_reaches_a_banned_token(draw: float, banned: set[int]) -> None:
     chosen_BV = sampler(torch.zeros(200, 2, dtype=torch.long), scores_BV)
     assert torch.equal(chosen_BV.isfinite().sum(-1), torch.ones(200, dtype=torch.long))
     assert not banned_V[chosen_BV.argmax(-1)].any()
+
+
+def test_tokens_of_tiny_probability_are_drawn_exactly() -> None:
+    """A thousand tokens of 1e-9 each behind a likely one: float32 sums tell few of them apart."""
+    scores_V = torch.zeros(1001)
+    scores_V[0] = 14.0
+    probabilities = torch.softmax(scores_V.double() / 0.7, -1)
+    tail = probabilities[-1].item()
+    assert 1e-9 < tail < 3e-9
+    from_the_end = [3, 250, 500, 750, 997]
+    draws_BT = torch.tensor([[1 - tail * (n + 0.5)] for n in from_the_end], dtype=torch.float64)
+    sampler = InverseCdfSampler(draws_BT, 1, 0.7, None)
+    chosen_B = sampler(torch.zeros(5, 1, dtype=torch.long), scores_V.expand(5, -1)).argmax(-1)
+    assert chosen_B.tolist() == [1000 - n for n in from_the_end]
+
+
+def test_scores_that_are_nan_raise_nothing() -> None:
+    sampler = InverseCdfSampler(torch.full((2, 1), 0.5, dtype=torch.float64), 1, 1.0, None)
+    chosen_BV = sampler(torch.zeros(2, 1, dtype=torch.long), torch.full((2, 4), torch.nan))
+    assert torch.equal(chosen_BV.isfinite().sum(-1), torch.ones(2, dtype=torch.long))
 
 
 # What comes back

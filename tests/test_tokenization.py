@@ -17,6 +17,7 @@ from opdcliff.models import load_tokenizer
 from opdcliff.tokenization import (
     EOS,
     PAD,
+    answer_text,
     encode,
     pad_left,
     train_bpe,
@@ -122,3 +123,10 @@ def test_padding_that_equals_a_token_is_still_told_apart_by_the_mask() -> None:
     ids_BL, attention_BL = pad_left([[0, 0], [0]], pad_id=0)
     assert ids_BL.tolist() == [[0, 0], [0, 0]]
     assert attention_BL.tolist() == [[1, 1], [0, 1]]
+
+
+def test_an_id_beyond_the_tokenizer_is_never_dropped_from_an_answer() -> None:
+    tokenizer = train_bpe(['{"a":"b"}'], 300)
+    ids = encode(tokenizer, '{"a":"b"}')
+    assert answer_text(tokenizer, ids) == '{"a":"b"}'
+    assert answer_text(tokenizer, [*ids[:2], len(tokenizer), *ids[2:]]).endswith("\0")

@@ -32,8 +32,9 @@ onset beside lambda*. Finished cells are reused. Writes results/<data.name>/<pro
        opdcliff train -m key.field=value,value,... [group=option,option,...] ...
 
 One run, e.g. `opdcliff train lam.value=1.2 clip=c2 seed=1`; or with -m every combination of the
-listed values. A grid is checked as a whole before its first cell starts; finished cells are reused;
-launcher=joblib runs cells side by side, launcher=slurm as Slurm jobs. Records: runs/<protocol.name>/.
+listed values. A grid is checked as a whole before its first cell starts, finished cells are reused;
+launcher=joblib runs cells side by side, launcher=slurm as Slurm jobs.
+Records go to runs/<protocol.name>/.
 Whole grids are ready as experiments: opdcliff train -m experiment=mini_fine_grid""",
     "calibrate": """usage: opdcliff calibrate [group=option] [key.field=value] ...
 
@@ -43,9 +44,10 @@ calibration.strengths, and a safe lambda below it. A pair of your own:
 Writes results/<data.name>/calibration/calibration.csv.""",
     "threshold": """usage: opdcliff threshold p=NUMBER [b=NUMBER] [c=NUMBER] [lam=NUMBER]
 
-lambda*, the clip boundary z_c and the fixed point of one position, from the closed form. p is the
-teacher's mass on the modal class, b the warm start's (default 0.5), c the clip strength (default 5);
-each may list several values: opdcliff threshold p=0.99 b=0.5 c=2,5,10""",
+lambda*, the clip boundary z_c and the fixed point of one position, from the closed form.
+p is the teacher's mass on the modal class, b the warm start's (default 0.5), c the clip strength
+(default 5), lam the extrapolation. Each may list several values:
+  opdcliff threshold p=0.99 b=0.5 c=2,5,10""",
     "config": """usage: opdcliff config [group=option] [key.field=value] ...
 
 Prints the resolved configuration of these settings.""",

@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from opdcliff.config import RunConfig, field_names, load, science
 from opdcliff.conf_groups import group_names, options_of
+from opdcliff.config import RunConfig, field_names, load, science
 from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
 
@@ -83,7 +83,10 @@ def compose_grid(overrides: Sequence[str]) -> Grid:
             for cell, names in zip(cells, _varied(cells), strict=True)
         ]
     _refuse_repeats(checked)
-    return Grid(checked, str(master.hydra.launcher._target_))
+    launcher = master.hydra.launcher
+    if "_target_" not in launcher:
+        raise ConfigError(f"hydra.launcher={launcher} is not allowed; set launcher=OPTION")
+    return Grid(checked, str(launcher._target_))
 
 
 def run_multirun(overrides: Sequence[str], task: Callable[[DictConfig], Any]) -> list[Any]:
@@ -106,7 +109,7 @@ def one_line(error: Exception, overrides: Sequence[str] = ()) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return _unknown_option(group, option)
+        return _unknown_option(group, option, error.options)
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read; write group=option or key.field=value"
     if match := re.match(r"Could not override '(.+?)'", text):
@@ -116,11 +119,15 @@ def one_line(error: Exception, overrides: Sequence[str] = ()) -> str:
             f"{match[1]} holds several values; for a grid use `opdcliff train -m {match[1]}`, for "
             "a list put it in [ ]"
         )
+    if match := re.match(r"Could not delete from config. '(.+?)'", text):
+        return f"{match[1]} cannot be removed; every setting needs a value, which may be null"
+    if "does not support sweep type" in text:
+        return "a grid lists its values: key=value,value,... or key=range(start,stop,step)"
     if type(error) is ValueError:
         for word in overrides:
             group, _, option = word.partition("=")
             if group in group_names() and option not in options_of(group):
-                return _unknown_option(group, option)
+                return _unknown_option(group, option, options_of(group))
     return text
 
 
@@ -139,10 +146,12 @@ def _refuse_flags(overrides: Sequence[str]) -> None:
                 f"{word} is unknown; flags are --help and, with train, -m; settings are written "
                 "key.field=value"
             )
+        if word.startswith("="):
+            raise ConfigError(f"{word} names no setting; write group=option or key.field=value")
 
 
-def _unknown_option(group: str, option: str) -> str:
-    line = f"{group}={option} is unknown; allowed: {', '.join(options_of(group)) or 'none'}"
+def _unknown_option(group: str, option: str, allowed: Sequence[str] | None) -> str:
+    line = f"{group}={option} is unknown; allowed: {', '.join(sorted(allowed or ())) or 'none'}"
     if group == "lambda":
         line += "; a number goes into lam.value"
     elif group.startswith("hydra/"):
@@ -168,15 +177,17 @@ def _checked(composed: DictConfig, varied: Sequence[str]) -> RunConfig:
 
 def _refuse_repeats(cells: Sequence[GridCell]) -> None:
     """The same run twice would be trained once, and fight over one record under joblib."""
-    first: dict[str, GridCell] = {}
-    for cell in cells:
+    first: dict[str, int] = {}
+    for number, cell in enumerate(cells, start=1):
         lam = cell.config.lam
         multiple = lam.of_threshold if lam.value is None else None
         key = repr((science(cell.config), multiple))
         if key in first:
-            names = " and ".join(" ".join(c.varied) or "itself" for c in (first[key], cell))
-            raise ConfigError(f"the grid has the same run twice: {names}; drop one")
-        first[key] = cell
+            names = f" ({' '.join(cell.varied)})" if cell.varied else ""
+            raise ConfigError(
+                f"cells {first[key]} and {number} of the grid are the same run{names}; drop one"
+            )
+        first[key] = number
 
 
 def _varied(cells: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

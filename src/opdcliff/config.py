@@ -286,8 +286,14 @@ def _in_words(error: OmegaConfBaseException) -> str:
         return f"there is no setting {name}; allowed there: {allowed}"
     if match := re.search(r"could not be converted to (\w+)", text):
         return f"{name}={error.value} is not {_TYPES.get(match[1], match[1])}"
+    if "is not a valid bool" in text:
+        return f"{name}={error.value} is not {_TYPES['Boolean']}"
     if text.startswith("Incompatible value 'None'"):
         return f"{name}=null is not allowed; give a value"
+    if text.startswith("Invalid type assigned"):
+        return f"{name}={error.value} is not allowed; set one of its fields, {name}.FIELD=VALUE"
+    if text.startswith("Invalid value assigned"):
+        return f"{name}={error.value} is not a list; write {name}=[VALUE,...]"
     return f"{name}: {text}"
 
 
@@ -353,7 +359,7 @@ def _check_engine(config: RunConfig) -> None:
 def _check_sources(config: RunConfig) -> None:
     data, model = config.data, config.model
     if data.name != "mini" and data.path is None:
-        raise ConfigError(f"data.path is missing for data={data.name}; set data.path=FOLDER")
+        raise ConfigError(f"data.path is missing for data={data.name}; set data.path=PATH")
     for name, value in (("data.path", data.path), ("data.rubric", data.rubric)):
         if value is not None and not Path(value).expanduser().exists():
             raise ConfigError(f"{name}={value} does not exist; give an existing path")
@@ -361,6 +367,12 @@ def _check_sources(config: RunConfig) -> None:
         # A hub id is `owner/name`; anything that looks like a file-system path must exist.
         if source and _looks_like_path(source) and not Path(source).expanduser().is_dir():
             raise ConfigError(f"{name}={source} is no folder; give a model folder or a hub id")
+        revision = getattr(model, f"{name.removeprefix('model.')}_revision")
+        if source and not Path(source).expanduser().is_dir() and not is_commit(revision):
+            raise ConfigError(
+                f"{name}={source} is no folder, and as a hub id it needs its commit: set "
+                f"{name}_revision (now {revision}) to the 40 hex digits, or give a folder"
+            )
     if (model.student is None) != (model.teacher is None):
         raise ConfigError(
             "model.student and model.teacher must both be given or both be null: they have to "
@@ -379,6 +391,11 @@ def _check_sources(config: RunConfig) -> None:
             f"calibration.prompts={config.calibration.prompts} exceeds "
             f"data.calibration={data.calibration}; lower the first or raise the second"
         )
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a hub revision names one checkpoint for good: 40 hex digits, no branch or tag."""
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def _looks_like_path(source: str) -> bool:

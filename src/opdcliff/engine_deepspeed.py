@@ -25,7 +25,6 @@ from opdcliff.engine import build_optimizer, pick_device, scoring_module
 Item = TypeVar("Item")
 
 _STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
-_WHOLE_PARAMETERS_SPLIT = 3
 
 # Elements per collective; its buffer is allocated in full. DeepSpeed's default holds 2 GB.
 _BUCKET = 50_000_000
@@ -45,7 +44,7 @@ class DeepSpeedEngine:
         self.device = pick_device(config.engine)
         _use_no_compiled_operator()
         student.to(self.device)
-        self._splits_parameters = stage == _WHOLE_PARAMETERS_SPLIT
+        self._splits_parameters = stage == 3
         self._parameters = list(student.parameters())
         # ZeRO-3 hangs collectives on the modules it wraps, so ranks that sample answers of
         # different length would wait for each other for ever. A twin without them does not.

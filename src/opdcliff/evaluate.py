@@ -20,6 +20,7 @@ from opdcliff.models import Trio
 from opdcliff.ranking import Gain, ranked_grades, ranking_metrics
 from opdcliff.rollout import EVALUATION_STREAM, Rollout, sample
 from opdcliff.token_classes import TAIL_NEEDED, ModalSets
+from opdcliff.tokenization import answer_text
 
 # Prompts sampled at a time; answers do not depend on it.
 BATCH = 256
@@ -42,7 +43,7 @@ def judge(
     for example, ids, ended in zip(
         examples, rollout.answers(), rollout.ended_B.tolist(), strict=True
     ):
-        text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False)
+        text = answer_text(tokenizer, ids[:-1] if ended else ids)
         verdict = contract.parse(text, example.candidates, ended=ended)
         grades = (
             None

@@ -6,6 +6,7 @@ import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,7 @@ from opdcliff.canonical import digest
 from opdcliff.cells import Cell, is_finished, run_cell
 from opdcliff.compose import Grid, run_multirun
 from opdcliff.config import RunConfig
-from opdcliff.errors import ConfigError, StudyIncompleteError
+from opdcliff.errors import StudyIncompleteError
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import prepare, prepare_calibration
 from opdcliff.progress import Stage
@@ -27,9 +28,10 @@ from opdcliff.summary import summarise
 
 @dataclass(frozen=True)
 class JobResult:
-    """A cell's row for the table (see `summarise`), or why it has none."""
+    """A cell's row for the table (see `summarise`) and its records' folder, or why it has none."""
 
     row: dict[str, Any] | None
+    folder: Path | None = None
     problem: str | None = None
     reused: bool = False
 
@@ -51,7 +53,8 @@ def run_one(config: RunConfig, paths: StudyPaths, console: Console, label: str =
             run_cell(cell, prepared, paths, stage.advance_of(cell.name))
     known = Calibration(pd.DataFrame(), binding)
     (row,) = summarise(config, [cell], prepared, paths, known, {}).cells.to_dict("records")
-    return JobResult({str(name): value for name, value in row.items()}, reused=reused)
+    folder = cell.folder(prepared, paths).parent
+    return JobResult({str(name): value for name, value in row.items()}, folder, reused=reused)
 
 
 def run_grid(grid: Grid, overrides: Sequence[str], paths: StudyPaths) -> list[JobResult]:
@@ -84,7 +87,7 @@ def _job(grid: Grid, paths: StudyPaths, composed: object) -> JobResult:
         label = f"{number + 1}/{len(grid.cells)} "
         return run_one(grid.cells[number].config, paths, console, label)
     except Exception as error:
-        return JobResult(None, " ".join(f"{type(error).__name__}: {error}".split()))
+        return JobResult(None, problem=" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def _quoted(value: str) -> str:

@@ -110,6 +110,7 @@ def _ranks(engine: EngineConfig, job: Path, output: IO[bytes]) -> Iterator[subpr
         finally:
             # The launcher passes it on to its ranks; one that has ended takes no harm.
             launcher.terminate()
+            launcher.wait()
 
 
 def _environment(engine: EngineConfig) -> dict[str, str]:
@@ -123,7 +124,7 @@ def _environment(engine: EngineConfig) -> dict[str, str]:
 
 @dataclass
 class _Told:
-    """What the ranks said about the end; the first error is the cause of the others."""
+    """What the ranks said about the end; of the errors the first causes the others."""
 
     outcome: Outcome | None = None
     errors: dict[int, str] = field(default_factory=dict)
@@ -150,13 +151,10 @@ def _follow(
 
 
 def _cause(told: _Told, ranks: int, code: int) -> str:
-    silent = [str(rank) for rank in range(ranks) if rank not in told.errors]
+    silent = " or ".join(str(rank) for rank in range(ranks) if rank not in told.errors)
     if not told.errors:
-        return f"{ranks} ranks ended without a word (exit code {code}): killed, or out of memory"
+        return f"all {ranks} ranks ended without a word (exit code {code}): killed, out of memory"
     rank, text = next(iter(told.errors.items()))
-    # A rank that is killed makes its peers raise, so the silent ones may be the cause.
-    return f"rank {rank} failed: {text}" + (
-        f" (without a word: rank {', '.join(silent)}; stopped with it, or killed first)"
-        if silent
-        else ""
-    )
+    if silent and "by peer" in text:
+        return f"rank {silent} was killed or ran out of memory; rank {rank} lost touch with it"
+    return f"rank {rank} failed: {text}"

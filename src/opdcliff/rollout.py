@@ -3,7 +3,8 @@
 Every row brings its own uniform numbers, drawn from (seed, stream, running number of the prompt);
 a token is the inverse of the cumulative distribution at its number. So an answer depends on the
 model, the prompt and those numbers alone: not on the other rows, the ranks or a global generator,
-and a resumed run samples what an uninterrupted one would.
+and a resumed run samples what an uninterrupted one would. In bfloat16 the logits themselves vary
+with the shape of the batch, so there it takes the same batches for the same answers [M].
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class InverseCdfSampler(LogitsProcessor):  # type: ignore[misc]
         cdf_BV = torch.softmax(logits_BV, dim=-1).cumsum(-1)
         # Scaled by the total, so that rounding in the sum cannot put the draw beyond the end.
         draw_B1 = self._uniform_BT[:, step : step + 1] * cdf_BV[:, -1:]
+        # NaN logits draw the last token: the loss is to report them, not an index error here.
         token_B1 = torch.searchsorted(cdf_BV, draw_B1, right=True).clamp(max=cdf_BV.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, token_B1, 0.0)
 

@@ -23,7 +23,9 @@ def console() -> Console:
 
 def print_table(out: Console, title: str, frame: pd.DataFrame, *, digits: int = 4) -> None:
     """Print `frame` with a header of its column names; missing values as a dash."""
-    table = Table(title=title, title_justify="left")
+    # Printed apart: as a table's title it would wrap at the table's width.
+    out.print(title, markup=False, highlight=False, soft_wrap=True)
+    table = Table()
     for name in frame.columns:
         left = any(isinstance(value, str) for value in frame[name])
         table.add_column(str(name), justify="left" if left else "right", overflow="fold")

@@ -193,8 +193,13 @@ class ModalSets:
     def states(
         self, candidates: Sequence[str], token_ids: Sequence[int]
     ) -> list[PrefixState | None]:
-        """`live_states` of an answer given as token ids; a special token ends it."""
-        return live_states(self._contract, candidates, [self.texts[i] for i in token_ids])
+        """`live_states` of an answer given as token ids; a special token ends it.
+
+        So does an id beyond the tokenizer: some models have more outputs than entries.
+        """
+        known = len(self.texts)
+        texts = [self.texts[i] if i < known else None for i in token_ids]
+        return live_states(self._contract, candidates, texts)
 
     def mask(self, state: PrefixState) -> NDArray[np.bool_]:
         """Modal set at `state`: read-only booleans, shape [vocabulary]; computed once per state."""

@@ -51,6 +51,20 @@ def vocabulary_texts(tokenizer: Any) -> list[str]:
     ]
 
 
+def answer_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of an answer, special tokens spelled out.
+
+    Some models have more outputs than their tokenizer has entries; decoding drops such an id
+    without a word, which would repair the answer. It becomes NUL here, which no contract takes.
+    """
+    known = len(tokenizer)
+    stop = next((i for i, token in enumerate(ids) if token >= known), None)
+    if stop is not None:
+        return f"{tokenizer.decode(ids[:stop], skip_special_tokens=False)}\0"
+    text: str = tokenizer.decode(ids, skip_special_tokens=False)
+    return text
+
+
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and attention mask of shape (B, L), padded on the left so that answers start aligned."""
     width = max(len(row) for row in rows)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from opdcliff.errors import ConfigError, StudyIncompleteError
 from opdcliff.paths import StudyPaths
-from opdcliff.tables import console, print_table
+from opdcliff.tables import console
 
 if TYPE_CHECKING:
     from opdcliff.compose import Grid
-    from opdcliff.jobs import JobResult
 
 _MULTIRUN = ("-m", "--multirun")
 # The verbs whose cells are named on the command line have no arms.
@@ -46,16 +45,17 @@ def train(words: list[str]) -> int:
     settings = [_NO_ARMS, *(word for word in words if word not in _MULTIRUN)]
     if len(settings) <= len(words):
         return _train_grid(settings)
-    from opdcliff.compose import compose_one
+    from opdcliff.compose import GridCell, compose_one
     from opdcliff.config import load
 
     config = load(compose_one(settings))
     from rich.console import Console
 
+    from opdcliff.cell_table import print_cells
     from opdcliff.jobs import run_one
 
     result = run_one(config, StudyPaths(), Console(stderr=True))
-    _show_cells([result], [()])
+    print_cells([GridCell(config, ())], [result], console())
     return 0
 
 
@@ -64,14 +64,14 @@ def _train_grid(settings: list[str]) -> int:
 
     grid = compose_grid(settings)
     _require_slurm(grid)
+    from opdcliff.cell_table import print_cells
     from opdcliff.jobs import run_grid
 
     results = run_grid(grid, settings, StudyPaths())
-    names = [cell.varied for cell in grid.cells]
-    _show_cells(results, names)
+    print_cells(grid.cells, results, console())
     failed = [
-        f"{' '.join(name) or 'the cell'} ({result.problem})"
-        for name, result in zip(names, results, strict=True)
+        f"{' '.join(cell.varied) or 'the cell'} ({result.problem})"
+        for cell, result in zip(grid.cells, results, strict=True)
         if result.problem is not None
     ]
     if failed:
@@ -88,7 +88,7 @@ def calibrate(words: list[str]) -> int:
     from opdcliff.config import load
 
     # Nothing is evaluated, so prompts for that need not be there.
-    unused = ["evaluation.prompts=1", "evaluation.final_prompts=1"]
+    unused = [f"evaluation.{name}=${{data.test}}" for name in ("prompts", "final_prompts")]
     config = load(compose_one([_NO_ARMS, *unused, *words]))
     from opdcliff.calibration_report import report
 
@@ -116,21 +116,6 @@ def config(words: list[str]) -> int:
     load(composed)
     print(OmegaConf.to_yaml(composed, resolve=True), end="")
     return 0
-
-
-def _show_cells(results: list[JobResult], names: list[tuple[str, ...]]) -> None:
-    import pandas as pd
-
-    rows = [
-        ({"cell": " ".join(name)} if name else {}) | result.row
-        for name, result in zip(names, results, strict=True)
-        if result.row is not None
-    ]
-    reused = sum(result.reused for result in results)
-    if rows:
-        table = pd.DataFrame(rows).drop(columns=["c", "parse_lo", "parse_hi"])
-        note = f", {reused} of them finished before and reused" if reused else ""
-        print_table(console(), f"{len(rows)} of {len(results)} cells{note}", table)
 
 
 def _require_slurm(grid: Grid) -> None:

@@ -1,0 +1,110 @@
+"""Where an update's time goes, and what the fast paths save: ratios measured in one run.
+
+    .venv/bin/python benchmarks/step.py [hydra overrides]
+
+Uses the prepared models of the default study (building them if they are missing). Times are the
+median of several repeats in this process on an otherwise idle machine; only ratios are meant to
+be compared between machines.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from opdcliff import assets
+from opdcliff.compose import compose_one
+from opdcliff.config import load
+from opdcliff.data.prompts import batch_of_update, prompt_batch
+from opdcliff.paths import StudyPaths
+from opdcliff.prepare import load_trio, prepare
+from opdcliff.rollout import TRAIN_STREAM, sample
+from opdcliff.scoring import completion_full_logp, completion_logp
+
+REPEATS = 7
+
+
+def median_seconds(action: Callable[[], object]) -> float:
+    """Median wall time of an action after one warm-up."""
+    action()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def main() -> None:
+    config = load(compose_one(sys.argv[1:]))
+    torch.set_num_threads(config.engine.threads)
+    prepared = prepare(config, StudyPaths())
+    trio = load_trio(config, prepared)
+    train = assets.read_splits(prepared.data).train
+    numbered = batch_of_update(train, config.rollout.prompts_per_update, 0, config.seed)
+    examples, numbers = [e for _, e in numbered], [n for n, _ in numbered]
+    settings = {
+        "seed": config.seed,
+        "stream": TRAIN_STREAM,
+        "temperature": config.rollout.temperature,
+        "tokenizer": trio.tokenizer,
+    }
+
+    def generate(rows: int = len(examples), **changed: object) -> object:
+        prompt_BL, attention_BL = prompt_batch(trio.tokenizer, examples[:rows])
+        return sample(
+            trio.teacher,
+            prompt_BL,
+            attention_BL,
+            numbers=numbers[:rows],
+            max_new_tokens=config.rollout.max_new_tokens,
+            **{**settings, **changed},  # type: ignore[arg-type]
+        )
+
+    rollout = generate()
+    length = rollout.mask_BT.shape[1]  # type: ignore[attr-defined]
+    inputs = (rollout.ids_BL, rollout.attention_BL, length)  # type: ignore[attr-defined]
+
+    def update(full: bool) -> None:
+        score = (
+            (lambda: completion_full_logp(trio.student, *inputs, temperature=1.0))
+            if full
+            else (
+                lambda: completion_logp(
+                    trio.student,
+                    *inputs,
+                    temperature=1.0,
+                    chunk_tokens=config.engine.score_chunk_tokens,
+                )
+            )
+        )
+        score().sum().backward()
+        trio.student.zero_grad()
+
+    def frozen() -> None:
+        with torch.no_grad():
+            completion_logp(trio.teacher, *inputs, temperature=1.0, chunk_tokens=4096)
+
+    banned_V = torch.zeros(trio.teacher.config.vocab_size, dtype=torch.bool)
+    banned_V[trio.tokenizer.eos_token_id] = True
+    times = {
+        "generate": median_seconds(generate),
+        "score one frozen model": median_seconds(frozen),
+        "update, sampled": median_seconds(lambda: update(full=False)),
+        "update, full": median_seconds(lambda: update(full=True)),
+        "generate, never stopping": median_seconds(lambda: generate(banned_V=banned_V)),
+        "generate, one row at a time": median_seconds(lambda: [generate(rows=1) for _ in range(1)])
+        * len(examples),
+    }
+    whole = times["generate"] + 2 * times["score one frozen model"] + times["update, sampled"]
+    print(f"{len(examples)} answers of up to {length} tokens; one update = {whole * 1e3:.0f} ms")
+    for name, seconds in times.items():
+        print(f"{name:<30} {seconds * 1e3:8.1f} ms   {seconds / whole:6.2f} of an update")
+
+
+if __name__ == "__main__":
+    main()
