@@ -16,7 +16,6 @@ from opdcliff.calibrate import modal_sets_for
 from opdcliff.contract import RANKING_WITH_REASON, FailureCode, Verdict
 from opdcliff.evaluate import Judged, answer_metrics, class_metrics, judge, sample_answers
 from opdcliff.models import Trio, assemble
-from opdcliff.ranking import ndcg_at_k
 from opdcliff.rollout import Rollout
 from opdcliff.theory import logit
 
@@ -46,7 +45,7 @@ ANSWERS: dict[tuple[str, ...], FailureCode | None] = {
 @pytest.fixture(scope="module")
 def judged() -> list[Judged]:
     rollout = markov.rollout(TOKENIZER, ["p"] * len(ANSWERS), list(ANSWERS))
-    examples = [markov.example(i, grades=(0, 3)) for i in range(len(ANSWERS))]
+    examples = [markov.example(i, grades=(1, 3)) for i in range(len(ANSWERS))]
     return judge(rollout, examples, RANKING_WITH_REASON, TOKENIZER)
 
 
@@ -58,7 +57,7 @@ def test_every_answer_gets_its_verdict(judged: list[Judged]) -> None:
     assert [j.verdict.ok for j in judged] == [code is None for code in ANSWERS.values()]
     assert [j.length for j in judged] == [len(answer) for answer in ANSWERS]
     # Grades in ranked order: B is worth 3.
-    assert [j.grades for j in judged] == [(3, 0), (0, 3)] + [None] * 11
+    assert [j.grades for j in judged] == [(3, 1), (1, 3)] + [None] * 11
 
 
 def test_failures_and_parse_rate_sum_to_one(judged: list[Judged]) -> None:
@@ -75,12 +74,12 @@ def test_failures_and_parse_rate_sum_to_one(judged: list[Judged]) -> None:
 
 def test_ndcg_over_parsed_and_over_all(judged: list[Judged]) -> None:
     metrics = answer_metrics(judged, 1, "exp")
-    assert metrics["eval/ndcg1_parsed"] == 0.5
-    assert metrics["eval/ndcg1_all"] == pytest.approx(1 / 13)
+    # Of two answers the second ranks first what is worth 2^1 - 1 instead of 2^3 - 1.
+    assert metrics["eval/ndcg1_parsed"] == pytest.approx((1 + 1 / 7) / 2)
+    assert metrics["eval/ndcg1_all"] == pytest.approx((1 + 1 / 7) / 13)
     linear = answer_metrics(judged, 2, "linear")
-    expected = (1.0 + ndcg_at_k((0, 3), 2, "linear")) / 2
-    assert linear["eval/ndcg2_parsed"] == pytest.approx(expected)
-    assert linear["eval/ndcg2_parsed"] == pytest.approx((1 + 1 / math.log2(3)) / 2)
+    second = (1 + 3 / math.log2(3)) / (3 + 1 / math.log2(3))
+    assert linear["eval/ndcg2_parsed"] == pytest.approx((1 + second) / 2)
 
 
 def test_without_a_parsed_answer_its_ndcg_is_not_a_number() -> None:

@@ -17,7 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from opdcliff.canonical import digest, fsync_folder, write_json_atomic, write_text_atomic
+from opdcliff.canonical import (
+    digest,
+    file_digest,
+    fsync_folder,
+    write_json_atomic,
+    write_text_atomic,
+)
 from opdcliff.data.example import Example, Splits
 from opdcliff.errors import RecordError
 from opdcliff.paths import StudyPaths
@@ -67,6 +73,17 @@ def ensure(
         aside.rename(folder)
         fsync_folder(folder.parent)
     return folder
+
+
+def code_digest(*modules: str) -> str:
+    """Hash of the source of package modules, for the key of what they build.
+
+    Settings alone do not name an asset: an edit of the code that draws answers or measures masses
+    must not be answered with what the old code left.
+    """
+    root = Path(__file__).parent
+    sources = {name: file_digest(root / f"{name}.py") for name in modules}
+    return digest(sources, "code")
 
 
 def manifest(folder: Path) -> dict[str, Any]:
