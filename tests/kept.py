@@ -46,7 +46,7 @@ def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
 def parameters(engine: Engine) -> dict[str, torch.Tensor]:
     """Copies of the student's parameters."""
     with engine.whole_student():
-        return {name: value.clone() for name, value in engine.student.named_parameters()}
+        return {name: value.detach().clone() for name, value in engine.student.named_parameters()}
 
 
 def refused_update(engine: Engine) -> float:

@@ -31,9 +31,8 @@ CODES = {
     "no_brace": FailureCode.EXTRA_TEXT,
     "extra_text": FailureCode.EXTRA_TEXT,
     "no_reason": FailureCode.SCHEMA,
-    "wrong_close": FailureCode.NOT_JSON,
 }
-NEED_A_REASON = {"no_reason", "wrong_close"}
+NEED_A_REASON = {"no_reason"}
 
 
 def _example(candidates: int = 4, seed: int = 0) -> Example:

@@ -27,7 +27,7 @@ from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.engine import SingleEngine, pick_device
 from opdcliff.errors import ConfigError, EngineError
 from opdcliff.launch import Job
-from opdcliff.models import build
+from opdcliff.models import build, load_model
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import STUDENT, TEACHER, Prepared
 from opdcliff.records import read_record
@@ -219,13 +219,14 @@ def test_two_ranks_train_as_one_process_does(
     assert lengths[0] != lengths[1]
     for name in ("train/loss", "train/grad_norm"):
         expected, found = alone.history[name][1:], shared.history[name][1:]
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        # A loss is a sum in which large terms of both signs cancel, hence the absolute part.
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
     same = [name for name in alone.history if str(name).startswith("eval/")]
     pd.testing.assert_frame_equal(shared.history[same], alone.history[same])
+    trained = alone.ranks[0]["parameters"]
+    start = dict(load_model(prepared.models / STUDENT, dtype="float32").named_parameters())
     for rank in shared.ranks:
-        assert rank["parameters"].keys() == alone.ranks[0]["parameters"].keys()
-        for name, expected in alone.ranks[0]["parameters"].items():
-            torch.testing.assert_close(rank["parameters"][name], expected, rtol=1e-4, atol=1e-5)
+        assert _distance(rank["parameters"], trained) < 1e-3 * _distance(start, trained)
         assert not np.isfinite(rank["norm"])
         assert _same(rank["parameters"], rank["after"])
 
@@ -287,3 +288,9 @@ def test_an_interrupt_ends_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def _same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def _distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """Euclidean distance of two sets of parameters."""
+    assert first.keys() == second.keys()
+    return sum(float((first[k] - second[k]).detach().square().sum()) for k in first) ** 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,9 @@ def run_grid(grid: Grid, overrides: Sequence[str], paths: StudyPaths) -> list[Jo
 
 
 def _job(grid: Grid, paths: StudyPaths, composed: object) -> JobResult:
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        # A worker of joblib: processes started from it would look for that method and not find it.
+        multiprocessing.set_start_method("spawn", force=True)
     number = HydraConfig.get().job.num
     # Bars of jobs that run side by side would tear each other.
     in_turn = grid.launcher.endswith("BasicLauncher")

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
 from opdcliff import assets
 from opdcliff.calibrate import Calibration
@@ -22,6 +21,7 @@ from opdcliff.paths import StudyPaths
 from opdcliff.prepare import Prepared
 from opdcliff.records import OUTCOMES, read_record, terminal_status
 from opdcliff.stats import Onset, onset_of_seed, t_interval, wilson
+from opdcliff.tables import print_table, with_intervals
 from opdcliff.token_classes import TAIL_NEEDED
 
 # The level whose crossing is the onset: about midway between the plateaus below and above the
@@ -175,23 +175,26 @@ def write(summary: Summary, folder: Path) -> None:
 def show(summary: Summary, console: Console) -> None:
     """Print the study's tables."""
     if summary.data_report is not None:
-        _print(console, "Data", pd.DataFrame(_flat(summary.data_report), columns=["what", "count"]))
-    reference = pd.DataFrame(
-        [{"model": name, **metrics} for name, metrics in summary.reference.items()]
-    )
-    columns = [c for c in reference.columns if "fail/" not in c]
-    _print(console, "Teacher and warm start on the test prompts", reference[columns])
-    _print(
+        report = pd.DataFrame(_flat(summary.data_report), columns=["what", "count"])
+        print_table(console, "Data", report)
+    models = [
+        {"model": name, **{key.removeprefix("eval/"): value for key, value in metrics.items()}}
+        for name, metrics in summary.reference.items()
+    ]
+    reference = pd.DataFrame(models)
+    columns = [c for c in reference.columns if not c.startswith("fail/")]
+    print_table(console, "Teacher and warm start on the test prompts", reference[columns])
+    print_table(
         console,
         "Calibration: p, b and lambda* per token class (95% over prompts)",
-        _with_intervals(summary.calibration),
+        with_intervals(summary.calibration),
     )
-    _print(
+    print_table(
         console,
         "Cells (parse rate with its Wilson interval: sampling within one run only)",
         _cell_view(summary.cells),
     )
-    _print(
+    print_table(
         console,
         f"Observed onset (parse rate crosses {LEVEL:g}) beside the prediction",
         summary.onsets,
@@ -208,19 +211,6 @@ def _flat(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _with_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    view = table[["class", "offsets", "positions"]].copy()
-    for name in (c for c in table.columns if f"{c}_lo" in table.columns):
-        view[name] = [
-            f"{value:.4f} [{low:.4f}, {high:.4f}]"
-            for value, low, high in zip(
-                table[name], table[f"{name}_lo"], table[f"{name}_hi"], strict=True
-            )
-        ]
-    view["binding"] = np.where(table.binding, "<- binding", "")
-    return view
-
-
 def _cell_view(cells: pd.DataFrame) -> pd.DataFrame:
     if cells.empty:
         return cells
@@ -234,18 +224,3 @@ def _cell_view(cells: pd.DataFrame) -> pd.DataFrame:
         ],
     )
     return view
-
-
-def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
-    table = Table(title=title, title_justify="left")
-    for name in frame.columns:
-        table.add_column(str(name).removeprefix("eval/"), justify="right", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_text(value) for value in row))
-    console.print(table)
-
-
-def _text(value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

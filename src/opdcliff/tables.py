@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,8 @@ def print_table(out: Console, title: str, frame: pd.DataFrame, *, digits: int = 
         left = any(isinstance(value, str) for value in frame[name])
         table.add_column(str(name), justify="left" if left else "right", overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*(_text(value, digits) for value in row))
+        # As plain text: an interval such as [inf, inf] would be taken for markup and vanish.
+        table.add_row(*(Text(_text(value, digits)) for value in row))
     out.print(table)
 
 

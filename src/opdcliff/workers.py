@@ -42,7 +42,7 @@ def worker_pool(workers: int, channel: Channel) -> Iterator[ProcessPoolExecutor]
 
 
 def tell(task: str, done: int) -> None:
-    """In a worker: `task` has made `done` steps in all."""
+    """In a worker: `task` has made `done` steps in all. The last words of a worker may be lost."""
     assert _channel is not None, "runs in a process of worker_pool"
     _channel.put((task, done))
 
