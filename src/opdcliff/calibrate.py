@@ -78,8 +78,11 @@ def calibrate(
 ) -> Calibration:
     """Measure p and b of every token class, and where the first threshold lies.
 
-    p, b: mean probability of teacher and base on the modal class, over positions of the base's
-    own live prefixes. lambda* follows from the means (theory.lambda_star).
+    p, b: median probability of teacher and base on the modal class, over positions of the base's
+    own live prefixes; lambda* follows from the medians (theory.lambda_star). The median, because
+    after a stray token a teacher may put next to nothing on the modal class for the rest of the
+    answer: a percent of such positions moves the mean, and with it lambda*, not the typical
+    position that the theory speaks of.
     """
     chosen = examples[: config.prompts]
     modal_sets = modal_sets_for(contract, trio.tokenizer)
@@ -146,15 +149,14 @@ def _groups(rows: pd.DataFrame, width: int) -> list[tuple[str, str, pd.DataFrame
 
 
 def _row(name: str, span: str, part: pd.DataFrame, config: CalibrationConfig) -> dict[str, Any]:
-    sums = part.groupby("prompt")[["p", "b"]].sum().to_numpy()
-    counts = part.groupby("prompt").size().to_numpy()
-    point = sums.sum(0) / counts.sum()
-    resampled = _bootstrap_means(sums, counts, config)
+    point = part[["p", "b"]].median().to_numpy()
+    per_prompt = [group[["p", "b"]].to_numpy() for _, group in part.groupby("prompt")]
+    resampled = _bootstrap_medians(per_prompt, config)
     row: dict[str, Any] = {
         "class": name,
         "offsets": span,
-        "positions": int(counts.sum()),
-        "prompts": len(counts),
+        "positions": len(part),
+        "prompts": len(per_prompt),
         "tail_needed": name in TAIL_NEEDED,
     }
     columns = {"p": (point[0], resampled[:, 0]), "b": (point[1], resampled[:, 1])}
@@ -172,21 +174,22 @@ def _row(name: str, span: str, part: pd.DataFrame, config: CalibrationConfig) ->
 
 
 def _threshold(p: NDArray[Any], b: NDArray[Any], c: float) -> NDArray[Any]:
-    # A mean mass that rounds to 1 has no finite logit; the limits are 1 for p and infinity for b.
+    # A mass that rounds to 1 has no finite logit; the limits are 1 for p and infinity for b.
     certain = (p >= 1.0) | (b >= 1.0)
     safe_p, safe_b = np.where(certain, 0.5, p), np.where(certain, 0.5, b)
     limit = np.where(b >= 1.0, np.inf, 1.0)
     return np.where(certain, limit, lambda_star(safe_p, safe_b, c))
 
 
-def _bootstrap_means(
-    sums: NDArray[Any], counts: NDArray[Any], config: CalibrationConfig
+def _bootstrap_medians(
+    per_prompt: Sequence[NDArray[Any]], config: CalibrationConfig
 ) -> NDArray[Any]:
-    """Mean p and b of resampled prompts, shape (bootstrap, 2)."""
-    rng = np.random.default_rng([config.seed, len(counts)])
-    picks = rng.integers(len(counts), size=(config.bootstrap, len(counts)))
-    means: NDArray[Any] = sums[picks].sum(1) / counts[picks].sum(1, keepdims=True)
-    return means
+    """Median p and b over the positions of resampled prompts, shape (bootstrap, 2)."""
+    rng = np.random.default_rng([config.seed, len(per_prompt)])
+    picks = rng.integers(len(per_prompt), size=(config.bootstrap, len(per_prompt)))
+    return np.stack(
+        [np.median(np.concatenate([per_prompt[i] for i in pick]), axis=0) for pick in picks]
+    )
 
 
 def _rows(

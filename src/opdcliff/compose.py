@@ -180,7 +180,7 @@ def _refuse_repeats(cells: Sequence[GridCell]) -> None:
     first: dict[str, int] = {}
     for number, cell in enumerate(cells, start=1):
         lam = cell.config.lam
-        multiple = lam.of_threshold
+        multiple = lam.of_threshold if lam.value is None else None
         key = repr((science(cell.config), multiple))
         if key in first:
             names = f" ({' '.join(cell.varied)})" if cell.varied else ""

@@ -76,7 +76,8 @@ def summarise(
 
 def _cell_row(cell: Cell, folder: Path, calibration: Calibration) -> dict[str, Any]:
     record = read_record(folder)
-    final, config = record.last, cell.config
+    # The last evaluation alone: what it could not measure is missing, not older.
+    final, config = record.history.iloc[-1].to_dict(), cell.config
     prompts = int(final["eval/prompts"])
     low, high = wilson(round(final["eval/parse_rate"] * prompts), prompts)
     k = config.evaluation.ndcg_k
