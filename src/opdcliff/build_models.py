@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from opdcliff.contract import REASON, get_contract
 from opdcliff.data.answers import draw_answer
 from opdcliff.data.example import Splits
 from opdcliff.engine import pick_device
+from opdcliff.errors import ModelError
 from opdcliff.models import build, load_model, load_tokenizer, same_vocabulary
 from opdcliff.progress import Stage
 from opdcliff.sft import answer_style, fine_tune
@@ -73,7 +75,13 @@ def _fine_tune_roles(
     channel = open_channel()
     with Stage(title, total, channel), worker_pool(len(roles), channel) as pool:
         jobs = {role: pool.submit(_fine_tune_worker, config, data, folder, role) for role in roles}
-        return {role: job.result() for role, job in jobs.items()}
+        try:
+            return {role: job.result() for role, job in jobs.items()}
+        except BrokenProcessPool as error:
+            raise ModelError(
+                "a fine-tuning process died: killed, or out of memory; nothing half-made is kept, "
+                "run the same command again"
+            ) from error
 
 
 def _fine_tune_worker(config: RunConfig, data: Path, folder: Path, role: str) -> float:

@@ -28,7 +28,7 @@ def study(words: list[str]) -> int:
 
     for word in words:
         name = word.partition("=")[0]
-        if False or name.startswith("clip."):
+        if name in _SET_BY_ARMS or name.startswith("clip."):
             raise ConfigError(
                 f"{word} has no effect on a study: protocol.arms sets it; change protocol.arms, or "
                 "use `opdcliff train`"
