@@ -18,12 +18,12 @@ import torch
 
 from opdcliff import assets
 from opdcliff.compose import compose_one
-from opdcliff.config import load
 from opdcliff.data.prompts import batch_of_update, prompt_batch
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import load_trio, prepare
 from opdcliff.rollout import TRAIN_STREAM, sample
 from opdcliff.scoring import completion_full_logp, completion_logp
+from opdcliff.settings import load
 
 REPEATS = 7
 

@@ -17,10 +17,11 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from opdcliff.compose import compose_one
-from opdcliff.config import RunConfig, load
+from opdcliff.config import RunConfig
 from opdcliff.data.example import Example, Splits
 from opdcliff.models import Trio, assemble
 from opdcliff.rollout import Rollout
+from opdcliff.settings import load
 from opdcliff.tokenization import encode, pad_left
 
 PAD, EOS, PROMPT, BREAK = "<pad>", "<eos>", "p", "\n"

@@ -21,7 +21,7 @@ from kept import keeping, parameters, refused_update
 from opdcliff import assets, launch
 from opdcliff.cells import RANKS_LOG, Cell, run_cell
 from opdcliff.compose import compose_one
-from opdcliff.config import RunConfig, load
+from opdcliff.config import RunConfig
 from opdcliff.data.answers import draw_answer
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.engine import SingleEngine, pick_device
@@ -31,6 +31,7 @@ from opdcliff.models import build, load_model
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import STUDENT, TEACHER, Prepared
 from opdcliff.records import read_record
+from opdcliff.settings import load
 from opdcliff.sft import answer_style, fine_tune
 from opdcliff.tokenization import train_bpe
 

@@ -11,7 +11,7 @@ import torch
 
 from opdcliff import assets
 from opdcliff.calibrate import modal_sets_for
-from opdcliff.config import RunConfig, science
+from opdcliff.config import RunConfig
 from opdcliff.contract import get_contract
 from opdcliff.data.example import Splits
 from opdcliff.engine import open_engine
@@ -20,6 +20,7 @@ from opdcliff.models import Trio, fresh_student
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import Prepared, load_trio
 from opdcliff.records import OUTCOMES, RunRecord, run_identity, status_of, terminal_status
+from opdcliff.settings import science
 from opdcliff.token_classes import ModalSets
 from opdcliff.tracking import open_tracker
 from opdcliff.train import Outcome, train

@@ -64,7 +64,7 @@ def _points(
             "q*": float(fixed_point(p, b, lam)),
             "z*": (z := float(fixed_point_logit(p, b, lam))),
             "(1-p)/(1-q*)": (1.0 - p) * (1.0 + float(np.exp(z))),
-            "clip": "holds" if lam <= star else "at the cliff" if lam == star else "gives way",
+            "clip": "holds" if lam < star else "at the cliff" if lam == star else "gives way",
         }
         for lam in lams
     ]

@@ -19,9 +19,10 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from opdcliff.conf_groups import group_names, options_of
-from opdcliff.config import RunConfig, field_names, load, science
+from opdcliff.config import RunConfig, field_names
 from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
+from opdcliff.settings import load, science
 
 ROOT = "config"
 

@@ -26,10 +26,11 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
-from opdcliff.config import EngineConfig, RunConfig, load
+from opdcliff.config import EngineConfig, RunConfig
 from opdcliff.engine import pick_device
 from opdcliff.errors import EngineError
 from opdcliff.prepare import Prepared
+from opdcliff.settings import load
 from opdcliff.train import Outcome
 
 RANK_MODULE = "opdcliff.rank"

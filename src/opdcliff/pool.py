@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from functools import partial
 
 from opdcliff.cells import Cell, is_finished, run_cell
@@ -22,52 +24,65 @@ def run_cells(
     A cell that raises does not stop the others. A worker that dies (killed, out of memory) takes
     the cells in flight with it; those are tried once more, each alone.
     """
-    waiting = [cell for cell in cells if not is_finished(cell, prepared, paths)]
+    waiting = deque(cell for cell in cells if not is_finished(cell, prepared, paths))
     if not waiting:
         return {}
-    failures: dict[str, str] = {}
-    total = sum(cell.config.optim.updates for cell in waiting)
     reused = len(cells) - len(waiting)
     title = f"training {len(waiting)} cells" + (f" ({reused} finished before)" if reused else "")
+    total = sum(cell.config.optim.updates for cell in waiting)
     channel = open_channel()
     with Stage(title, total, channel) as stage:
-        run = partial(_run_pool, prepared, paths, channel, stage, failures)
+        crew = _Crew(prepared, paths, channel, stage, len(waiting))
         while waiting:
-            lost = run(waiting, workers)
-            # Cells begin in order, so only the first of the lost were in flight.
-            suspects, waiting = lost[:workers], lost[workers:]
-            for cell in suspects:
-                for dead in run([cell], 1):
-                    failures[dead.name] = "its process died; out of memory, or killed"
-    return failures
+            for suspect in crew.run(waiting, workers):
+                for cell in crew.run(deque([suspect]), 1):
+                    crew.failures[cell.name] = "its process died; out of memory, or killed"
+    return crew.failures
 
 
-def _run_pool(
-    prepared: Prepared,
-    paths: StudyPaths,
-    channel: Channel,
-    stage: Stage,
-    failures: dict[str, str],
-    cells: Sequence[Cell],
-    workers: int,
-) -> list[Cell]:
-    """Run cells in one pool; returns, in order, those lost to a worker that died."""
-    lost: set[Future[str]] = set()
-    with worker_pool(min(workers, len(cells)), channel) as pool:
-        jobs = {pool.submit(_work, cell, prepared, paths): cell for cell in cells}
-        for done, job in enumerate(as_completed(jobs), start=1):
-            cell = jobs[job]
-            try:
-                status = job.result()
-            except BrokenProcessPool:
-                lost.add(job)
-                continue
-            except Exception as error:
-                failures[cell.name] = " ".join(f"{type(error).__name__}: {error}".split())
-                continue
-            stage.update(cell.name, cell.config.optim.updates)
-            stage.note(f"{done}/{len(cells)} cells, last {cell.name}: {status}")
-    return [cell for job, cell in jobs.items() if job in lost]
+@dataclass
+class _Crew:
+    """Runs cells in pools of workers and keeps the reasons of those that failed."""
+
+    prepared: Prepared
+    paths: StudyPaths
+    channel: Channel
+    stage: Stage
+    count: int
+    done: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def run(self, waiting: deque[Cell], workers: int) -> list[Cell]:
+        """Take cells from `waiting` until none is left or a worker dies; returns those in flight.
+
+        No more cells are given out than run, so that an interrupt ends all but those.
+        """
+        lost: list[Cell] = []
+        running: dict[Future[str], Cell] = {}
+        with worker_pool(min(workers, len(waiting)), self.channel) as pool:
+            while running or (waiting and not lost):
+                while waiting and not lost and len(running) < workers:
+                    cell = waiting.popleft()
+                    try:
+                        running[pool.submit(_work, cell, self.prepared, self.paths)] = cell
+                    except BrokenProcessPool:
+                        lost.append(cell)
+                for job in wait(running, return_when=FIRST_COMPLETED).done:
+                    self._note(job, running.pop(job), lost)
+        return lost
+
+    def _note(self, job: Future[str], cell: Cell, lost: list[Cell]) -> None:
+        try:
+            status = job.result()
+        except BrokenProcessPool:
+            lost.append(cell)
+            return
+        except Exception as error:
+            status = "failed"
+            self.failures[cell.name] = " ".join(f"{type(error).__name__}: {error}".split())
+        self.done += 1
+        self.stage.update(cell.name, cell.config.optim.updates)
+        self.stage.note(f"{self.done}/{self.count} cells, last {cell.name}: {status}")
 
 
 def _work(cell: Cell, prepared: Prepared, paths: StudyPaths) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from opdcliff import config as config_module
 from opdcliff.calibrate import Binding
 from opdcliff.cells import Cell
 from opdcliff.config import ClipConfig, ProtocolArm, RunConfig
@@ -17,6 +16,7 @@ from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths, conf_dir
 from opdcliff.pool import run_cells
 from opdcliff.prepare import prepare, prepare_calibration, references
+from opdcliff.settings import check
 from opdcliff.summary import Summary, summarise, write
 
 # lambda values are rounded to this many decimals, so that names, records and tables agree.
@@ -130,7 +130,7 @@ def arm_config(config: RunConfig, arm: ProtocolArm, seed: int) -> RunConfig:
         own.optim.estimator = arm.estimator
     if arm.warmup_updates is not None:
         own.lam.warmup_updates = arm.warmup_updates
-    config_module.check(own)
+    check(own)
     return own
 
 
@@ -148,7 +148,7 @@ def resolve_lam(config: RunConfig, binding: Binding | None) -> float:
     """lambda of a single run: `lam.value`, or `lam.of_threshold` times lambda*."""
     if config.lam.value is not None:
         return config.lam.value
-    assert config.lam.of_threshold is not None, "checked by config.check"
+    assert config.lam.of_threshold is not None, "checked by settings.check"
     return round(config.lam.of_threshold * threshold(config, binding), LAM_DECIMALS)
 
 

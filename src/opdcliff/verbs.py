@@ -22,7 +22,7 @@ _SET_BY_ARMS = ("clip", "seed", "lam.value", "lam.of_threshold")
 def study(words: list[str]) -> int:
     """Run or finish a study and print its tables."""
     from opdcliff.compose import compose_one
-    from opdcliff.config import load
+    from opdcliff.settings import load
     from opdcliff.study import run_study
     from opdcliff.summary import show
 
@@ -46,7 +46,7 @@ def train(words: list[str]) -> int:
     if len(settings) <= len(words):
         return _train_grid(settings)
     from opdcliff.compose import GridCell, compose_one
-    from opdcliff.config import load
+    from opdcliff.settings import load
 
     config = load(compose_one(settings))
     from rich.console import Console
@@ -85,7 +85,7 @@ def _train_grid(settings: list[str]) -> int:
 def calibrate(words: list[str]) -> int:
     """Measure p, b and lambda* of a teacher and a warm start; print and write the table."""
     from opdcliff.compose import compose_one
-    from opdcliff.config import load
+    from opdcliff.settings import load
 
     # Nothing is evaluated, so prompts for that need not be there.
     unused = [f"evaluation.{name}=${{data.test}}" for name in ("prompts", "final_prompts")]
@@ -110,7 +110,7 @@ def config(words: list[str]) -> int:
     from omegaconf import OmegaConf
 
     from opdcliff.compose import compose_one
-    from opdcliff.config import load
+    from opdcliff.settings import load
 
     composed = compose_one(words)
     load(composed)

@@ -29,7 +29,9 @@ def open_channel() -> Channel:
 def worker_pool(workers: int, channel: Channel) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes whose jobs may call `tell`.
 
-    Leaving the block on an error or an interrupt waits for the jobs that run and begins no other.
+    Leaving the block on an error or an interrupt waits for the jobs that were given out. The pool
+    gives out one more than it has workers: to begin none after an interrupt, submit them as
+    workers get free.
     """
     with ProcessPoolExecutor(
         workers, mp_context=_CONTEXT, initializer=_begin, initargs=(channel,)

@@ -1,0 +1,287 @@
+"""From a composed Hydra config to a checked `RunConfig`.
+
+`load` checks types and ranges; `science` is the part that decides the outcome of a run and
+therefore its identity.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from opdcliff.config import ArchConfig, RunConfig
+from opdcliff.contract import get_contract
+from opdcliff.errors import ConfigError
+from opdcliff.objective import ClipRule, validate_clip
+from opdcliff.paths import StudyPaths
+
+# Plumbing: where a run executes and is mirrored, and the study it belongs to.
+_NOT_SCIENCE = ("engine", "tracking", "protocol")
+
+
+def load(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
+    """Check a composed config and return it typed.
+
+    Raises:
+        ConfigError: one line naming the field, its value and what is allowed.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), composed)
+        config = cast(RunConfig, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_in_words(error)) from error
+    check(config)
+    return config
+
+
+def science(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide the outcome of a run: its identity is their hash.
+
+    Paths are left out (the content they lead to is hashed with the prepared assets), and so are
+    device, ranks, tracking and the study's layout.
+    """
+    kept = {k: v for k, v in asdict(config).items() if k not in _NOT_SCIENCE}
+    # lambda as a multiple of the threshold has become a value by the time a run starts.
+    kept["lam"].pop("of_threshold")
+    for key in ("path", "rubric"):
+        kept["data"].pop(key)
+    kept["evaluation"].pop("stop_when_collapsed")
+    return kept
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError for the first value outside its range."""
+    for name, allowed, holds in _RANGES:
+        value = _lookup(config, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}={value} is not finite; allowed: {allowed}")
+        if value is not None and not holds(value):
+            raise ConfigError(f"{name}={value} is not allowed; allowed: {allowed}")
+    get_contract(config.data.contract)
+    # Both become parts of a path; any digest will do to have them checked.
+    StudyPaths().cell_dir(config.protocol.name, config.clip.name, "0" * 12)
+    _check_arch(config.model.arch)
+    _check_clip(config)
+    _check_lam(config)
+    _check_sources(config)
+    _check_engine(config)
+
+
+def _in_words(error: OmegaConfBaseException) -> str:
+    """What the types of the schema refused."""
+    name, text = error.full_key, str(error).strip().splitlines()[0]
+    if isinstance(error, MissingMandatoryValue):
+        return f"{name} is missing; set {name}=VALUE"
+    if isinstance(error, ConfigKeyError):
+        allowed = ", ".join(map(str, error.parent_node or ()))
+        return f"there is no setting {name}; allowed there: {allowed}"
+    if match := re.search(r"could not be converted to (\w+)", text):
+        return f"{name}={error.value} is not {_TYPES.get(match[1], match[1])}"
+    if "is not a valid bool" in text:
+        return f"{name}={error.value} is not {_TYPES['Boolean']}"
+    if text.startswith("Incompatible value 'None'"):
+        return f"{name}=null is not allowed; give a value"
+    if text.startswith("Invalid type assigned"):
+        return f"{name}={error.value} is not allowed; set one of its fields, {name}.FIELD=VALUE"
+    if text.startswith("Invalid value assigned"):
+        return f"{name}={error.value} is not a list; write {name}=[VALUE,...]"
+    return f"{name}: {text}"
+
+
+def _check_arch(arch: ArchConfig | None) -> None:
+    if arch is None:
+        return
+    if arch.heads % arch.kv_heads:
+        raise ConfigError(
+            f"model.arch.kv_heads={arch.kv_heads} does not divide model.arch.heads={arch.heads}; "
+            "give a divisor"
+        )
+    if arch.head_dim % 2:
+        raise ConfigError(
+            f"model.arch.head_dim={arch.head_dim} is odd; rotary positions need an even number"
+        )
+
+
+def _check_clip(config: RunConfig) -> None:
+    rules = [rule.value for rule in ClipRule]
+    if config.clip.rule not in rules:
+        raise ConfigError(f"clip.rule={config.clip.rule} is unknown; allowed: {', '.join(rules)}")
+    rule = ClipRule(config.clip.rule)
+    validate_clip(rule, config.clip.strength, config.rollout.updates_per_batch)
+    if rule.uses_policy_ratio and config.optim.estimator == "full":
+        raise ConfigError(
+            f"optim.estimator=full cannot use clip.rule={rule.value}, which acts on sampled tokens "
+            "only; set optim.estimator=sampled"
+        )
+
+
+def _check_lam(config: RunConfig) -> None:
+    lam = config.lam
+    if lam.value is None and lam.of_threshold is None:
+        raise ConfigError(
+            "lam.value and lam.of_threshold are both null; set lam.value (a number >= 0) or "
+            "lam.of_threshold (a multiple of the calibrated lambda*)"
+        )
+
+
+def _check_engine(config: RunConfig) -> None:
+    engine, ranks = config.engine, config.engine.ranks
+    if engine.name == "single":
+        for name, used in (("ranks", ranks > 1), ("offload_optimizer", engine.offload_optimizer)):
+            if used:
+                value = str(getattr(engine, name)).lower()
+                raise ConfigError(f"engine.{name}={value} needs a ZeRO engine; set engine=zero2")
+    elif config.model.dtype == "float64":
+        raise ConfigError("model.dtype=float64 is only for engine=single; set float32 or bfloat16")
+    if config.rollout.prompts_per_update % ranks:
+        # Ranks work in step: each needs the same number of answers.
+        raise ConfigError(
+            f"rollout.prompts_per_update={config.rollout.prompts_per_update} cannot be shared out "
+            f"evenly over engine.ranks={ranks}; give a multiple"
+        )
+    for name in ("prompts", "final_prompts"):
+        if getattr(config.evaluation, name) < ranks:
+            raise ConfigError(
+                f"evaluation.{name}={getattr(config.evaluation, name)} leaves some of "
+                f"engine.ranks={ranks} without any; give at least as many"
+            )
+
+
+def _check_sources(config: RunConfig) -> None:
+    data, model = config.data, config.model
+    if data.name != "mini" and data.path is None:
+        raise ConfigError(f"data.path is missing for data={data.name}; set data.path=PATH")
+    for name, value in (("data.path", data.path), ("data.rubric", data.rubric)):
+        if value is not None and not Path(value).expanduser().exists():
+            raise ConfigError(f"{name}={value} does not exist; give an existing path")
+    for name, source in (("model.student", model.student), ("model.teacher", model.teacher)):
+        # A hub id is `owner/name`; anything that looks like a file-system path must exist.
+        if source and _looks_like_path(source) and not Path(source).expanduser().is_dir():
+            raise ConfigError(f"{name}={source} is no folder; give a model folder or a hub id")
+        revision = getattr(model, f"{name.removeprefix('model.')}_revision")
+        if source and not Path(source).expanduser().is_dir() and not is_commit(revision):
+            raise ConfigError(
+                f"{name}={source} is no folder, and as a hub id it needs its commit: set "
+                f"{name}_revision (now {revision}) to the 40 hex digits, or give a folder"
+            )
+    if (model.student is None) != (model.teacher is None):
+        raise ConfigError(
+            "model.student and model.teacher must both be given or both be null: they have to "
+            "share a tokenizer"
+        )
+    if model.student is None and model.arch is None:
+        raise ConfigError("model.student is null and there is no model.arch to build; set one")
+    most = max(config.evaluation.prompts, config.evaluation.final_prompts)
+    if most > data.test:
+        raise ConfigError(
+            f"evaluation needs up to {most} test prompts and data.test={data.test}; raise "
+            "data.test or lower evaluation.prompts and evaluation.final_prompts"
+        )
+    if config.calibration.prompts > data.calibration:
+        raise ConfigError(
+            f"calibration.prompts={config.calibration.prompts} exceeds "
+            f"data.calibration={data.calibration}; lower the first or raise the second"
+        )
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a hub revision names one checkpoint for good: 40 hex digits, no branch or tag."""
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
+def _looks_like_path(source: str) -> bool:
+    return source.startswith((".", "/", "~")) or source.count("/") > 1
+
+
+def _lookup(config: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        config = getattr(config, part)
+        if config is None:
+            return None
+    return config
+
+
+def _positive(value: float) -> bool:
+    return value > 0
+
+
+def _not_negative(value: float) -> bool:
+    return value >= 0
+
+
+def _inside(value: float) -> bool:
+    return 0 < value < 1
+
+
+def _rate(value: float) -> bool:
+    return 0 <= value < 1
+
+
+def _strengths(values: list[float]) -> bool:
+    return bool(values) and all(1 < value < math.inf for value in values)
+
+
+def _one_of(*names: str) -> tuple[str, Callable[[Any], bool]]:
+    return " | ".join(names), lambda value: value in names
+
+
+_TYPES = {
+    "Float": "a number",
+    "Integer": "a whole number",
+    "Boolean": "true or false",
+    "String": "a text",
+}
+
+_POSITIVE = ("a number > 0", _positive)
+_COUNT = ("a whole number >= 1", lambda value: value >= 1)
+_NOT_NEGATIVE = ("a number >= 0", _not_negative)
+_SEED = ("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
+_INSIDE = ("a number between 0 and 1, both excluded", _inside)
+_RATE = ("a number from 0 up to, not including, 1", _rate)
+
+_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
+    (name, allowed, holds)
+    for names, (allowed, holds) in (
+        ("seed data.seed sft.seed calibration.seed", _SEED),
+        ("lam.value lam.warmup_updates", _NOT_NEGATIVE),
+        ("lam.of_threshold", _POSITIVE),
+        ("sft.warmup_steps sft.weight_decay optim.weight_decay data.max_history", _NOT_NEGATIVE),
+        ("rollout.temperature optim.lr optim.grad_clip sft.teacher.lr sft.student.lr", _POSITIVE),
+        ("sft.grad_clip", _POSITIVE),
+        ("rollout.prompts_per_update rollout.max_new_tokens rollout.updates_per_batch", _COUNT),
+        ("optim.updates optim.topk evaluation.every evaluation.prompts", _COUNT),
+        ("evaluation.final_prompts evaluation.ndcg_k evaluation.collapse_patience", _COUNT),
+        ("calibration.prompts calibration.offset_bin calibration.bootstrap", _COUNT),
+        ("calibration.forced_words sft.long_words sft.teacher.steps sft.student.steps", _COUNT),
+        ("engine.ranks engine.threads engine.micro_batch engine.score_chunk_tokens", _COUNT),
+        ("data.train data.calibration data.test data.min_items data.max_title_words", _COUNT),
+        ("data.answer_room", _COUNT),
+        ("data.tokenizer_entries", ("a whole number >= 258", lambda value: value >= 258)),
+        ("sft.batch_size protocol.workers", _COUNT),
+        ("model.arch.hidden_size model.arch.intermediate_size model.arch.layers", _COUNT),
+        ("model.arch.heads model.arch.kv_heads model.arch.head_dim", _COUNT),
+        ("model.arch.max_positions", _COUNT),
+        ("calibration.strengths", ("one or more numbers > 1", _strengths)),
+        ("sft.teacher.continue_mass sft.student.continue_mass", _INSIDE),
+        ("sft.teacher.corrupt_rate sft.student.corrupt_rate sft.long_share", _RATE),
+        ("sft.teacher.swap_rate sft.student.swap_rate evaluation.collapse_floor", _RATE),
+        ("optim.beta1 optim.beta2", _RATE),
+        ("data.candidates", ("2 to 26", lambda value: 2 <= value <= 26)),
+        ("data.name", _one_of("mini", "amazon_fashion", "prompts")),
+        ("optim.estimator", _one_of("sampled", "full")),
+        ("evaluation.gain", _one_of("exp", "linear")),
+        ("engine.name", _one_of("single", "zero1", "zero2", "zero3")),
+        ("engine.device", _one_of("auto", "cpu", "cuda")),
+        ("model.dtype", _one_of("float32", "bfloat16", "float64")),
+        ("model.arch.family", _one_of("qwen3", "llama")),
+        ("tracking.mode", _one_of("offline", "online", "off")),
+    )
+    for name in names.split()
+)

@@ -1,0 +1,88 @@
+"""Cells that in a worker process do a deed instead of training; see test_pool.py.
+
+`python -m fake_cells FOLDER DEED...` runs cells of these deeds, one worker.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import markov
+from opdcliff.cells import Cell
+from opdcliff.paths import StudyPaths
+from opdcliff.pool import run_cells
+from opdcliff.prepare import Prepared
+from opdcliff.records import RunRecord
+
+PREPARED = Prepared(Path("data"), Path("models"), "ab" * 32)
+
+
+@dataclass(frozen=True)
+class FakeCell(Cell):
+    """deed: finish, raise, die, die_once, or wait (for the file `release` in the log folder)."""
+
+    deed: str
+    log: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.seed}-{self.deed}"
+
+    def folder(self, prepared: Prepared, paths: StudyPaths) -> Path:
+        """The first thing `run_cell` asks for."""
+        folder = super().folder(prepared, paths)
+        if multiprocessing.parent_process() is not None:
+            with (self.log / self.name).open("a") as attempts:
+                attempts.write(f"{os.getpid()}\n")
+            self._act(folder, prepared)
+        return folder
+
+    def _act(self, folder: Path, prepared: Prepared) -> None:
+        match self.deed:
+            case "raise":
+                raise RuntimeError("too\nlittle bread")
+            case "die":
+                os._exit(9)
+            case "die_once" if len(attempts_of(self)) == 1:
+                os._exit(9)
+            case "wait":
+                while not (self.log / "release").exists():
+                    time.sleep(0.02)
+        record = RunRecord.create(
+            folder,
+            identity=self.identity(prepared),
+            config={},
+            seed=self.config.seed,
+            protocol=self.protocol,
+            name=self.name,
+        )
+        record.close("finished")
+
+
+def attempts_of(cell: FakeCell) -> list[int]:
+    """Process ids of the workers that began the cell, in order."""
+    log = cell.log / cell.name
+    return [int(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def make(deeds: list[str], folder: Path) -> tuple[list[FakeCell], StudyPaths]:
+    """One cell per deed, and paths inside the folder."""
+    (folder / "log").mkdir(exist_ok=True)
+    cells = [
+        FakeCell(markov.config(f"seed={seed}"), 1.5, "pooled", deed, folder / "log")
+        for seed, deed in enumerate(deeds)
+    ]
+    return cells, StudyPaths(folder / "runs", folder / "results")
+
+
+if __name__ == "__main__":
+    # The class that workers import, not the one of this script.
+    from fake_cells import make as make_importable
+
+    made, roots = make_importable(sys.argv[2:], Path(sys.argv[1]))
+    run_cells(made, PREPARED, roots, workers=1)

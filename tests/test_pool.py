@@ -1,0 +1,110 @@
+"""Worker processes: cells that fail, workers that die, a study that is killed or interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fake_cells import PREPARED, attempts_of, make
+from opdcliff import pool
+from opdcliff.cells import is_finished
+from opdcliff.pool import run_cells
+
+PATIENCE_S = 60
+
+
+def wait_until(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds()
+
+
+def lives(process: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be noticed does not."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.slow
+def test_failures_and_deaths_stop_no_other_cell(tmp_path: Path) -> None:
+    cells, paths = make(["die_once", "die", "raise", "finish", "finish"], tmp_path)
+    failures = run_cells(cells, PREPARED, paths, workers=1)
+    assert failures == {
+        "1-die": "its process died; out of memory, or killed",
+        "2-raise": "RuntimeError: too little bread",
+    }
+    done = [is_finished(cell, PREPARED, paths) for cell in cells]
+    assert done == [True, False, False, True, True]
+    # Those in flight when a worker died are tried once more; those that waited are not suspected.
+    assert [len(attempts_of(cell)) for cell in cells] == [2, 2, 1, 1, 1]
+    # The cells that waited shared a worker.
+    assert len({process for cell in cells[2:] for process in attempts_of(cell)}) == 1
+
+
+@pytest.mark.slow
+def test_cells_run_side_by_side_and_finished_ones_not_again(tmp_path: Path) -> None:
+    cells, paths = make(["wait", "wait", "finish", "raise"], tmp_path)
+    (tmp_path / "log" / "release").touch()
+    assert set(run_cells(cells, PREPARED, paths, workers=2)) == {"3-raise"}
+    assert [len(attempts_of(cell)) for cell in cells] == [1, 1, 1, 1]
+    run_cells(cells, PREPARED, paths, workers=2)
+    assert [len(attempts_of(cell)) for cell in cells] == [1, 1, 1, 2]
+
+
+def test_without_cells_to_run_no_process_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "worker_pool", None)
+    monkeypatch.setattr(pool, "is_finished", lambda *_: True)
+    cells, paths = make(["finish"], tmp_path)
+    assert run_cells(cells, PREPARED, paths, workers=2) == {}
+
+
+@contextmanager
+def study(folder: Path, *deeds: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that runs cells of these deeds."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-m", "fake_cells", str(folder), *deeds]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_study_that_is_killed(tmp_path: Path) -> None:
+    (cell, second), _ = make(["wait", "wait"], tmp_path)
+    with study(tmp_path, "wait", "wait") as process:
+        assert wait_until(lambda: attempts_of(cell) != [])
+        (worker,) = attempts_of(cell)
+        assert lives(worker)
+        process.kill()
+        assert wait_until(lambda: not lives(worker))
+    assert attempts_of(second) == []
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_ends_after_the_cells_in_flight(tmp_path: Path) -> None:
+    cells, paths = make(["wait", "finish", "finish", "finish"], tmp_path)
+    with study(tmp_path, *(cell.deed for cell in cells)) as process:
+        assert wait_until(lambda: attempts_of(cells[0]) != [])
+        process.send_signal(signal.SIGINT)
+        (tmp_path / "log" / "release").touch()
+        assert process.wait(PATIENCE_S) != 0
+        assert process.stderr is not None
+        assert "KeyboardInterrupt" in process.stderr.read().decode()
+    assert [len(attempts_of(cell)) for cell in cells] == [1, 0, 0, 0]
+    assert is_finished(cells[0], PREPARED, paths)
