@@ -14,9 +14,13 @@ import pandas as pd
 import pytest
 
 from opdcliff import cli
+from opdcliff.compose import compose_one
 from opdcliff.conf_groups import options_of
+from opdcliff.config import load
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.errors import OpdcliffError
+from opdcliff.paths import StudyPaths
+from opdcliff.prepare import prepare
 from opdcliff.records import read_record
 from opdcliff.theory import lambda_star
 from opdcliff.tracking import read_offline_run
@@ -87,12 +91,6 @@ def in_a_process(folder: Path, *words: str) -> Reply:
     return Reply(done.returncode, done.stdout, done.stderr)
 
 
-def pair(workshop: Path) -> list[str]:
-    """The tiny models that the first run left behind, as a pair of one's own."""
-    folder = min(path.parent for path in (workshop / "runs" / "assets").glob("models-*/teacher"))
-    return [f"model.student={folder / 'student'}", f"model.teacher={folder / 'teacher'}"]
-
-
 def metrics(folder: Path) -> pd.DataFrame:
     """What a record measured, without the time it took."""
     history = read_record(folder).history
@@ -111,6 +109,14 @@ def only(folder: Path, pattern: str = "*") -> Path:
 def first_run(workshop: Path) -> Reply:
     """One run with all defaults but the size, as a user would start it."""
     return in_a_process(workshop, "train", *SECONDS, "protocol.name=alone", "seed=1")
+
+
+@pytest.fixture(scope="module")
+def pair(first_run: Reply, workshop: Path) -> list[str]:
+    """The models of the first run, as a pair of one's own."""
+    paths = StudyPaths(workshop / "runs", workshop / "results")
+    folder = prepare(load(compose_one(SECONDS)), paths).models
+    return [f"model.student={folder / 'student'}", f"model.teacher={folder / 'teacher'}"]
 
 
 def test_one_run_prints_its_cell_and_writes_its_record(first_run: Reply, workshop: Path) -> None:
@@ -212,14 +218,14 @@ def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", options_of("experiment"))
 def test_every_experiment_runs(
-    name: str, run: Run, first_run: Reply, workshop: Path, fashion: Path
+    name: str, run: Run, pair: list[str], workshop: Path, fashion: Path
 ) -> None:
     words = ["lam.of_threshold=0.9,1.1", "seed=0"]
     if name in ("amazon_fashion", "paper_fine_grid"):
         words.append(f"data.path={fashion}")
     if name == "paper_fine_grid":
         own = ["engine=single", "engine.ranks=1", "model.dtype=float32"]
-        words += [*pair(workshop), *own]
+        words += [*pair, *own]
     reply = run("train", "-m", f"experiment={name}", *SECONDS, *words)
     assert reply.code == 0, reply.err
     assert reply.rows() == 2
@@ -240,7 +246,7 @@ def test_calibrate_the_generated_task(run: Run, first_run: Reply, workshop: Path
 
 
 def test_calibrate_a_pair_on_prompts_of_ones_own(
-    run: Run, first_run: Reply, workshop: Path, tmp_path: Path
+    run: Run, pair: list[str], workshop: Path, tmp_path: Path
 ) -> None:
     splits = generate(5, SplitSizes(64, 32, 16), candidates=2)
     file = tmp_path / "prompts.jsonl"
@@ -249,7 +255,7 @@ def test_calibrate_a_pair_on_prompts_of_ones_own(
         for example in (*splits.train, *splits.calibration, *splits.test)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = [*pair(workshop), "data=prompts", f"data.path={file}", "lambda=opd"]
+    words = [*pair, "data=prompts", f"data.path={file}", "lambda=opd"]
     reply = run("calibrate", *SECONDS, *words)
     assert reply.code == 0, reply.err
     assert "Binding: class text" in reply.out

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
@@ -272,6 +272,7 @@ def test_every_field_is_bounded_or_known_to_be_free() -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
+@settings(deadline=None, max_examples=30)
 @given(data=st.data())
 def test_a_bad_value_is_refused_by_name(name: str, data: st.DataObject, default: RunConfig) -> None:
     value = data.draw(BAD[name])

@@ -92,7 +92,10 @@ def test_workers_do_not_outlive_a_study_that_is_killed(tmp_path: Path) -> None:
         (worker,) = attempts_of(cell)
         assert lives(worker)
         process.kill()
-        assert wait_until(lambda: not lives(worker))
+        ended = wait_until(lambda: not lives(worker))
+        if not ended:
+            os.kill(worker, signal.SIGKILL)
+        assert ended
     assert attempts_of(second) == []
 
 
