@@ -213,15 +213,21 @@ def _flat(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _cell_view(cells: pd.DataFrame) -> pd.DataFrame:
+    """The columns worth a look, narrow enough for a line each."""
     if cells.empty:
         return cells
-    view = cells.drop(columns=["c", "lambda_star", "prompts", "parse_lo", "parse_hi", "record"])
-    view.insert(
-        list(view.columns).index("parse_rate") + 1,
-        "95%",
-        [
-            f"[{low:.2f}, {high:.2f}]"
-            for low, high in zip(cells.parse_lo, cells.parse_hi, strict=True)
-        ],
-    )
+    rates = zip(cells.parse_rate, cells.parse_lo, cells.parse_hi, strict=True)
+    view = cells[["clip", "estimator", "lam", "seed", "status", "updates"]].copy()
+    view["parse rate [95%]"] = [f"{rate:.3f} [{low:.2f}, {high:.2f}]" for rate, low, high in rates]
+    for name in (c for c in cells.columns if c.startswith("ndcg")):
+        view[name.replace("_", " ")] = cells[name].round(3)
+    short = {
+        "truncated": "truncated",
+        "mean_length": "length",
+        "tail_ratio": "tail ratio",
+        "clip_fraction": "clipped",
+        "residual": "residual",
+    }
+    for name, title in short.items():
+        view[title] = cells[name].round(4 if name == "clip_fraction" else 2)
     return view

@@ -32,7 +32,7 @@ def draw_cliff(
     arms = list(cells.groupby(["clip", "estimator", "warmup"], sort=False))
     ndcg = next(column for column in cells.columns if column.endswith("_parsed"))
     with mpl.rc_context(style.RC):
-        figure = Figure(figsize=(3.6 * len(arms), 3.4), layout="constrained")
+        figure = Figure(figsize=(3.8 * len(arms), 4.4), layout="constrained")
         axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
         for axis, ((clip, estimator, warmup), arm) in zip(axes, arms, strict=True):
             _panel(axis, arm, ndcg)
@@ -41,7 +41,7 @@ def draw_cliff(
             axis.set_title(f"clip {clip}, {estimator}, warm-up {warmup}")
             axis.set_xlabel("lambda")
             # Each panel has its own: the predicted and the observed number stand in it.
-            axis.legend(loc="lower left", fontsize=7)
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=7)
         axes[0].set_ylabel("strict parse rate, NDCG")
         columns = ["clip", "estimator", "warmup", "lam", "lambda_star", "seed", "parse_rate", ndcg]
         style.save(figure, cells[columns], folder, "cliff", provenance)
