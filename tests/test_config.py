@@ -45,6 +45,7 @@ DELTAS = ("experiment", "debug")
 PLUMBING = {
     "data.path",
     "data.rubric",
+    "data.study_seeds",
     "lam.of_threshold",
     "evaluation.stop_when_collapsed",
 }
@@ -257,6 +258,7 @@ FREE = {
     "model.tune_loaded_student",
     "data.path",
     "data.rubric",
+    "data.study_seeds",
     "evaluation.stop_when_collapsed",
     "engine.offload_optimizer",
     "tracking.project",

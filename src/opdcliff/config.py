@@ -53,6 +53,7 @@ class DataConfig:
     max_title_words: int
     tokenizer_entries: int
     answer_room: int
+    study_seeds: list[int]
     seed: int
 
 

@@ -70,6 +70,7 @@ def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
     """Build or find the prompts of `config.data`."""
     settings = asdict(config.data)
     files = [Path(p).expanduser() for p in (settings.pop("path"), settings.pop("rubric")) if p]
+    settings.pop("study_seeds")
     key = {
         "settings": settings,
         "files": [_digests(path) for path in files],

@@ -50,7 +50,7 @@ def science(config: RunConfig) -> dict[str, Any]:
     kept = {k: v for k, v in asdict(config).items() if k not in _NOT_SCIENCE}
     # lambda as a multiple of the threshold has become a value by the time a run starts.
     kept["lam"].pop("of_threshold")
-    for key in ("path", "rubric"):
+    for key in ("path", "rubric", "study_seeds"):
         kept["data"].pop(key)
     kept["evaluation"].pop("stop_when_collapsed")
     return kept
