@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Wide enough for a table in a log, where there is no terminal to ask.
-LOG_WIDTH = 160
+LOG_WIDTH = 180
 
 
 def console() -> Console:
