@@ -16,12 +16,12 @@ import pytest
 from opdcliff import cli
 from opdcliff.compose import compose_one
 from opdcliff.conf_groups import options_of
-from opdcliff.config import load
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.errors import OpdcliffError
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import prepare
 from opdcliff.records import read_record
+from opdcliff.settings import load
 from opdcliff.theory import lambda_star
 from opdcliff.tracking import read_offline_run
 from test_amazon import world, write

@@ -1,0 +1,92 @@
+"""The whole line in seconds: data, models, calibration, grid, tables; killed, rerun, rebuilt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+REST = "estimator: null, warmup_updates: null"
+ARMS = (
+    f"[{{clip: c5, multiples: [0.8, 1.2], seeds: [0, 1], {REST}}},"
+    f"{{clip: none_, multiples: [1.2], seeds: [0], {REST}}}]"
+)
+WORDS = ("debug=seconds", "tracking=off", "engine.device=cpu", f"protocol.arms={ARMS}")
+TABLES = ("cells.csv", "onsets.csv", "calibration.csv", "references.json", "cliff.csv")
+# A killed study is given this long to leave a first record behind.
+PATIENCE_S = 120.0
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    program = Path(sys.executable).with_name("opdcliff")
+    environment = {k: v for k, v in os.environ.items() if k != "OPDCLIFF_RUNS"}
+    return subprocess.Popen(
+        [str(program), "study", *WORDS, *words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    results = folder / "results" / "mini" / "quick"
+    return {name: (results / name).read_bytes() for name in TABLES}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, finish(start(folder))
+
+
+def test_a_study_writes_every_table_and_prints_them(whole: tuple[Path, str]) -> None:
+    folder, out = whole
+    results = folder / "results" / "mini" / "quick"
+    cells = pd.read_csv(results / "cells.csv")
+    assert len(cells) == 5
+    assert set(cells["clip"]) == {"c5", "none_"}
+    assert cells.parse_rate.between(0, 1).all()
+    assert (results / "cliff.png").stat().st_size > 10_000
+    assert (results / "cliff.svg").read_text().startswith("<?xml")
+    for title in ("Teacher and warm start", "Calibration", "Cells", "Observed onset"):
+        assert title in out
+
+
+def test_a_second_call_trains_nothing_and_writes_the_same(whole: tuple[Path, str]) -> None:
+    folder, _ = whole
+    before = tables(folder)
+    records = sorted((folder / "runs" / "quick").glob("*/metrics.jsonl"))
+    stamps = [path.stat().st_mtime_ns for path in records]
+    shutil.rmtree(folder / "results")
+    finish(start(folder))
+    assert [path.stat().st_mtime_ns for path in records] == stamps
+    assert tables(folder) == before
+
+
+def test_a_killed_study_goes_on_to_the_same_tables(whole: tuple[Path, str], tmp_path: Path) -> None:
+    process = start(tmp_path)
+    deadline = time.monotonic() + PATIENCE_S
+    while not list(tmp_path.glob("runs/quick/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None, "the study ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "results").exists()
+    finish(start(tmp_path))
+    assert tables(tmp_path) == tables(whole[0])
