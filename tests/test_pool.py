@@ -18,7 +18,8 @@ from opdcliff import pool
 from opdcliff.cells import is_finished
 from opdcliff.pool import run_cells
 
-PATIENCE_S = 60
+# Only a failing test waits this long.
+PATIENCE_S = 300
 
 
 def wait_until(holds: Callable[[], bool]) -> bool:

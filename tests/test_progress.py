@@ -101,7 +101,7 @@ def count_up(tasks: list[str], steps: int, release: Path) -> bool:
 
 
 def wait_until(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
     return holds()

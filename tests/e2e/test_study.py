@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +22,8 @@ ARMS = (
 )
 WORDS = ("debug=seconds", "tracking=off", "engine.device=cpu", f"protocol.arms={ARMS}")
 TABLES = ("cells.csv", "onsets.csv", "calibration.csv", "references.json", "cliff.csv")
-# A killed study is given this long to leave a first record behind.
-PATIENCE_S = 120.0
+# Only a failing test waits this long.
+PATIENCE_S = 300.0
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -36,6 +38,23 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def wait_until(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds()
+
+
+def group_lives(leader: int) -> bool:
+    """Whether any process of the group runs; one that has ended and waits to be noticed does not."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(group) == leader and state != "Z":
+                return True
+    return False
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -70,23 +89,29 @@ def test_a_study_writes_every_table_and_prints_them(whole: tuple[Path, str]) -> 
 
 def test_a_second_call_trains_nothing_and_writes_the_same(whole: tuple[Path, str]) -> None:
     folder, _ = whole
-    before = tables(folder)
-    records = sorted((folder / "runs" / "quick").glob("*/metrics.jsonl"))
-    stamps = [path.stat().st_mtime_ns for path in records]
+    before, stamps = tables(folder), mtimes(folder / "runs")
     shutil.rmtree(folder / "results")
     finish(start(folder))
-    assert [path.stat().st_mtime_ns for path in records] == stamps
+    assert mtimes(folder / "runs") == stamps
     assert tables(folder) == before
+
+
+def mtimes(folder: Path) -> dict[Path, int]:
+    """When every record and asset was written last."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_killed_study_goes_on_to_the_same_tables(whole: tuple[Path, str], tmp_path: Path) -> None:
     process = start(tmp_path)
-    deadline = time.monotonic() + PATIENCE_S
-    while not list(tmp_path.glob("runs/quick/*/metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    assert wait_until(lambda: list(tmp_path.glob("runs/quick/*/metrics.jsonl")) != [])
     assert process.poll() is None, "the study ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
+    # The study alone: its workers have to notice.
+    process.kill()
+    ended = wait_until(lambda: not group_lives(process.pid))
+    if not ended:
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+    assert ended, "workers outlived the study"
     assert not (tmp_path / "results").exists()
     finish(start(tmp_path))
     assert tables(tmp_path) == tables(whole[0])
