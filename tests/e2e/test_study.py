@@ -48,7 +48,7 @@ def wait_until(holds: Callable[[], bool]) -> bool:
 
 
 def group_lives(leader: int) -> bool:
-    """Whether any process of the group runs; one that has ended and waits to be noticed does not."""
+    """Whether any process of the group runs, other than one that has ended unnoticed."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
