@@ -54,7 +54,12 @@ def test_any_text_round_trips(text: str) -> None:
     assert not set(ids) & {TOKENIZER.eos_token_id, TOKENIZER.pad_token_id}
 
 
-@given(st.lists(st.text(alphabet=st.characters(exclude_characters="<")), max_size=6))
+# Half a character of a surrogate pair is no text: the loaders refuse or clean it (test_prompts,
+# test_amazon), so no tokenizer ever meets one.
+PIECE = st.text(alphabet=st.characters(exclude_characters="<", exclude_categories=["Cs"]))
+
+
+@given(st.lists(PIECE, max_size=6))
 @settings(deadline=None, max_examples=150)
 def test_pieces_encoded_one_by_one_spell_the_same_text(pieces: list[str]) -> None:
     assert _decode([i for piece in pieces for i in encode(TOKENIZER, piece)]) == "".join(pieces)
