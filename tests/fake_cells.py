@@ -26,8 +26,8 @@ PREPARED = Prepared(Path("data"), Path("models"), "ab" * 32)
 class FakeCell(Cell):
     """deed: finish, raise, die, die_once, or wait (for the file `release` in the log folder)."""
 
-    deed: str
-    log: Path
+    deed: str = "finish"
+    log: Path = Path()
 
     @property
     def name(self) -> str:
@@ -74,7 +74,7 @@ def make(deeds: list[str], folder: Path) -> tuple[list[FakeCell], StudyPaths]:
     """One cell per deed, and paths inside the folder."""
     (folder / "log").mkdir(exist_ok=True)
     cells = [
-        FakeCell(markov.config(f"seed={seed}"), 1.5, "pooled", deed, folder / "log")
+        FakeCell(markov.config(f"seed={seed}"), 1.5, "pooled", deed=deed, log=folder / "log")
         for seed, deed in enumerate(deeds)
     ]
     return cells, StudyPaths(folder / "runs", folder / "results")

@@ -19,6 +19,7 @@ def cell(clip: str, lam: float, seed: int, parse_rate: float, **changes: Any) ->
         "c": STRENGTHS[clip],
         "estimator": "sampled",
         "warmup": 80,
+        "budget": 160,
         "lam": lam,
         "lambda_star": STARS[clip],
         "seed": seed,

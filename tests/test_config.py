@@ -403,11 +403,13 @@ def test_one_bad_cell_refuses_the_grid(words: list[str], part: str) -> None:
 # ---- protocols --------------------------------------------------------------------------------
 
 ARM: dict[str, Any] = {
+    "name": "arm",
     "clip": "c5",
     "multiples": [0.9, 1.1],
     "seeds": [0, 1],
     "estimator": None,
     "warmup_updates": None,
+    "updates": None,
 }
 
 
@@ -437,6 +439,7 @@ def test_the_quick_protocol_passes(default: RunConfig) -> None:
         ([{"seeds": [-1]}], "seed=-1 is not allowed"),
         ([{"estimator": "half"}], "optim.estimator=half is not allowed"),
         ([{"warmup_updates": -1}], "lam.warmup_updates=-1 is not allowed"),
+        ([{"updates": 0}], "optim.updates=0 is not allowed"),
     ],
 )
 def test_a_bad_protocol_is_refused_in_one_line(

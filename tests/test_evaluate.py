@@ -14,10 +14,11 @@ import markov
 from opdcliff import evaluate
 from opdcliff.calibrate import modal_sets_for
 from opdcliff.contract import RANKING_WITH_REASON, FailureCode, Verdict
-from opdcliff.evaluate import Judged, answer_metrics, class_metrics, judge, sample_answers
+from opdcliff.evaluate import class_metrics, sample_answers
+from opdcliff.metrics import Judged, answer_metrics, judge
 from opdcliff.models import Trio, assemble
 from opdcliff.rollout import Rollout
-from opdcliff.theory import logit
+from opdcliff.theory import clip_safe_logit, logit
 
 VOCABULARY = [
     *(markov.PAD, markov.EOS, "p", '{"ranking":["', "A", "B", "Z", '","', '"],"reason":"'),
@@ -177,15 +178,22 @@ def test_known_masses_give_known_metrics(chains: Trio) -> None:
     assert metrics["train/residual_mean"] == pytest.approx(residuals.mean(), abs=1e-4)
     assert metrics["train/residual_sd"] == pytest.approx(residuals.std(), abs=1e-4)
     assert metrics["train/beyond_zc"] == pytest.approx((ratios > 3.0).mean()) == 0.4
+    headrooms = clip_safe_logit(p, 3.0) - logit(q)
+    low, middle, high = np.quantile(headrooms, [0.158655, 0.5, 0.841345])
+    assert metrics["train/modal_logit"] == pytest.approx(np.median(logit(q)), abs=1e-4)
+    assert metrics["train/headroom"] == pytest.approx(middle, abs=1e-4)
+    assert metrics["train/headroom_spread"] == pytest.approx((high - low) / 2, abs=1e-4)
     assert set(metrics) == {
         *(f"train/tail_ratio/{name}" for name in ("brace", "text", "eos")),
         *("train/residual_mean", "train/residual_sd", "train/beyond_zc"),
+        *("train/modal_logit", "train/headroom", "train/headroom_spread"),
     }
 
 
 def test_without_a_strength_or_text_there_is_less_to_say(chains: Trio) -> None:
     rollout = answers_of(chains, [[markov.OPEN, " w0"]])
-    assert "train/beyond_zc" not in metrics_of(chains, rollout, strength=None)
+    unclipped = metrics_of(chains, rollout, strength=None)
+    assert not {"train/beyond_zc", "train/headroom", "train/headroom_spread"} & set(unclipped)
     assert "train/residual_mean" in metrics_of(chains, rollout, strength=None)
     broken = answers_of(chains, [[markov.BREAK, markov.EOS]])
     assert set(metrics_of(chains, broken)) == {"train/tail_ratio/brace"}

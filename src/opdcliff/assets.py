@@ -99,6 +99,12 @@ def manifest(folder: Path) -> dict[str, Any]:
         raise _damaged(folder / MANIFEST, error) from error
 
 
+def content_digest(folder: Path) -> str:
+    """Digest of an asset's files, its manifest left out: what was built, not how it was named."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return digest({str(p.relative_to(folder)): file_digest(p) for p in files}, "asset-content")
+
+
 def write_splits(folder: Path, splits: Splits) -> str:
     """Write examples as JSON lines; returns the digest of their content."""
     rows = [

@@ -1,27 +1,25 @@
-"""One cell of a grid: a run at one lambda, clip and seed, with its record and its mirror."""
+"""One cell of a grid: a run at one lambda, clip and seed, or a baseline; its record and mirror."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from opdcliff import assets
-from opdcliff.calibrate import modal_sets_for
+from opdcliff.assets import content_digest
+from opdcliff.baselines import BASELINES
+from opdcliff.cell_identity import OPD, cell_identity
 from opdcliff.config import RunConfig
-from opdcliff.contract import get_contract
-from opdcliff.data.example import Splits
 from opdcliff.engine import open_engine
 from opdcliff.launch import Job, train_on_ranks
-from opdcliff.models import Trio, fresh_student
+from opdcliff.loaded import load_kept
+from opdcliff.models import fresh_student
 from opdcliff.paths import StudyPaths
-from opdcliff.prepare import Prepared, load_trio
-from opdcliff.records import OUTCOMES, RunRecord, run_identity, status_of, terminal_status
+from opdcliff.prepare import Prepared
+from opdcliff.records import OUTCOMES, RunRecord, status_of, terminal_status
 from opdcliff.settings import science
-from opdcliff.token_classes import ModalSets
 from opdcliff.tracking import open_tracker
 from opdcliff.train import Outcome, train
 
@@ -31,25 +29,36 @@ RANKS_LOG = "ranks.log"
 
 @dataclass(frozen=True)
 class Cell:
-    """A resolved run: its config, lambda and the protocol it belongs to."""
+    """A resolved run: its config, lambda and the protocol it belongs to.
+
+    kind: `OPD`, or a key of `baselines.BASELINES`, which has no lambda: 1 stands there.
+    """
 
     config: RunConfig
     lam: float
     protocol: str
+    kind: str = OPD
 
     @property
     def name(self) -> str:
-        """Readable name, e.g. `c5-lam1.8123-sampled-w80-s0`."""
+        """Readable name, e.g. `c5-lam1.8123-sampled-w80-n200-s0` or `warm_start-s0`."""
         c = self.config
+        if self.kind != OPD:
+            return f"{self.kind}-s{c.seed}"
         return (
-            f"{c.clip.name}-lam{self.lam:.4f}-{c.optim.estimator}-w{c.lam.warmup_updates}-s{c.seed}"
+            f"{c.clip.name}-lam{self.lam:.4f}-{c.optim.estimator}-w{c.lam.warmup_updates}"
+            f"-n{c.optim.updates}-s{c.seed}"
         )
 
     def identity(self, prepared: Prepared) -> str:
         """Hash of everything that decides the outcome: settings, lambda and the models."""
-        settings = science(self.config)
-        settings["lam"]["value"] = self.lam
-        return run_identity({"settings": settings, "models": prepared.models_identity})
+        return cell_identity(
+            science(self.config),
+            lam=self.lam,
+            seed=self.config.seed,
+            kind=self.kind,
+            models=prepared.models_identity,
+        )
 
     def folder(self, prepared: Prepared, paths: StudyPaths) -> Path:
         """Folder of its record."""
@@ -76,7 +85,7 @@ def run_cell(
     if status in OUTCOMES:
         return str(status)
     config = cell.config
-    plain = asdict(config) | {"resolved_lam": cell.lam}
+    plain = asdict(config) | {"resolved_lam": cell.lam, "kind": cell.kind}
     with RunRecord.create(
         folder,
         identity=cell.identity(prepared),
@@ -84,13 +93,14 @@ def run_cell(
         seed=config.seed,
         protocol=cell.protocol,
         name=cell.name,
+        extras={"models_sha256": content_digest(prepared.models)},
         restart=True,
     ) as record:
         tracker = open_tracker(
             config.tracking.mode,
             project=config.tracking.project,
             group=cell.protocol,
-            job_type="train",
+            job_type="train" if cell.kind == OPD else "eval",
             name=cell.name,
             config=plain | {"identity": cell.identity(prepared)},
             folder=folder,
@@ -102,7 +112,9 @@ def run_cell(
 
         try:
             job = Job(config, cell.lam, prepared)
-            if config.engine.name == "single":
+            if cell.kind != OPD:
+                outcome = BASELINES[cell.kind](job, report=report, advance=advance)
+            elif config.engine.name == "single":
                 outcome = train_here(job, report=report, advance=advance)
             else:
                 log = folder / RANKS_LOG
@@ -121,7 +133,7 @@ def train_here(
     """Train in this process, or as one rank of several; callbacks as in `train.train`."""
     config = job.config
     torch.set_num_threads(config.engine.threads)
-    models = _loaded(config, job.prepared)
+    models = load_kept(config, job.prepared)
     trio = fresh_student(models.trio)
     engine = open_engine(trio.student, config)
     return train(
@@ -144,26 +156,3 @@ def _close(record: RunRecord, outcome: Outcome, mirror_problem: str | None) -> N
         collapsed_at=outcome.collapsed_at,
         mirror_problem=mirror_problem,
     )
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    trio: Trio
-    splits: Splits
-    modal_sets: ModalSets
-
-
-# Teacher, base, prompts and modal sets of the last cell of this process: the next one mostly has
-# the same. Holding one entry bounds the memory.
-_last: dict[tuple[Any, ...], _Loaded] = {}
-
-
-def _loaded(config: RunConfig, prepared: Prepared) -> _Loaded:
-    engine, model = config.engine.device, config.model
-    key = (prepared, engine, model.dtype, model.teacher, model.teacher_revision)
-    if key not in _last:
-        _last.clear()
-        trio = load_trio(config, prepared)
-        modal_sets = modal_sets_for(get_contract(config.data.contract), trio.tokenizer)
-        _last[key] = _Loaded(trio, assets.read_splits(prepared.data), modal_sets)
-    return _last[key]

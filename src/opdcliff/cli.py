@@ -20,6 +20,8 @@ USAGE = """usage: opdcliff VERB [group=option] [key.field=value] ...
   calibrate  measure p, b and lambda* per token class of a teacher and a warm start
   threshold  the closed form: opdcliff threshold p=0.99 b=0.5 c=2,5,10
   config     print the resolved configuration
+  lock       write locked predictions to prereg/<protocol>/
+  confirm    run the cells of a lock
 
 opdcliff VERB --help lists the groups and their options; opdcliff --version prints the version."""
 
@@ -48,6 +50,16 @@ lambda*, the clip boundary z_c and the fixed point of one position, from the clo
 p is the teacher's mass on the modal class, b the warm start's (default 0.5), c the clip strength
 (default 5), lam the extrapolation. Each may list several values:
   opdcliff threshold p=0.99 b=0.5 c=2,5,10""",
+    "lock": """usage: opdcliff lock [protocol=mini] [supersedes=NAME] [key.field=value] ...
+
+Calibrates, measures a pilot below the cliff, computes the prediction windows and writes
+prereg/<protocol.name>/: one YAML file per test, and lock.json, which seals them together with the
+settings of every cell and the code of metric and verdict. Commit that folder before `confirm`.
+An existing lock is never replaced: lock a new version under another protocol.name.""",
+    "confirm": """usage: opdcliff confirm [protocol=mini] [group=option] [key.field=value] ...
+
+Runs the cells of the lock in prereg/<protocol.name>/ with the seeds derived from it. Finished cells
+are reused; settings other than the locked ones are refused.""",
     "config": """usage: opdcliff config [group=option] [key.field=value] ...
 
 Prints the resolved configuration of these settings.""",
@@ -94,7 +106,7 @@ def _run(name: str, words: list[str]) -> int:
 
 def _help(name: str) -> int:
     print(VERBS[name])
-    if name != "threshold":
+    if name not in ("threshold", "verify"):
         from opdcliff.conf_groups import print_groups
 
         print()

@@ -176,20 +176,42 @@ class TrackingConfig:
 class ProtocolArm:
     """Cells of a study: every multiple of lambda* with every seed under one clip option."""
 
+    name: str
     clip: str
     multiples: list[float]
     seeds: list[int]
     estimator: str | None
     warmup_updates: int | None
+    updates: int | None
+
+
+@dataclass
+class PredictionConfig:
+    """What turns a calibration and a pilot into locked windows; see prereg/README.md."""
+
+    pilot: list[ProtocolArm]
+    fine_grid: str
+    extended: str
+    small_clip: str
+    far_below: str
+    larger_model: str
+    upper_plateau: float
+    lower_plateau: float
+    safe_multiple: float
+    flat_delta: float
+    least_lift: float
+    parity_margin: float
+    least_seeds: int
 
 
 @dataclass
 class ProtocolConfig:
-    """A study: its arms and how many cells run side by side."""
+    """A study: its arms, how many cells run side by side, and for a locked one its predictions."""
 
     name: str
     arms: list[ProtocolArm]
     workers: int
+    predictions: PredictionConfig | None
 
 
 @dataclass

@@ -52,3 +52,27 @@ class EngineError(OpdcliffError):
     """A rank of a run on several processes failed or died."""
 
     exit_code = 8
+
+
+class RefutedError(OpdcliffError):
+    """A locked prediction did not hold."""
+
+    exit_code = 10
+
+
+class InconclusiveError(OpdcliffError):
+    """A locked prediction was neither confirmed nor refuted."""
+
+    exit_code = 11
+
+
+class InadmissibleError(OpdcliffError):
+    """There is nothing to verify, or it does not fit together: no verdict is given."""
+
+    exit_code = 12
+
+
+class TamperedError(OpdcliffError):
+    """A locked file or a record is not what it was."""
+
+    exit_code = 13

@@ -1,72 +1,29 @@
-"""Measuring a model: strict parse rate, NDCG, lengths, and the binding class against its theory."""
+"""Measuring a model: its answers to test prompts, and the binding class against its theory."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from opdcliff.config import EvaluationConfig
-from opdcliff.contract import Contract, FailureCode, Verdict
+from opdcliff.contract import Contract
 from opdcliff.data.example import Example
 from opdcliff.data.prompts import prompt_batch
 from opdcliff.masses import CLASSES, Positions, label, modal_logits
+from opdcliff.metrics import answer_metrics, judge
 from opdcliff.models import Trio
-from opdcliff.ranking import Gain, ranked_grades, ranking_metrics
+from opdcliff.ranking import Gain
 from opdcliff.rollout import EVALUATION_STREAM, Rollout, sample
 from opdcliff.token_classes import TAIL_NEEDED, ModalSets
-from opdcliff.tokenization import answer_text
 
 # Prompts sampled at a time; answers do not depend on it.
 BATCH = 256
 
-
-@dataclass(frozen=True)
-class Judged:
-    """One answer: its verdict, grades in ranked order if it parsed, and its length in tokens."""
-
-    verdict: Verdict
-    grades: tuple[int, ...] | None
-    length: int
-
-
-def judge(
-    rollout: Rollout, examples: Sequence[Example], contract: Contract, tokenizer: Any
-) -> list[Judged]:
-    """Parse every answer strictly."""
-    judged = []
-    for example, ids, ended in zip(
-        examples, rollout.answers(), rollout.ended_B.tolist(), strict=True
-    ):
-        text = answer_text(tokenizer, ids[:-1] if ended else ids)
-        verdict = contract.parse(text, example.candidates, ended=ended)
-        grades = (
-            None
-            if verdict.ranking is None
-            else ranked_grades(verdict.ranking, example.candidates, example.grades)
-        )
-        judged.append(Judged(verdict, grades, len(ids)))
-    return judged
-
-
-def answer_metrics(judged: Sequence[Judged], ndcg_k: int, gain: Gain) -> dict[str, float]:
-    """Metrics `eval/...` of judged answers: rates over all answers, lengths in tokens."""
-    failures = Counter(j.verdict.failure for j in judged)
-    ndcg = ranking_metrics([j.grades for j in judged], ks=(ndcg_k,), gain=gain)
-    count = len(judged)
-    metrics = {
-        "eval/prompts": float(count),
-        "eval/parse_rate": sum(j.verdict.ok for j in judged) / count,
-        "eval/truncated_rate": failures[FailureCode.TRUNCATED] / count,
-        "eval/mean_length": float(np.mean([j.length for j in judged])),
-    }
-    metrics |= {f"eval/{name}": value for name, value in ndcg.items()}
-    return metrics | {f"eval/fail/{code.value}": failures[code] / count for code in FailureCode}
+# One standard deviation below, at and above the middle of a normal distribution.
+_MIDDLE = (0.158655, 0.5, 0.841345)
 
 
 def sample_answers(
@@ -138,7 +95,10 @@ def class_metrics(
 
     train/tail_ratio/<class>: mean of (1-p)/(1-q), which the clip bounds by c (point 3).
     train/residual_mean, _sd: logit q - [lam logit p - (lam-1) logit b] over positions of the
-    classes that can bind (points 2 and 15). train/beyond_zc: share of them with ratio above c.
+    classes that can bind (points 2 and 15). train/modal_logit: their median logit q.
+    train/beyond_zc: share of them with ratio above c. train/headroom: median of z_c - logit q,
+    each at its own p; train/headroom_spread: half the width of its middle 68%, the sd of a normal
+    one, untouched by the few positions after a stray token (point 16).
     """
     positions = label(rollout, examples, modal_sets)
     logit_p, logit_q, logit_b = (
@@ -160,8 +120,16 @@ def class_metrics(
     residual = (logit_q - lam * logit_p + (lam - 1.0) * logit_b)[binding_BT]
     metrics["train/residual_mean"] = residual.mean().item()
     metrics["train/residual_sd"] = residual.std(correction=0).item()
+    metrics["train/modal_logit"] = logit_q[binding_BT].median().item()
     if strength is not None:
         metrics["train/beyond_zc"] = (ratio_BT[binding_BT] > strength).float().mean().item()
+        logit_p = logit_p[binding_BT]
+        # z_c of each position at its own p: theory.clip_safe_logit, in logits.
+        boundary = logit_p + torch.log1p((strength - 1.0) / torch.sigmoid(logit_p))
+        headroom = boundary - logit_q[binding_BT]
+        low, middle, high = headroom.quantile(headroom.new_tensor(_MIDDLE)).tolist()
+        metrics["train/headroom"] = middle
+        metrics["train/headroom_spread"] = 0.5 * (high - low)
     return metrics
 
 

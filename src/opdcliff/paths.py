@@ -62,12 +62,18 @@ def safe_name(name: str) -> str:
     return name
 
 
+def prereg_root() -> Path:
+    """Folder of locked predictions: `prereg` in the current folder."""
+    return Path("prereg").absolute()
+
+
 @dataclass(frozen=True)
 class StudyPaths:
     """Where one study reads and writes; the roots default to the environment's."""
 
     runs: Path = field(default_factory=runs_root)
     results: Path = field(default_factory=results_root)
+    prereg: Path = field(default_factory=prereg_root)
 
     def assets_dir(self, kind: str, digest: str) -> Path:
         """`runs/assets/<kind>-<digest12>`: a tokenizer, prompt set or model shared by cells."""
@@ -84,6 +90,18 @@ class StudyPaths:
         return _under(
             self.runs, safe_name(protocol), f"{safe_name(cell_name)}-{_digest12(identity)}"
         )
+
+    def protocol_runs(self, protocol: str) -> Path:
+        """`runs/<protocol>`: the records of one protocol."""
+        return _under(self.runs, safe_name(protocol))
+
+    def prereg_dir(self, protocol: str) -> Path:
+        """`prereg/<protocol>`: the locked tests of one protocol."""
+        return _under(self.prereg, safe_name(protocol))
+
+    def verdicts_dir(self, protocol: str) -> Path:
+        """`results/<protocol>`: verdicts, report and cells of one locked protocol."""
+        return _under(self.results, safe_name(protocol))
 
     def results_dir(self, data: str, protocol: str) -> Path:
         """`results/<data>/<protocol>`: tables, verdicts, report and figures of one study."""

@@ -34,6 +34,7 @@ _MEASURING_CODE = (
     "contract",
     "evaluate",
     "masses",
+    "metrics",
     "ranking",
     "rollout",
     "scoring",

@@ -48,6 +48,11 @@ def host_class() -> str:
     return f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cpu"
 
 
+def package_version() -> str:
+    """Return the version of this package."""
+    return _version("opd-cliff")
+
+
 def now() -> str:
     """Return the time as ISO 8601 in UTC with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -6,6 +6,7 @@ therefore its identity.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -47,7 +48,12 @@ def science(config: RunConfig) -> dict[str, Any]:
     Paths are left out (the content they lead to is hashed with the prepared assets), and so are
     device, ranks, tracking and the study's layout.
     """
-    kept = {k: v for k, v in asdict(config).items() if k not in _NOT_SCIENCE}
+    return science_of(asdict(config))
+
+
+def science_of(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """`science` of a config as plain containers, e.g. one read from a record."""
+    kept = {k: copy.deepcopy(v) for k, v in plain.items() if k not in _NOT_SCIENCE}
     # lambda as a multiple of the threshold has become a value by the time a run starts.
     kept["lam"].pop("of_threshold")
     for key in ("path", "rubric", "study_seeds"):

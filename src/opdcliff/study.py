@@ -6,12 +6,14 @@ import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from opdcliff.calibrate import Binding
 from opdcliff.cells import Cell
-from opdcliff.config import ClipConfig, ProtocolArm, RunConfig
+from opdcliff.conf_groups import options_of
+from opdcliff.config import ClipConfig, ModelConfig, ProtocolArm, RunConfig
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths, conf_dir
 from opdcliff.pool import run_cells
@@ -85,7 +87,8 @@ def check_protocol(config: RunConfig) -> None:
             except ConfigError as error:
                 raise ConfigError(f"{error} (in {where})") from error
             for multiple in arm.multiples:
-                cell = (own.clip.name, own.optim.estimator, own.lam.warmup_updates, multiple, seed)
+                settings = (own.clip.name, own.optim.estimator, own.lam.warmup_updates)
+                cell = (*settings, own.optim.updates, multiple, seed)
                 if cell in seen:
                     raise ConfigError(
                         f"{where} has the cell multiple={multiple:g} seed={seed} twice, or shares "
@@ -130,6 +133,8 @@ def arm_config(config: RunConfig, arm: ProtocolArm, seed: int) -> RunConfig:
         own.optim.estimator = arm.estimator
     if arm.warmup_updates is not None:
         own.lam.warmup_updates = arm.warmup_updates
+    if arm.updates is not None:
+        own.optim.updates = arm.updates
     check(own)
     return own
 
@@ -158,12 +163,27 @@ def clip_option(name: str) -> ClipConfig:
     Raises:
         ConfigError: no such option.
     """
-    options = sorted(path.stem for path in (conf_dir() / "clip").glob("*.yaml"))
-    if name not in options:
-        raise ConfigError(f"clip={name} is unknown; allowed: {', '.join(options)}")
-    merged = OmegaConf.merge(
-        OmegaConf.structured(ClipConfig), OmegaConf.load(conf_dir() / "clip" / f"{name}.yaml")
-    )
-    option = OmegaConf.to_object(merged)
-    assert isinstance(option, ClipConfig)
-    return option
+    return cast(ClipConfig, _option("clip", name, ClipConfig))
+
+
+def model_option(name: str) -> ModelConfig:
+    """An option of the group `model`, as Hydra would read it.
+
+    Raises:
+        ConfigError: no such option.
+    """
+    return cast(ModelConfig, _option("model", name, ModelConfig))
+
+
+def _option(group: str, name: str, schema: type) -> object:
+    if name not in options_of(group):
+        raise ConfigError(
+            f"{group}={name} is unknown; allowed: {', '.join(sorted(options_of(group)))}"
+        )
+    file = conf_dir() / group / f"{name}.yaml"
+    content = OmegaConf.load(file)
+    assert isinstance(content, DictConfig), "options are mappings"
+    parents = [word for word in content.pop("defaults", []) if word != "_self_"]
+    chain = [OmegaConf.load(file.with_name(f"{parent}.yaml")) for parent in parents]
+    merged = OmegaConf.merge(OmegaConf.structured(schema), *chain, content)
+    return OmegaConf.to_object(merged)

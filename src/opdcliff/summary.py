@@ -21,7 +21,7 @@ from opdcliff.paths import StudyPaths
 from opdcliff.prepare import Prepared
 from opdcliff.records import OUTCOMES, read_record, terminal_status
 from opdcliff.stats import Onset, onset_of_seed, t_interval, wilson
-from opdcliff.tables import print_table, with_intervals
+from opdcliff.tables import ARM_KEYS, print_table, with_intervals
 from opdcliff.token_classes import TAIL_NEEDED
 
 # The level whose crossing is the onset: about midway between the plateaus below and above the
@@ -88,6 +88,7 @@ def _cell_row(cell: Cell, folder: Path, calibration: Calibration) -> dict[str, A
         "c": np.nan if strength is None else strength,
         "estimator": config.optim.estimator,
         "warmup": config.lam.warmup_updates,
+        "budget": config.optim.updates,
         "lam": cell.lam,
         "lambda_star": star,
         "seed": config.seed,
@@ -118,9 +119,7 @@ def onset_table(cells: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     if cells.empty:
         return pd.DataFrame(rows)
-    for (clip, estimator, warmup), arm in cells.groupby(
-        ["clip", "estimator", "warmup"], sort=False
-    ):
+    for key, arm in cells.groupby(ARM_KEYS, sort=False):
         lambdas = arm.lam.nunique()
         if lambdas < 2:
             continue
@@ -135,9 +134,7 @@ def onset_table(cells: pd.DataFrame) -> pd.DataFrame:
         mean, star = float(np.mean(points)), float(arm.lambda_star.iloc[0])
         rows.append(
             {
-                "clip": clip,
-                "estimator": estimator,
-                "warmup": warmup,
+                **dict(zip(ARM_KEYS, key, strict=True)),
                 "lambda_star": star,
                 "onset": mean,
                 "onset_lo": low,

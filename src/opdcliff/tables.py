@@ -12,6 +12,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     import pandas as pd
 
+# Columns that tell the arms of a table of cells apart; the cells of an arm differ in lam and seed.
+ARM_KEYS = ["clip", "estimator", "warmup", "budget"]
+
 # Wide enough for a table in a log, where there is no terminal to ask.
 LOG_WIDTH = 180
 

@@ -23,8 +23,9 @@ from opdcliff.contract import Contract, get_contract
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.prompts import batch_of_update, prompt_batch
 from opdcliff.engine import Engine
-from opdcliff.evaluate import Judged, answer_metrics, class_metrics, judge, sample_answers
+from opdcliff.evaluate import class_metrics, sample_answers
 from opdcliff.masses import CLASSES, label
+from opdcliff.metrics import Judged, answer_metrics, judge
 from opdcliff.models import Trio
 from opdcliff.objective import ClipRule, LossOutput, fold_topk, full_loss, sampled_loss
 from opdcliff.ranking import Gain

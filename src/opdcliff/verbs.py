@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _MULTIRUN = ("-m", "--multirun")
 # The verbs whose cells are named on the command line have no arms.
 _NO_ARMS = "protocol=grid"
+# The protocol that is locked and confirmed unless another one is named.
+_LOCKED = "protocol=mini"
 # A study's arms set these; on its command line they would do nothing.
 _SET_BY_ARMS = ("clip", "seed", "lam.value", "lam.of_threshold")
 
@@ -37,6 +39,32 @@ def study(words: list[str]) -> int:
     out = console()
     show(result.summary, out)
     _say(f"written to {result.folder}")
+    return 0
+
+
+def lock(words: list[str]) -> int:
+    """Measure a pilot, compute the windows and write a lock."""
+    from opdcliff.compose import compose_one
+    from opdcliff.locking import make_lock
+    from opdcliff.settings import load
+
+    supersedes, settings = _own_word("supersedes", words)
+    folder = make_lock(load(compose_one([_LOCKED, *settings])), StudyPaths(), supersedes=supersedes)
+    _say(f"locked in {folder}; commit it before the first run, and run `opdcliff confirm`")
+    return 0
+
+
+def confirm(words: list[str]) -> int:
+    """Run the cells of a lock that have no outcome yet."""
+    from opdcliff.compose import compose_one
+    from opdcliff.confirm import run_locked
+    from opdcliff.settings import load
+
+    config = load(compose_one([_LOCKED, *words]))
+    run_locked(config, StudyPaths())
+    _say(
+        f"all cells are done; `opdcliff verify protocol={config.protocol.name}` says what they say"
+    )
     return 0
 
 
@@ -116,6 +144,15 @@ def config(words: list[str]) -> int:
     load(composed)
     print(OmegaConf.to_yaml(composed, resolve=True), end="")
     return 0
+
+
+def _own_word(name: str, words: list[str]) -> tuple[str | None, list[str]]:
+    """The value of the verb's own word `name=VALUE`, and the words that are settings."""
+    values = [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
+    if len(values) > 1 or "" in values:
+        raise ConfigError(f"{name}= takes one value, given once")
+    rest = [word for word in words if not word.startswith(f"{name}=")]
+    return (values[0] if values else None), rest
 
 
 def _require_slurm(grid: Grid) -> None:

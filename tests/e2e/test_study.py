@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-REST = "estimator: null, warmup_updates: null"
+REST = "estimator: null, warmup_updates: null, updates: null"
 ARMS = (
-    f"[{{clip: c5, multiples: [0.8, 1.2], seeds: [0, 1], {REST}}},"
-    f"{{clip: none_, multiples: [1.2], seeds: [0], {REST}}}]"
+    f"[{{name: c5, clip: c5, multiples: [0.8, 1.2], seeds: [0, 1], {REST}}},"
+    f"{{name: none, clip: none_, multiples: [1.2], seeds: [0], {REST}}}]"
 )
 WORDS = ("debug=seconds", "tracking=off", "engine.device=cpu", f"protocol.arms={ARMS}")
 TABLES = ("cells.csv", "onsets.csv", "calibration.csv", "references.json", "cliff.csv")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opdcliff.figures import style
+from opdcliff.tables import ARM_KEYS
 
 _MARKERS = "osv^Dp*h"
 
@@ -29,21 +30,24 @@ def draw_cliff(
     cells, onsets, calibration: the tables of `summary.Summary`. level: the parse rate whose
     crossing is the onset. Writes cliff.png, .svg, .csv.
     """
-    arms = list(cells.groupby(["clip", "estimator", "warmup"], sort=False))
+    arms = list(cells.groupby(ARM_KEYS, sort=False))
     ndcg = next(column for column in cells.columns if column.endswith("_parsed"))
     with mpl.rc_context(style.RC):
         figure = Figure(figsize=(3.8 * len(arms), 4.4), layout="constrained")
         axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
-        for axis, ((clip, estimator, warmup), arm) in zip(axes, arms, strict=True):
+        for axis, (key, arm) in zip(axes, arms, strict=True):
+            clip, estimator, warmup, budget = key
             _panel(axis, arm, ndcg)
             _prediction(axis, arm, calibration)
-            _observation(axis, onsets, (clip, estimator, warmup), level)
-            axis.set_title(f"clip {clip}, {estimator}, warm-up {warmup}")
+            _observation(axis, onsets, key, level)
+            axis.set_title(
+                f"clip {clip}, {estimator}, warm-up {warmup}, budget {budget}", fontsize=9
+            )
             axis.set_xlabel("lambda")
             # Each panel has its own: the predicted and the observed number stand in it.
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=7)
         axes[0].set_ylabel("strict parse rate, NDCG")
-        columns = ["clip", "estimator", "warmup", "lam", "lambda_star", "seed", "parse_rate", ndcg]
+        columns = [*ARM_KEYS, "lam", "lambda_star", "seed", "parse_rate", ndcg]
         style.save(figure, cells[columns], folder, "cliff", provenance)
 
 
@@ -78,16 +82,10 @@ def _prediction(axis: Axes, arm: pd.DataFrame, calibration: pd.DataFrame) -> Non
     axis.axvline(star, color=style.ORANGE, lw=1.5, label=f"predicted lambda* = {star:.3f}")
 
 
-def _observation(
-    axis: Axes, onsets: pd.DataFrame, arm: tuple[object, object, object], level: float
-) -> None:
+def _observation(axis: Axes, onsets: pd.DataFrame, key: tuple[object, ...], level: float) -> None:
     if onsets.empty:
         return
-    clip, estimator, warmup = arm
-    # By key: the attribute `clip` of a frame is a method.
-    mine = onsets[
-        (onsets["clip"] == clip) & (onsets["estimator"] == estimator) & (onsets["warmup"] == warmup)
-    ]
+    mine = onsets[(onsets[ARM_KEYS] == list(key)).all(axis=1)]
     numbers = mine[["onset", "onset_lo", "onset_hi"]].dropna(subset=["onset"])
     for onset, low, high in numbers.to_numpy(dtype=float):
         axis.errorbar(

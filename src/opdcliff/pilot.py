@@ -1,0 +1,97 @@
+"""What a pilot below the cliff tells before anything is locked: spread, wobble and speed.
+
+Its runs have seeds and lambdas of their own and are never part of a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from opdcliff.errors import ConfigError
+from opdcliff.records import Record
+
+SPREAD, HEADROOM, LOGIT = "train/headroom_spread", "train/headroom", "train/modal_logit"
+
+
+@dataclass(frozen=True)
+class PilotFacts:
+    """Measurements of the pilot's runs, in logits of the binding class.
+
+    spread_lo: smallest spread over positions when lambda has arrived, over runs.
+    spread_hi: largest spread over positions at any evaluation but the first, over runs. It is
+        larger while the student is being repaired, and grows with lambda: an upper bound for the
+        moment of a crossing.
+    wobble: standard deviation over time of a run's median headroom, after the warm-up.
+    speed_lo, speed_hi: logits per update from the start to the first evaluation, over runs.
+    """
+
+    spread_lo: float
+    spread_hi: float
+    wobble: float
+    speed_lo: float
+    speed_hi: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain values for the lock."""
+        return asdict(self)
+
+
+def pilot_facts(records: Sequence[Record]) -> PilotFacts:
+    """Measure finished pilot runs.
+
+    Raises:
+        ConfigError: a run collapsed (it was not below the cliff), or has too few evaluations.
+    """
+    arrived: list[float] = []
+    ever: list[float] = []
+    wobbles: list[float] = []
+    speeds: list[float] = []
+    for record in records:
+        if record.status != "finished":
+            raise ConfigError(
+                f"the pilot run {record.folder.name} is {record.status}; a pilot has to stay below "
+                "the cliff: lower protocol.predictions.pilot multiples"
+            )
+        moving, settled = _evaluations(record)
+        arrived.append(float(settled[SPREAD].iloc[0]))
+        ever.append(float(moving[SPREAD].max()))
+        wobbles.append(float(settled[HEADROOM].std(ddof=1)))
+        speeds.append(_speed(record.history))
+    return PilotFacts(
+        spread_lo=min(arrived),
+        spread_hi=max(ever),
+        wobble=float(np.sqrt(np.mean(np.square(wobbles)))),
+        speed_lo=min(speeds),
+        speed_hi=max(speeds),
+    )
+
+
+def pilot_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """For the lock: which runs the facts came from."""
+    return [
+        {"record": record.folder.name, "identity": record.manifest["identity"]}
+        for record in records
+    ]
+
+
+def _evaluations(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Those after the start, and of them those at the full lambda."""
+    warmup = record.config["lam"]["warmup_updates"]
+    moving: pd.DataFrame = record.history[record.history.step > 0].dropna(subset=[SPREAD, HEADROOM])
+    settled: pd.DataFrame = moving[moving.step >= warmup]
+    if len(settled) < 3:
+        raise ConfigError(
+            f"the pilot run {record.folder.name} has {len(settled)} evaluations after its warm-up "
+            f"of {warmup} updates and needs 3; raise optim.updates or lower evaluation.every"
+        )
+    return moving, settled
+
+
+def _speed(history: pd.DataFrame) -> float:
+    first, second = history.iloc[0], history.iloc[1]
+    return float((second[LOGIT] - first[LOGIT]) / (second.step - first.step))
