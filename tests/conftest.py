@@ -39,7 +39,7 @@ def pytest_testnodedown(node: object) -> None:
 @pytest.fixture
 def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records of unknown commit: git takes most of the time that writing one takes."""
-    monkeypatch.setattr("opdcliff.provenance._git", lambda *_: None)
+    monkeypatch.setattr("opdcliff.provenance.git", lambda *_: None)
 
 
 def pytest_terminal_summary(

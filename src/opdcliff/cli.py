@@ -22,6 +22,7 @@ USAGE = """usage: opdcliff VERB [group=option] [key.field=value] ...
   config     print the resolved configuration
   lock       write locked predictions to prereg/<protocol>/
   confirm    run the cells of a lock
+  verify     compare runs with the lock: verdicts, report, exit code
 
 opdcliff VERB --help lists the groups and their options; opdcliff --version prints the version."""
 
@@ -60,6 +61,14 @@ An existing lock is never replaced: lock a new version under another protocol.na
 
 Runs the cells of the lock in prereg/<protocol.name>/ with the seeds derived from it. Finished cells
 are reused; settings other than the locked ones are refused.""",
+    "verify": """usage: opdcliff verify [protocol=mini] [source=records|wandb|wandb_online|table]
+
+Checks lock and records, estimates the onset per seed, and gives each locked test its verdict.
+Writes results/<protocol>/verdicts.json, report.md and cells.csv. source: where metrics are read
+from; wandb reads the W&B files in the records' folders, wandb_online the server
+(entity=NAME project=NAME), table the committed cells.csv. Exit codes: 0 all confirmed and clean,
+10 a refutation, 11 inconclusive, or confirmed and not clean, 12 not run or inadmissible,
+13 tampered.""",
     "config": """usage: opdcliff config [group=option] [key.field=value] ...
 
 Prints the resolved configuration of these settings.""",

@@ -249,7 +249,7 @@ def read_lock(folder: Path) -> tuple[Lock | None, list[str]]:
         raise InadmissibleError(
             f"{path} does not exist: nothing is locked there; `opdcliff lock` makes it"
         )
-    broken = [f"{path}: its bytes are not those that were sealed"]
+    broken = [f"{folder.name}/{LOCK}: its bytes are not those that were sealed"]
     try:
         data = path.read_bytes()
         content = json.loads(data)
@@ -273,16 +273,16 @@ def read_lock(folder: Path) -> tuple[Lock | None, list[str]]:
 
 
 def _differences(lock: Lock, content: Mapping[str, Any], folder: Path) -> list[str]:
-    found = []
+    found, where = [], folder.name
     if seeds_of(content, len(lock.seeds)) != lock.seeds:
-        found.append(f"{folder / LOCK}: the seeds are not those derived from its content")
+        found.append(f"{where}/{LOCK}: the seeds are not those derived from its content")
     here = {path.name for path in folder.glob("*.yaml")}
-    found += [f"{folder / name}: not in the lock" for name in sorted(here - set(lock.tests))]
+    found += [f"{where}/{name}: not in the lock" for name in sorted(here - set(lock.tests))]
     for name, sealed in lock.tests.items():
         if name not in here:
-            found.append(f"{folder / name}: locked and not there")
+            found.append(f"{where}/{name}: locked and not there")
         elif file_digest(folder / name) != sealed:
-            found.append(f"{folder / name}: changed since the lock")
+            found.append(f"{where}/{name}: changed since the lock")
     own = source_digests()
     for name, sealed in lock.sources.items():
         if own.get(name) != sealed:

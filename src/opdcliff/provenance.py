@@ -35,9 +35,9 @@ def git_state(repo: Path) -> tuple[str, bool]:
     Untracked files count as dirty. A `repo` that only lies inside another repository is unknown:
     that commit says nothing about this code.
     """
-    top = _git(repo, "rev-parse", "--show-toplevel")
-    commit = _git(repo, "rev-parse", "HEAD")
-    status = _git(repo, "status", "--porcelain")
+    top = git(repo, "rev-parse", "--show-toplevel")
+    commit = git(repo, "rev-parse", "HEAD")
+    status = git(repo, "status", "--porcelain")
     if top is None or commit is None or status is None or Path(top) != repo.resolve():
         return "unknown", True
     return commit, bool(status)
@@ -65,7 +65,8 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def _git(repo: Path, *arguments: str) -> str | None:
+def git(repo: Path, *arguments: str) -> str | None:
+    """Return what a git command prints in `repo`; None where it fails or there is no git."""
     try:
         done = subprocess.run(
             ["git", "--no-optional-locks", "-C", str(repo), *arguments],

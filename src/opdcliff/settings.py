@@ -17,7 +17,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from opdcliff.config import ArchConfig, RunConfig
+from opdcliff.config import ArchConfig, PredictionConfig, RunConfig
 from opdcliff.contract import get_contract
 from opdcliff.errors import ConfigError
 from opdcliff.objective import ClipRule, validate_clip
@@ -78,6 +78,7 @@ def check(config: RunConfig) -> None:
     _check_lam(config)
     _check_sources(config)
     _check_engine(config)
+    _check_plateaus(config.protocol.predictions)
 
 
 def _in_words(error: OmegaConfBaseException) -> str:
@@ -134,6 +135,15 @@ def _check_lam(config: RunConfig) -> None:
         raise ConfigError(
             "lam.value and lam.of_threshold are both null; set lam.value (a number >= 0) or "
             "lam.of_threshold (a multiple of the calibrated lambda*)"
+        )
+
+
+def _check_plateaus(predictions: PredictionConfig | None) -> None:
+    if predictions is not None and not predictions.lower_plateau < predictions.upper_plateau:
+        raise ConfigError(
+            f"protocol.predictions.lower_plateau={predictions.lower_plateau} is not below "
+            f"protocol.predictions.upper_plateau={predictions.upper_plateau}; the onset is read "
+            "midway, where the parse rate falls from one to the other"
         )
 
 
@@ -257,7 +267,7 @@ _RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
     for names, (allowed, holds) in (
         ("seed data.seed sft.seed calibration.seed", _SEED),
         ("lam.value lam.warmup_updates", _NOT_NEGATIVE),
-        ("lam.of_threshold", _POSITIVE),
+        ("lam.of_threshold protocol.predictions.safe_multiple", _POSITIVE),
         ("sft.warmup_steps sft.weight_decay optim.weight_decay data.max_history", _NOT_NEGATIVE),
         ("rollout.temperature optim.lr optim.grad_clip sft.teacher.lr sft.student.lr", _POSITIVE),
         ("sft.grad_clip", _POSITIVE),
@@ -276,6 +286,11 @@ _RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("model.arch.max_positions", _COUNT),
         ("calibration.strengths", ("one or more numbers > 1", _strengths)),
         ("sft.teacher.continue_mass sft.student.continue_mass", _INSIDE),
+        ("protocol.predictions.upper_plateau protocol.predictions.lower_plateau", _INSIDE),
+        ("protocol.predictions.flat_delta protocol.predictions.least_lift", _INSIDE),
+        ("protocol.predictions.parity_margin", _INSIDE),
+        # An interval over seeds needs two of them.
+        ("protocol.predictions.least_seeds", ("a whole number >= 2", lambda value: value >= 2)),
         ("sft.teacher.corrupt_rate sft.student.corrupt_rate sft.long_share", _RATE),
         ("sft.teacher.swap_rate sft.student.swap_rate evaluation.collapse_floor", _RATE),
         ("optim.beta1 optim.beta2", _RATE),

@@ -68,6 +68,34 @@ def confirm(words: list[str]) -> int:
     return 0
 
 
+def verify(words: list[str]) -> int:
+    """Compare runs with a lock: print and write verdicts; returns the exit code of the outcome."""
+    from opdcliff import verify_report
+    from opdcliff.sources import read_runs
+    from opdcliff.verify import verify as verify_protocol
+
+    named = {}
+    for name in ("protocol", "source", "entity", "project"):
+        named[name], words = _own_word(name, words)
+    if words:
+        raise ConfigError(
+            f"{words[0]} is no setting of verify, whose settings are the lock's; allowed: "
+            "protocol=, source=, entity=, project="
+        )
+    protocol, paths = named["protocol"] or _LOCKED.partition("=")[2], StudyPaths()
+    runs = read_runs(
+        named["source"] or "records",
+        protocol,
+        paths,
+        entity=named["entity"],
+        project=named["project"],
+    )
+    found = verify_protocol(protocol, paths, runs)
+    verify_report.show(found, console())
+    _say(verify_report.write(found, paths.verdicts_dir(protocol)))
+    return found.exit_code
+
+
 def train(words: list[str]) -> int:
     """Run one cell, or with -m a grid of them, and print their table."""
     settings = [_NO_ARMS, *(word for word in words if word not in _MULTIRUN)]
