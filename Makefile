@@ -4,16 +4,25 @@ BIN := $(VENV)/bin
 # The interpreter that makes the environment; 3.11 and 3.12 are supported.
 PYTHON ?= python3
 
-.PHONY: help reproduce test check install clean
+.PHONY: help reproduce confirm verify test check install clean
 
 help:
 	@echo "make reproduce  environment, quick study, tables and figure (about 12 minutes on 2 cores)"
+	@echo "make confirm    runs of the locked study prereg/mini and their verdicts (resumable; see README)"
+	@echo "make verify     verdicts from the committed table of runs"
 	@echo "make test       all tests (at most 10 minutes on 2 cores)"
 	@echo "make check      format, lint and types"
 	@echo "make clean      remove run records and prepared models (results/ stays)"
 
 reproduce: install
 	$(BIN)/opdcliff study protocol=quick
+
+confirm: install
+	$(BIN)/opdcliff confirm protocol=mini
+	$(BIN)/opdcliff verify protocol=mini
+
+verify: install
+	$(BIN)/opdcliff verify protocol=mini source=table
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile

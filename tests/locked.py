@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from opdcliff.prereg import LockedTest
+from opdcliff.canonical import file_digest
+from opdcliff.compose import compose_one
+from opdcliff.prereg import (
+    LOCK,
+    Lock,
+    LockedArm,
+    LockedTest,
+    lock_text,
+    read_lock,
+    seal_of,
+    seeds_of,
+    source_digests,
+    write_test,
+)
+from opdcliff.records import RunRecord
+from opdcliff.settings import load, science_of
 from opdcliff.verdicts import CellValue
 
 LAMS = [1.70, 1.75, 1.80, 1.85, 1.90]
@@ -69,3 +89,125 @@ def cliff_cells(falls_after: list[float]) -> dict[tuple[str, float, int], CellVa
         for seed, last in zip(SEEDS, falls_after, strict=True)
         for lam in LAMS
     }
+
+
+# ---- a small locked protocol with its runs -------------------------------------------------------
+
+PROTOCOL = "tiny"
+MODELS, WEIGHTS = "ab" * 32, "cd" * 32
+
+
+@functools.cache
+def _composed() -> dict[str, Any]:
+    return asdict(load(compose_one(["protocol=mini", "debug=seconds"])))
+
+
+def settings_of(arm: str) -> dict[str, Any]:
+    """Settings of an arm's runs, as a record keeps them."""
+    config = copy.deepcopy(_composed())
+    config["optim"]["updates"] = 400 if arm == "extended" else 200
+    return config
+
+
+def make_lock(repo: Path) -> Lock:
+    """Write and commit prereg/tiny: one onset test and one contrast, six derived seeds."""
+    folder = repo / "prereg" / PROTOCOL
+    folder.mkdir(parents=True)
+    arms = [
+        LockedArm(
+            name=name,
+            kind=kind,
+            multiples=[],
+            lams=lams,
+            settings=science_of(settings_of(name)),
+        )
+        for name, kind, lams in (
+            ("fine_grid", "opd", LAMS),
+            ("extended", "opd", LAMS[1:4]),
+            ("warm_start", "warm_start", [1.0]),
+        )
+    ]
+    for test in (onset_test(), contrast_test()):
+        write_test(folder / f"{test.id}.yaml", test)
+    content: dict[str, Any] = {
+        "format": 1,
+        "protocol": PROTOCOL,
+        "supersedes": None,
+        "code_commit": "0" * 40,
+        "package_version": "0",
+        "tests": {path.name: file_digest(path) for path in folder.glob("*.yaml")},
+        "sources": source_digests(),
+        "arms": [arm.model_dump() for arm in arms],
+        "calibration": {
+            "binding": {"token_class": "text", "offsets": "0-27", "p": 0.86, "b": 0.46}
+        },
+        "pilot": {},
+        "prompts_sha256": "ef" * 32,
+        "models_identity": MODELS,
+        "models_sha256": WEIGHTS,
+        "created": "2026-01-01T00:00:00.000+00:00",
+    }
+    content["seeds"] = seeds_of(content, len(SEEDS))
+    content["sha256"] = seal_of(content)
+    (folder / LOCK).write_text(lock_text(content))
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "lock"]):
+        run_git(repo, *words)
+    lock, broken = read_lock(folder)
+    assert lock is not None
+    assert not broken
+    return lock
+
+
+def run_git(repo: Path, *words: str) -> str:
+    """What a git command prints, under a name and address of its own."""
+    who = ["-c", "user.name=T", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(
+        ["git", "-C", str(repo), *who, *words], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def write_run(
+    repo: Path,
+    lock: Lock,
+    key: tuple[str, float, int],
+    metrics: dict[str, float],
+    *,
+    status: str | None = "finished",
+    folder: str | None = None,
+    config: dict[str, Any] | None = None,
+    identity: str | None = None,
+    seed: int | None = None,
+    protocol: str = PROTOCOL,
+    weights: str = WEIGHTS,
+) -> Path:
+    """The record of a locked cell; each keyword makes it something else."""
+    arm, lam, own = key
+    seed = own if seed is None else seed
+    locked = lock.arm(arm)
+    plain = settings_of(arm) | {"seed": seed, "resolved_lam": lam, "kind": locked.kind}
+    path = repo / "runs" / PROTOCOL / (folder or f"{arm}-{lam}-{own}")
+    record = RunRecord.create(
+        path,
+        identity=identity or lock.identity(locked, lam, seed),
+        config=config or plain,
+        seed=seed,
+        protocol=protocol,
+        name=f"{arm}-{lam}-{seed}",
+        extras={"models_sha256": weights},
+    )
+    record.log(0, {"eval/parse_rate": 0.3})
+    record.log(200, metrics)
+    if status is None:
+        record._release()
+    else:
+        record.close(status)
+    return path
+
+
+def write_runs(repo: Path, lock: Lock) -> None:
+    """Runs of every locked cell: the cliff between 1.75 and 1.80, or 1.80 and 1.85."""
+    for arm, lam, seed in lock.cells().values():
+        last = 1.80 if seed == lock.seeds[0] else 1.75
+        rate = 0.3 if arm == "warm_start" else 0.95 if lam <= last else 0.05
+        write_run(repo, lock, (arm, lam, seed), {"eval/parse_rate": rate})

@@ -103,9 +103,10 @@ def write_tests(grounds: Grounds) -> list[LockedTest]:
             "T1",
             named.fine_grid,
             t1,
-            claim="At the base budget the student stops parsing at lambda*(p, b, c).",
+            claim="At the base budget the student stops parsing at lambda*(p, b, c), less what the "
+            "spread of positions takes.",
             source="fine-grid test of the paper [P]; window derived here [D], theory points 14, 16",
-            hypothesis="the onset at c = 5 lies in the window around the calibrated lambda*",
+            hypothesis="the onset at c = 5 lies in the window computed from calibration and pilot",
         ),
         _onset_test(
             grounds,
@@ -175,7 +176,7 @@ def _contrasts(grounds: Grounds) -> list[LockedTest]:
     rows = (
         (
             ("flatness", "eval/ndcg1_parsed", far, 0.5),
-            Window(lo=-delta, hi=delta, derivation="equivalence margin, chosen before any run"),
+            Window(lo=-delta, hi=delta, derivation="equivalence margin, chosen before any locked run"),
             "Below the cliff the ranking quality of parsed answers does not depend on lambda.",
             "NDCG@1 of parsed answers flat in lambda [P]",
             f"NDCG@1 of parsed answers at {safe.lam:g} and {far.lam:g} differs by less than "
@@ -248,7 +249,11 @@ def _test(
             "correction": correction,
             "provenance": {
                 "design.lams": "[D] multiples of the calibrated lambda*, in conf/protocol",
-                "window": "[D] rule in opdcliff.windows; inputs [M] calibration and pilot",
+                "window": (
+                    "[D] rule in opdcliff.windows; inputs [M] calibration and pilot"
+                    if estimator.kind == "onset"
+                    else "[here] chosen, in conf/protocol"
+                ),
             },
         }
     )

@@ -20,6 +20,9 @@ MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
 LOCK = "run.lock"
 
+# The safe loader on libyaml: a config takes 2 ms instead of 20, and a study has hundreds.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 # What parsing of arbitrary bytes and picking them apart can raise.
 MALFORMED = (
     ValueError,
@@ -73,7 +76,7 @@ def read_config(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        config: dict[str, Any] = yaml.safe_load(read_bytes(path))
+        config: dict[str, Any] = yaml.load(read_bytes(path), Loader=_LOADER)
         same = config_digest(config) == manifest["config_sha256"]
     except (*MALFORMED, yaml.YAMLError, ConfigError) as error:
         raise RecordError(f"{path}: not a config; the file is damaged") from error

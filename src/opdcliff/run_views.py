@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,14 @@ TABLE = "cells.csv"
 UNKNOWN = "unknown"
 _ABOUT = ("name", "identity", "protocol", "kind", "seed", "lam", "status", "complete", "start")
 _CODE = ("code_commit", "code_dirty", "models_sha256", "stream_sha256")
+# Said, not guessed: a hash of digits and an e would be read as a number.
+_TYPES: dict[Hashable, type] = {
+    **dict.fromkeys((*_ABOUT, *_CODE), str),
+    "seed": int,
+    "lam": float,
+    "complete": bool,
+    "code_dirty": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ def read_table(folder: Path) -> list[RunView]:
     """
     path = folder / TABLE
     try:
-        table = pd.read_csv(path, dtype={"arm": str, "seed": int}, keep_default_na=True)
+        table = pd.read_csv(path, dtype=_TYPES)
         metrics = [name for name in table.columns if "/" in name]
         return [_view_of_row(row, metrics) for row in table.to_dict("records")]
     except (OSError, ValueError, KeyError, TypeError) as error:
