@@ -337,8 +337,15 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> Iter
         (["study", "protocol=grid"], "protocol.arms of protocol=grid is empty"),
         (["study", "clip=c2"], "clip=c2 has no effect on a study"),
         (["study", "seed=1"], "seed=1 has no effect on a study"),
-        (["study", "protocol.arms=[{clip: c7}]"], "protocol.arms[0].multiples is missing"),
+        (["study", "protocol.arms=[{clip: c7}]"], "protocol.arms[0].name is missing"),
+        (["study", "protocol.arms=[{name: a, clip: c7}]"], "protocol.arms[0].multiples is missing"),
         (["study", "--fast"], "--fast is unknown"),
+        (["lock", "protocol=quick"], "protocol=quick has no predictions to lock"),
+        (["lock", "supersedes=a", "supersedes=b"], "supersedes= takes one value, given once"),
+        (
+            ["lock", "protocol.predictions.least_seeds=1"],
+            "predictions.least_seeds=1 is not allowed",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(
@@ -347,6 +354,13 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     reply = elsewhere(*words)
     assert reply.code == 2
     assert part in reply.line
+    assert not reply.out
+
+
+def test_nothing_is_confirmed_without_a_lock(elsewhere: Run) -> None:
+    reply = elsewhere("confirm")
+    assert reply.code == 12
+    assert "nothing is locked there; `opdcliff lock` makes it" in reply.line
     assert not reply.out
 
 
@@ -402,7 +416,8 @@ def test_help_of_a_verb(verb: str, elsewhere: Run) -> None:
     reply = elsewhere(verb, "lam.value=-1", "--help")
     assert reply.code == 0
     assert reply.out.startswith(f"usage: opdcliff {verb}")
-    if verb != "threshold":
+    # The others take no settings of a run.
+    if verb not in ("threshold", "verify"):
         for word in ("mini_fine_grid", "c5*", "A margin below the calibrated cliff."):
             assert word in reply.out
 

@@ -64,6 +64,12 @@ def default() -> RunConfig:
     return load(compose_one([]))
 
 
+@pytest.fixture(scope="module")
+def locked() -> RunConfig:
+    """A config without nulls in its protocol: that of the quick study has no predictions."""
+    return load(compose_one(["protocol=mini"]))
+
+
 def look(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = getattr(config, part)
@@ -154,8 +160,16 @@ def test_every_value_has_a_comment(file: Path) -> None:
         assert name == "name" or commented or "  # " in lines[line], f"{name} in {file.name}"
 
 
-def test_every_field_has_a_value_and_every_value_a_field() -> None:
-    assert sorted(flat(compose_one([]))) == sorted(field_names())
+@pytest.mark.parametrize("protocol", options_of("protocol"))
+def test_every_field_has_a_value_and_every_value_a_field(protocol: str) -> None:
+    predictions = "protocol.predictions"
+    names = list(flat(compose_one([f"protocol={protocol}"])))
+    if predictions in names:
+        # Null as a whole, which an exploratory study may leave it.
+        assert protocol != "mini"
+        names.remove(predictions)
+        names += [name for name in field_names() if name.startswith(f"{predictions}.")]
+    assert sorted(names) == sorted(field_names())
 
 
 def flat(config: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -176,8 +190,8 @@ def test_a_study_reads_clip_options_as_hydra_does(option: str) -> None:
 
 
 @pytest.mark.parametrize("name", field_names())
-def test_science_reacts_to_science_only(name: str, default: RunConfig) -> None:
-    old = look(default, name)
+def test_science_reacts_to_science_only(name: str, locked: RunConfig) -> None:
+    old = look(locked, name)
     new: Any
     if isinstance(old, bool):
         new = not old
@@ -187,7 +201,7 @@ def test_science_reacts_to_science_only(name: str, default: RunConfig) -> None:
         new = old + 1
     else:
         new = f"{old}x"
-    before, after = science(default), science(changed(default, name, new))
+    before, after = science(locked), science(changed(locked, name, new))
     assert (before == after) == is_plumbing(name)
 
 
@@ -206,9 +220,13 @@ AT_LEAST_1 = st.floats(min_value=1, allow_nan=False)
 
 POSITIVE = """
     lam.of_threshold rollout.temperature optim.lr optim.grad_clip
-    sft.teacher.lr sft.student.lr sft.grad_clip"""
+    sft.teacher.lr sft.student.lr sft.grad_clip protocol.predictions.safe_multiple"""
 NOT_NEGATIVE = "lam.value sft.weight_decay optim.weight_decay"
-INSIDE = "sft.teacher.continue_mass sft.student.continue_mass"
+INSIDE = """
+    sft.teacher.continue_mass sft.student.continue_mass
+    protocol.predictions.upper_plateau protocol.predictions.lower_plateau
+    protocol.predictions.flat_delta protocol.predictions.least_lift
+    protocol.predictions.parity_margin"""
 RATES = """
     sft.teacher.corrupt_rate sft.student.corrupt_rate sft.teacher.swap_rate sft.student.swap_rate
     sft.long_share evaluation.collapse_floor optim.beta1 optim.beta2"""
@@ -240,6 +258,7 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
         (SEEDS, st.integers(max_value=-1) | st.integers(min_value=2**32)),
         (COUNTS, st.integers(max_value=0)),
         ("data.candidates", st.integers(max_value=1) | st.integers(min_value=27)),
+        ("protocol.predictions.least_seeds", st.integers(max_value=1)),
         ("data.tokenizer_entries", st.integers(max_value=257)),
         ("calibration.strengths", st.lists(st.floats(max_value=1) | NOT_FINITE, max_size=3)),
         # The rule of the default clip needs a strength.
@@ -265,6 +284,12 @@ FREE = {
     "clip.name",
     "protocol.name",
     "protocol.arms",
+    "protocol.predictions.pilot",
+    "protocol.predictions.fine_grid",
+    "protocol.predictions.extended",
+    "protocol.predictions.small_clip",
+    "protocol.predictions.far_below",
+    "protocol.predictions.larger_model",
 }
 
 
@@ -276,11 +301,11 @@ def test_every_field_is_bounded_or_known_to_be_free() -> None:
 @pytest.mark.parametrize("name", BAD)
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
-def test_a_bad_value_is_refused_by_name(name: str, data: st.DataObject, default: RunConfig) -> None:
+def test_a_bad_value_is_refused_by_name(name: str, data: st.DataObject, locked: RunConfig) -> None:
     value = data.draw(BAD[name])
-    assume(value != look(default, name))
+    assume(value != look(locked, name))
     with pytest.raises(ConfigError) as caught:
-        check(changed(default, name, value))
+        check(changed(locked, name, value))
     line = str(caught.value)
     assert {"data.contract": "contract=", "clip.strength": "clip strength"}.get(name, name) in line
 
@@ -308,12 +333,16 @@ def test_a_bad_value_is_refused_by_name(name: str, data: st.DataObject, default:
         ({"clip.name": "../x"}, "'../x' is not usable"),
         ({"protocol.name": "a/b"}, "'a/b' is not usable"),
         ({"protocol.name": "assets"}, "reserved"),
+        (
+            {"protocol.predictions.lower_plateau": 0.6, "protocol.predictions.upper_plateau": 0.6},
+            "protocol.predictions.lower_plateau=0.6 is not below",
+        ),
     ],
 )
 def test_values_that_do_not_fit_together(
-    values: dict[str, Any], part: str, default: RunConfig
+    values: dict[str, Any], part: str, locked: RunConfig
 ) -> None:
-    config = default
+    config = locked
     for name, value in values.items():
         config = changed(config, name, value)
     with pytest.raises(ConfigError) as caught:
@@ -417,8 +446,9 @@ def protocol(default: RunConfig, *arms: dict[str, Any]) -> RunConfig:
     return changed(default, "protocol.arms", [ProtocolArm(**(ARM | arm)) for arm in arms])
 
 
-def test_the_quick_protocol_passes(default: RunConfig) -> None:
+def test_the_protocols_pass(default: RunConfig, locked: RunConfig) -> None:
     check_protocol(default)
+    check_protocol(locked)
     check_protocol(protocol(default, {}, {"clip": "c2"}, {"estimator": "full"}))
 
 

@@ -64,8 +64,8 @@ def test_the_files_say_where_they_come_from(tmp_path: Path) -> None:
 def test_the_table_beside_it_holds_the_plotted_numbers(tmp_path: Path) -> None:
     draw(tmp_path)
     table = cells(CLIFF)
-    columns = ["clip", "estimator", "warmup", "lam", "lambda_star", "seed", "parse_rate"]
-    expected = table[[*columns, "ndcg1_parsed"]].reset_index(drop=True)
+    columns = ["clip", "estimator", "warmup", "budget", "lam", "lambda_star", "seed"]
+    expected = table[[*columns, "parse_rate", "ndcg1_parsed"]].reset_index(drop=True)
     written = pd.read_csv(tmp_path / "cliff.csv")
     pd.testing.assert_frame_equal(written, expected, rtol=1e-6)
 
@@ -81,7 +81,7 @@ def test_every_arm_has_its_numbers_in_its_panel(figures: list[Figure]) -> None:
         legend = axis.get_legend()
         assert legend is not None
         labels = [text.get_text() for text in legend.get_texts()]
-        assert axis.get_title(loc="left") == f"clip {clip}, sampled, warm-up 80"
+        assert axis.get_title(loc="left") == f"clip {clip}, sampled, warm-up 80, budget 160"
         lines = {line.get_label(): line for line in axis.get_lines()}
         for seed in (0, 1, 2):
             points = lines[f"parse rate, seed {seed}"]

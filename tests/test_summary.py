@@ -90,14 +90,18 @@ def test_a_seed_that_lacks_cells_leaves_the_mean_undefined(missing: int) -> None
     assert (row.seeds, row.bracket_hi) == (3, math.inf)
 
 
-def test_arms_differ_by_clip_estimator_and_warm_up() -> None:
+def test_arms_differ_by_clip_estimator_warm_up_and_budget() -> None:
     plain = cells({"c5": CLIFF["c5"]})
-    arms = [plain, plain.assign(estimator="full"), plain.assign(warmup=0)]
+    # The budget of an arm, not the updates of a run: that of a collapsed one is shorter.
+    plain.loc[0, "updates"] = 120
+    changes: list[dict[str, Any]] = [{}, {"estimator": "full"}, {"warmup": 0}, {"budget": 320}]
+    arms = [plain.assign(**change) for change in changes]
     onsets = onset_table(pd.concat(arms, ignore_index=True))
-    assert onsets[["clip", "estimator", "warmup"]].to_numpy().tolist() == [
-        ["c5", "sampled", 80],
-        ["c5", "full", 80],
-        ["c5", "sampled", 0],
+    assert onsets[["clip", "estimator", "warmup", "budget"]].to_numpy().tolist() == [
+        ["c5", "sampled", 80, 160],
+        ["c5", "full", 80, 160],
+        ["c5", "sampled", 0, 160],
+        ["c5", "sampled", 80, 320],
     ]
 
 
@@ -158,7 +162,7 @@ def grid(config: RunConfig, lams: list[float]) -> list[Cell]:
 def test_rows_come_from_the_last_line_of_finished_records(
     prepared: Prepared, paths: StudyPaths
 ) -> None:
-    config = markov.config("clip=c5", "seed=3")
+    config = markov.config("clip=c5", "seed=3", "optim.updates=90")
     done = grid(config, [1.2, 1.5, 1.8, 2.0, 2.2, 2.4])
     measured = {"eval/parse_rate": 61 / 256, "train/tail_ratio/text": 1.7}
     record(done[0], prepared, paths, "finished", **measured)
@@ -175,7 +179,7 @@ def test_rows_come_from_the_last_line_of_finished_records(
     assert row.parse_rate == 61 / 256
     assert (row.parse_lo, row.parse_hi) == pytest.approx(wilson(61, 256))
     assert row.lambda_star == pytest.approx(lambda_star(0.9, 0.5, 5.0))
-    assert (row["clip"], row.c, row.seed, row.updates) == ("c5", 5.0, 3, 40)
+    assert (row["clip"], row.c, row.seed, row.budget, row.updates) == ("c5", 5.0, 3, 90, 40)
     assert (row.tail_ratio, row.clip_fraction, row.residual) == (1.7, 0.03, -0.02)
     # What the last evaluation did not measure is missing.
     assert math.isnan(made.cells.tail_ratio[1])

@@ -37,7 +37,8 @@ NAMES = {
     *("eval/mean_length", "eval/prompts", "train/lam"),
     *(f"eval/fail/{code.value}" for code in FailureCode),
     *(f"train/tail_ratio/{name}" for name in CLASSES),
-    *("train/residual_mean", "train/residual_sd", "train/beyond_zc", "time/evaluate_s"),
+    *("train/residual_mean", "train/residual_sd", "train/modal_logit", "train/beyond_zc"),
+    *("train/headroom", "train/headroom_spread", "time/evaluate_s"),
 }
 NAMES_AFTER_UPDATES = NAMES | {
     *(f"train/clip_fraction/{name}" for name in (*CLASSES, "all")),

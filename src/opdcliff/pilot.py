@@ -45,8 +45,14 @@ def pilot_facts(records: Sequence[Record]) -> PilotFacts:
     """Measure finished pilot runs.
 
     Raises:
-        ConfigError: a run collapsed (it was not below the cliff), or has too few evaluations.
+        ConfigError: no runs, or one that collapsed (it was not below the cliff), lacks a metric,
+            has too few evaluations, or does not start towards the teacher.
     """
+    if not records:
+        raise ConfigError(
+            "the pilot has no cells; give protocol.predictions.pilot an arm with a multiple and a "
+            "seed"
+        )
     arrived: list[float] = []
     ever: list[float] = []
     wobbles: list[float] = []
@@ -61,7 +67,7 @@ def pilot_facts(records: Sequence[Record]) -> PilotFacts:
         arrived.append(float(settled[SPREAD].iloc[0]))
         ever.append(float(moving[SPREAD].max()))
         wobbles.append(float(settled[HEADROOM].std(ddof=1)))
-        speeds.append(_speed(record.history))
+        speeds.append(_speed(record))
     return PilotFacts(
         spread_lo=min(arrived),
         spread_hi=max(ever),
@@ -81,6 +87,12 @@ def pilot_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _evaluations(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Those after the start, and of them those at the full lambda."""
+    for name in (SPREAD, HEADROOM, LOGIT):
+        if name not in record.history:
+            raise ConfigError(
+                f"the pilot run {record.folder.name} has not measured {name}; it needs a clip with "
+                "a strength, and answers with a class that can bind"
+            )
     warmup = record.config["lam"]["warmup_updates"]
     moving: pd.DataFrame = record.history[record.history.step > 0].dropna(subset=[SPREAD, HEADROOM])
     settled: pd.DataFrame = moving[moving.step >= warmup]
@@ -92,6 +104,13 @@ def _evaluations(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
     return moving, settled
 
 
-def _speed(history: pd.DataFrame) -> float:
-    first, second = history.iloc[0], history.iloc[1]
-    return float((second[LOGIT] - first[LOGIT]) / (second.step - first.step))
+def _speed(record: Record) -> float:
+    first, second = record.history.iloc[0], record.history.iloc[1]
+    speed = float((second[LOGIT] - first[LOGIT]) / (second.step - first.step))
+    # Not a comparison the other way round: a NaN has to be refused too.
+    if not speed > 0.0:
+        raise ConfigError(
+            f"the pilot run {record.folder.name} starts at {speed:g} logits per update; a start "
+            "towards the teacher is above 0, lower evaluation.every if it has turned by then"
+        )
+    return speed

@@ -176,7 +176,9 @@ def _contrasts(grounds: Grounds) -> list[LockedTest]:
     rows = (
         (
             ("flatness", "eval/ndcg1_parsed", far, 0.5),
-            Window(lo=-delta, hi=delta, derivation="equivalence margin, chosen before any locked run"),
+            Window(
+                lo=-delta, hi=delta, derivation="equivalence margin, chosen before any locked run"
+            ),
             "Below the cliff the ranking quality of parsed answers does not depend on lambda.",
             "NDCG@1 of parsed answers flat in lambda [P]",
             f"NDCG@1 of parsed answers at {safe.lam:g} and {far.lam:g} differs by less than "

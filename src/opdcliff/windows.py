@@ -55,10 +55,19 @@ class Setting:
 
 
 def masses_of(table: pd.DataFrame, strength: float) -> list[Masses]:
-    """The rows of the binding class that bind, and of all its offsets together."""
+    """The rows of the binding class that bind, and of all its offsets together.
+
+    Raises:
+        ConfigError: lambda* was not calibrated at that clip strength.
+    """
+    column = f"lambda_star_c{strength:g}"
+    if column not in table:
+        raise ConfigError(
+            f"no lambda* was calibrated at clip strength {strength:g}; add it to "
+            "calibration.strengths"
+        )
     binding = table[table.binding].iloc[0]
     pooled = table[(table["class"] == binding["class"]) & (table.offsets == "all")].iloc[0]
-    column = f"lambda_star_c{strength:g}"
     return [
         Masses(
             f"{row['class']}, offsets {row.offsets}",

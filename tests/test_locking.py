@@ -1,0 +1,445 @@
+"""Making a lock and running its cells, with made-up models: what is refused, and what is kept."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from grid_frames import calibration
+from locked import contrast_test, onset_test
+from opdcliff import assets, confirm, locking
+from opdcliff.calibrate import Binding, Calibration
+from opdcliff.cell_identity import OPD
+from opdcliff.cells import Cell
+from opdcliff.compose import compose_one
+from opdcliff.config import RunConfig
+from opdcliff.confirm import locked_cells, run_locked
+from opdcliff.errors import ConfigError, InadmissibleError, StudyIncompleteError, TamperedError
+from opdcliff.locking import baseline_config, locked_arms, make_lock
+from opdcliff.paths import StudyPaths
+from opdcliff.pilot import HEADROOM, LOGIT, SPREAD
+from opdcliff.predictions import Grounds
+from opdcliff.prepare import Prepared
+from opdcliff.prereg import LOCK, Lock, LockedTest, read_lock, read_test
+from opdcliff.records import Record
+from opdcliff.settings import load, science
+from opdcliff.study import arm_config, model_option
+from opdcliff.theory import lambda_star
+
+P, B = 0.876, 0.476
+BINDING = Binding("text", "28-55", P, B)
+COMMIT = "c0ffee" * 6 + "abcd"
+PILOT_LAM = round(0.85 * lambda_star(P, B, 5.0), 4)
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    """The mini protocol on two seeds."""
+    made = load(compose_one(["protocol=mini"]))
+    for arm in made.protocol.arms:
+        arm.seeds = [0, 1]
+    return made
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> StudyPaths:
+    return StudyPaths(tmp_path / "runs", tmp_path / "results", tmp_path / "prereg")
+
+
+@pytest.fixture
+def prepared(paths: StudyPaths) -> Prepared:
+    def build(folder: Path) -> dict[str, Any]:
+        (folder / "weights").write_text("made up")
+        return {"digest": "d" * 64}
+
+    folder = assets.ensure(paths, "data", {"name": "made up"}, build)
+    return Prepared(folder, folder, "ab" * 32)
+
+
+@dataclasses.dataclass
+class Stage:
+    """What stands in for training, and what was asked of it."""
+
+    config: RunConfig
+    paths: StudyPaths
+    cells: list[Cell] = dataclasses.field(default_factory=list)
+    grounds: list[Grounds] = dataclasses.field(default_factory=list)
+    failures: dict[str, str] = dataclasses.field(default_factory=dict)
+    dirty: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return self.paths.prereg / "mini"
+
+    def lock(self, config: RunConfig | None = None, **options: Any) -> Path:
+        return make_lock(self.config if config is None else config, self.paths, **options)
+
+
+def pilot_record(folder: Path) -> Record:
+    history = pd.DataFrame(
+        {
+            "step": [0, 20, 100, 150, 200],
+            SPREAD: [0.2, 0.06, 0.04, 0.05, 0.05],
+            HEADROOM: [3.0, 2.0, 1.0, 1.1, 1.2],
+            LOGIT: [0.0, 2.0, 3.0, 3.0, 3.0],
+        }
+    )
+    manifest = {"status": "finished", "identity": "1" * 64}
+    return Record(folder, manifest, {"lam": {"warmup_updates": 100}}, history, {}, False)
+
+
+@pytest.fixture
+def stage(
+    config: RunConfig, paths: StudyPaths, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> Stage:
+    made = Stage(config, paths)
+
+    def run_cells(cells: list[Cell], *_: object, workers: int) -> dict[str, str]:
+        made.cells += cells
+        return made.failures
+
+    def write_tests(grounds: Grounds) -> list[LockedTest]:
+        made.grounds.append(grounds)
+        return [onset_test(), contrast_test()]
+
+    found = Calibration(calibration(p=P, b=B, lambda_star_c2_hi=float("inf")), BINDING)
+    for name, stand_in in {
+        "git_state": lambda _: (COMMIT, made.dirty),
+        "prepare": lambda *_: prepared,
+        "prepare_calibration": lambda *_: (found, Path()),
+        "run_cells": run_cells,
+        "read_record": pilot_record,
+        "write_tests": write_tests,
+    }.items():
+        monkeypatch.setattr(locking, name, stand_in)
+    return made
+
+
+@pytest.fixture
+def untouched(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """As `stage`, where nothing may be prepared."""
+
+    def prepare(*_: object) -> Prepared:
+        raise AssertionError("refused too late")
+
+    monkeypatch.setattr(locking, "prepare", prepare)
+    return stage
+
+
+# ---- what is refused ------------------------------------------------------------------------
+
+
+def test_a_protocol_without_predictions_is_not_locked(untouched: Stage) -> None:
+    with pytest.raises(ConfigError, match="protocol=quick has no predictions to lock"):
+        untouched.lock(load(compose_one([])))
+    assert not untouched.paths.prereg.exists()
+
+
+def test_code_without_a_commit_is_not_locked(untouched: Stage) -> None:
+    untouched.dirty = True
+    with pytest.raises(ConfigError) as caught:
+        untouched.lock()
+    assert f"not that of a commit (HEAD {COMMIT[:12]})" in str(caught.value)
+    assert not untouched.paths.prereg.exists()
+
+
+def test_a_lock_is_never_replaced_not_even_half_a_one(untouched: Stage) -> None:
+    untouched.folder.mkdir(parents=True)
+    for options in ({}, {"supersedes": "mini"}):
+        with pytest.raises(ConfigError) as caught:
+            untouched.lock(**options)
+        assert f"{untouched.folder} exists" in str(caught.value)
+        assert "protocol.name=mini_v2 supersedes=mini" in str(caught.value)
+    assert list(untouched.folder.iterdir()) == []
+
+
+def test_protocols_that_cannot_run_are_not_locked(untouched: Stage) -> None:
+    broken = copy.deepcopy(untouched.config)
+    broken.protocol.arms[0].multiples = []
+    with pytest.raises(ConfigError, match=r"protocol\.arms\[0\]\.multiples is empty"):
+        untouched.lock(broken)
+
+
+def test_a_pilot_without_outcomes_leaves_nothing(stage: Stage) -> None:
+    stage.failures = {"c5-lam1.5": "died"}
+    with pytest.raises(StudyIncompleteError, match=r"1 of 4 pilot cells .* c5-lam1\.5 \(died\)"):
+        stage.lock()
+    assert not stage.paths.prereg.exists()
+
+
+def test_a_vacuous_window_leaves_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Grounds) -> list[LockedTest]:
+        raise ConfigError("says little")
+
+    monkeypatch.setattr(locking, "write_tests", refuse)
+    with pytest.raises(ConfigError, match="says little"):
+        stage.lock()
+    assert not stage.paths.prereg.exists()
+
+
+def renamed(config: RunConfig) -> RunConfig:
+    protocol = dataclasses.replace(config.protocol, name="mini_v2")
+    return dataclasses.replace(config, protocol=protocol)
+
+
+def test_a_broken_lock_is_not_superseded(stage: Stage) -> None:
+    path = stage.lock() / LOCK
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(ConfigError, match="supersedes=mini: that lock is not as it was sealed"):
+        stage.lock(renamed(stage.config), supersedes="mini")
+    path.unlink()
+    with pytest.raises(InadmissibleError, match="nothing is locked there"):
+        stage.lock(renamed(stage.config), supersedes="mini")
+    assert not (stage.paths.prereg / "mini_v2").exists()
+
+
+# ---- what is kept ---------------------------------------------------------------------------
+
+
+def test_a_lock_seals_what_it_was_made_from(stage: Stage, prepared: Prepared) -> None:
+    folder = stage.lock()
+    lock, broken = read_lock(folder)
+    assert broken == []
+    assert lock is not None
+    assert {path.name for path in folder.iterdir()} == {"T1.yaml", "lift.yaml", LOCK}
+    assert read_test(folder / "T1.yaml") == onset_test()
+    assert [path.name for path in stage.paths.prereg.iterdir()] == ["mini"]
+    assert (lock.protocol, lock.code_commit, lock.supersedes) == ("mini", COMMIT, None)
+    assert lock.arms == locked_arms(stage.config, BINDING)
+    assert len(lock.seeds) == 2
+    assert lock.prompts_sha256 == "d" * 64
+    assert lock.models_identity == prepared.models_identity
+    assert lock.models_sha256 == assets.content_digest(prepared.models)
+    assert lock.calibration["binding"] == dataclasses.asdict(BINDING)
+    assert [row["lambda_star_c2_hi"] for row in lock.calibration["table"]] == ["Infinity"] * 4
+
+
+def test_the_pilot_runs_below_the_cliff_under_a_name_of_its_own(stage: Stage) -> None:
+    lock, _ = read_lock(stage.lock())
+    assert lock is not None
+    assert [(cell.config.seed, cell.lam) for cell in stage.cells] == [
+        (seed, PILOT_LAM) for seed in (1000, 1001, 1002, 1003)
+    ]
+    assert {cell.protocol for cell in stage.cells} == {"mini_pilot"}
+    (grounds,) = stage.grounds
+    assert lock.pilot["facts"] == grounds.pilot.as_dict()
+    assert lock.pilot["facts"]["speed_lo"] == pytest.approx(0.1)
+    assert len(lock.pilot["runs"]) == 4
+    assert grounds.level == 0.5
+    assert grounds.safe_lam() == round(0.8875 * lambda_star(P, B, 5.0), 4)
+
+
+def test_a_new_version_names_the_old_one_which_stays(stage: Stage) -> None:
+    old = stage.lock()
+    before = (old / LOCK).read_bytes()
+    new = stage.lock(renamed(stage.config), supersedes="mini")
+    first, second = (read_lock(folder)[0] for folder in (old, new))
+    assert first is not None
+    assert second is not None
+    assert second.supersedes == {"protocol": "mini", "sha256": first.sha256}
+    assert (old / LOCK).read_bytes() == before
+    assert not set(first.seeds) & set(second.seeds)
+
+
+# ---- arms and baselines ---------------------------------------------------------------------
+
+
+def test_the_arms_of_a_lock_are_those_of_the_protocol_and_two_baselines(config: RunConfig) -> None:
+    arms = {arm.name: arm for arm in locked_arms(config, BINDING)}
+    named = [arm.name for arm in config.protocol.arms]
+    assert list(arms) == [*named, "warm_start", "larger_sft"]
+    for own in config.protocol.arms:
+        arm = arms[own.name]
+        star = lambda_star(P, B, arm.settings["clip"]["strength"])
+        assert arm.kind == OPD
+        assert arm.multiples == own.multiples
+        assert arm.lams == [round(multiple * star, 4) for multiple in own.multiples]
+        assert arm.settings == science(arm_config(config, own, 0))
+        assert arm.settings["optim"]["updates"] == own.updates
+    for name in ("warm_start", "larger_sft"):
+        assert (arms[name].kind, arms[name].lams, arms[name].multiples) == (name, [1.0], [])
+
+
+def test_only_the_larger_baseline_has_the_larger_model(config: RunConfig) -> None:
+    first = config.protocol.arms[0]
+    larger = baseline_config(config, first, "larger_sft", 7)
+    assert larger.model == model_option("tiny_5x")
+    assert larger.model.arch != config.model.arch
+    assert larger.seed == 7
+    same = dataclasses.replace(larger, model=config.model)
+    assert same == baseline_config(config, first, "warm_start", 7) == arm_config(config, first, 7)
+
+
+def test_without_a_threshold_there_are_no_arms(config: RunConfig) -> None:
+    with pytest.raises(ConfigError, match="the calibration found no threshold"):
+        locked_arms(config, None)
+
+
+# ---- the cells of a lock --------------------------------------------------------------------
+
+
+@pytest.fixture
+def lock(stage: Stage) -> Lock:
+    made, _ = read_lock(stage.lock())
+    assert made is not None
+    return made
+
+
+def test_the_cells_are_those_of_the_lock_seed_by_seed(
+    config: RunConfig, lock: Lock, prepared: Prepared
+) -> None:
+    cells = locked_cells(config, lock, prepared)
+    expected = lock.cells()
+    identities = [cell.identity(prepared) for cell in cells]
+    assert len(identities) == len(set(identities)) == 2 * 25
+    assert set(identities) == set(expected)
+    assert [cell.config.seed for cell in cells] == [seed for seed in lock.seeds for _ in range(25)]
+    for cell, identity in zip(cells, identities, strict=True):
+        arm, lam, seed = expected[identity]
+        assert (cell.lam, cell.config.seed, cell.protocol) == (lam, seed, "mini")
+        assert (cell.kind == OPD) == (arm not in ("warm_start", "larger_sft"))
+    seed = lock.seeds[0]
+    names = [cell.name for cell in cells[:25]]
+    assert names[0] == f"c5-lam{lock.arm('fine_grid').lams[0]:.4f}-full-w100-n200-s{seed}"
+    assert names[6] == f"c5-lam{lock.arm('extended').lams[0]:.4f}-full-w100-n400-s{seed}"
+    assert names[-2:] == [f"warm_start-s{seed}", f"larger_sft-s{seed}"]
+    assert len(set(names)) == 25
+
+
+def changed(config: RunConfig, change: Callable[[RunConfig], None]) -> RunConfig:
+    other = copy.deepcopy(config)
+    change(other)
+    return other
+
+
+def set_to(dotted: str, value: Any) -> Callable[[RunConfig], None]:
+    def change(config: RunConfig) -> None:
+        inner: Any = config
+        *path, last = dotted.split(".")
+        for name in path:
+            inner = inner[int(name)] if name.isdigit() else getattr(inner, name)
+        assert getattr(inner, last) != value
+        setattr(inner, last, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "line"),
+    [
+        ("optim.lr", 0.001, "optim.lr=0.001 is not the locked 0.0005 (arm fine_grid)"),
+        ("evaluation.final_prompts", 64, "evaluation.final_prompts=64 is not the locked 256"),
+        ("model.dtype", "float64", "model.dtype=float64 is not the locked float32"),
+        ("sft.teacher.steps", 1, "sft.teacher.steps=1 is not the locked 900"),
+        ("protocol.arms.0.updates", 201, "optim.updates=201 is not the locked 200"),
+        ("protocol.arms.2.clip", "c5", "clip.name=c5 is not the locked c2 (arm small_clip)"),
+        (
+            "protocol.predictions.larger_model",
+            "tiny_llama",
+            "model.arch.family=llama is not the locked qwen3 (arm larger_sft)",
+        ),
+    ],
+)
+def test_a_setting_that_is_not_the_locked_one_is_named_with_both_values(
+    dotted: str, value: Any, line: str, config: RunConfig, lock: Lock, prepared: Prepared
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        locked_cells(changed(config, set_to(dotted, value)), lock, prepared)
+    assert line in str(caught.value)
+    assert "drop the override, or lock a new version" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value"),
+    [
+        ("engine.threads", 7),
+        ("tracking.mode", "off"),
+        ("protocol.workers", 9),
+        ("seed", 5),
+        ("lam.of_threshold", 0.5),
+        # Lambdas and seeds are the lock's.
+        ("protocol.arms.0.multiples", [0.5]),
+        ("protocol.arms.0.seeds", [3]),
+    ],
+)
+def test_where_and_how_cells_run_is_free(
+    dotted: str, value: Any, config: RunConfig, lock: Lock, prepared: Prepared
+) -> None:
+    cells = locked_cells(changed(config, set_to(dotted, value)), lock, prepared)
+    assert {cell.identity(prepared) for cell in cells} == set(lock.cells())
+
+
+def test_an_arm_of_the_lock_that_is_gone_is_missed(
+    config: RunConfig, lock: Lock, prepared: Prepared
+) -> None:
+    other = changed(config, lambda made: made.protocol.arms.pop())
+    with pytest.raises(ConfigError, match=r"has an arm far_below and protocol\.arms has not"):
+        locked_cells(other, lock, prepared)
+
+
+def test_other_models_are_refused(config: RunConfig, lock: Lock, prepared: Prepared) -> None:
+    other = dataclasses.replace(prepared, models_identity="cd" * 32)
+    with pytest.raises(ConfigError) as caught:
+        locked_cells(config, lock, other)
+    assert "not the locked ones (cdcdcdcdcdcd, not abababababab)" in str(caught.value)
+
+
+# ---- running them ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(
+    stage: Stage, lock: Lock, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], list[Cell]]:
+    """Runs the lock; returns the cells that were asked for."""
+    stage.cells.clear()
+    monkeypatch.setattr(confirm, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(confirm, "run_cells", locking.run_cells)
+
+    def call() -> list[Cell]:
+        run_locked(stage.config, stage.paths)
+        return stage.cells
+
+    return call
+
+
+def test_all_cells_of_a_sound_lock_run(
+    run: Callable[[], list[Cell]], lock: Lock, prepared: Prepared, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert {cell.identity(prepared) for cell in run()} == set(lock.cells())
+    assert caplog.records == []
+
+
+def test_nothing_runs_under_a_broken_lock(
+    run: Callable[[], list[Cell]], stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stage.folder / "lift.yaml").unlink()
+    with pytest.raises(TamperedError, match=r"lift\.yaml: locked and not there"):
+        run()
+    shutil.rmtree(stage.folder)
+    with pytest.raises(InadmissibleError):
+        run()
+    assert stage.cells == []
+
+
+def test_cells_that_failed_are_told(run: Callable[[], list[Cell]], stage: Stage) -> None:
+    stage.failures = {"x": "died"}
+    with pytest.raises(StudyIncompleteError, match=r"1 of 50 cells have no outcome: x \(died\)"):
+        run()
+
+
+def test_other_weights_under_the_same_settings_are_told_and_run(
+    run: Callable[[], list[Cell]], prepared: Prepared, caplog: pytest.LogCaptureFixture
+) -> None:
+    (prepared.models / "weights").write_text("another machine")
+    with caplog.at_level(logging.WARNING):
+        assert len(run()) == 50
+    assert "not bit for bit those of the lock" in caplog.text
