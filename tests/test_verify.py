@@ -155,6 +155,19 @@ def edit_the_lock(repo: Path) -> None:
     path.write_text(path.read_text().replace('"created": "2026', '"created": "2025'))
 
 
+def drop_seeds_with_a_fresh_seal(repo: Path) -> None:
+    path = repo / "prereg" / PROTOCOL / LOCK
+    content = json.loads(path.read_text())
+    content["seeds"] = content["seeds"][:5]
+    path.write_text(lock_text(content | {"sha256": seal_of(content)}))
+
+
+def put_a_folder_for_a_test(repo: Path) -> None:
+    path = repo / "prereg" / PROTOCOL / "lift.yaml"
+    path.unlink()
+    path.mkdir()
+
+
 def remove_a_test(repo: Path) -> None:
     (repo / "prereg" / PROTOCOL / "lift.yaml").unlink()
 
@@ -171,6 +184,8 @@ def add_a_test(repo: Path) -> None:
         flip_a_byte_of_a_test,
         make_a_test_unreadable,
         edit_the_lock,
+        drop_seeds_with_a_fresh_seal,
+        put_a_folder_for_a_test,
         remove_a_test,
         add_a_test,
     ],

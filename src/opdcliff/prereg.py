@@ -138,7 +138,7 @@ class LockedArm(_Strict):
 class Lock(_Strict):
     """Content of lock.json."""
 
-    format: int
+    format: Literal[1]
     protocol: str
     supersedes: dict[str, str] | None
     created: str
@@ -216,11 +216,12 @@ def read_test(path: Path) -> LockedTest:
     """
     try:
         return LockedTest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InadmissibleError(f"{path} cannot be read as YAML: {reason}") from error
     except ValidationError as error:
         raise InadmissibleError(f"{path}: {first_problem(error)}") from error
+    # A date that is none or a number too long raises a ValueError of its own.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InadmissibleError(f"{path} cannot be read as YAML: {reason}") from error
 
 
 def first_problem(error: ValidationError) -> str:
@@ -279,7 +280,7 @@ def _differences(lock: Lock, content: Mapping[str, Any], folder: Path) -> list[s
     here = {path.name for path in folder.glob("*.yaml")}
     found += [f"{where}/{name}: not in the lock" for name in sorted(here - set(lock.tests))]
     for name, sealed in lock.tests.items():
-        if name not in here:
+        if not (folder / name).is_file():
             found.append(f"{where}/{name}: locked and not there")
         elif file_digest(folder / name) != sealed:
             found.append(f"{where}/{name}: changed since the lock")

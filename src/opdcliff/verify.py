@@ -111,14 +111,22 @@ def verify(protocol: str, paths: StudyPaths, runs: Runs) -> Verification:
     tampered = [Deviation(Integrity.TAMPERED, "", what) for what in (*broken, *runs.damaged)]
     if lock is None or tampered:
         return Verification(protocol, runs.source, lock, [], [], tampered, [], runs.views)
-    anchor = find_anchor(folder / LOCK)
-    cells, deviations = match_runs(lock, runs.views, anchor)
+    tests = [read_test(folder / name) for name in lock.tests]
+    cells, deviations = match_runs(lock, runs.views, find_anchor(folder / LOCK))
+    deviations += [
+        Deviation(
+            Integrity.TAMPERED,
+            "",
+            f"{test.id} is of {test.design.seeds} seeds, the lock of {len(lock.seeds)}",
+        )
+        for test in tests
+        if test.design.seeds != len(lock.seeds)
+    ]
     found = Verification(
         protocol, runs.source, lock, [], [], deviations, runs.mismatches, runs.views, cells
     )
     if found.integrity is Integrity.TAMPERED:
         return found
-    tests = [read_test(folder / name) for name in lock.tests]
     verdicts = corrected(tests, [judge(test, cells, lock.seeds) for test in tests])
     return replace(found, tests=tests, verdicts=verdicts)
 
