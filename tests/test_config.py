@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from opdcliff.compose import compose_grid, compose_one
+from opdcliff.compose import compose_grid, compose_one, run_multirun
 from opdcliff.conf_groups import default_of, describe, group_names, options_of
 from opdcliff.config import ProtocolArm, RunConfig, field_names
 from opdcliff.errors import ConfigError
@@ -258,7 +259,7 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
         (SEEDS, st.integers(max_value=-1) | st.integers(min_value=2**32)),
         (COUNTS, st.integers(max_value=0)),
         ("data.candidates", st.integers(max_value=1) | st.integers(min_value=27)),
-        ("protocol.predictions.least_seeds", st.integers(max_value=1)),
+        ("protocol.predictions.least_seeds", st.just(1) | st.integers(max_value=1)),
         ("data.tokenizer_entries", st.integers(max_value=257)),
         ("calibration.strengths", st.lists(st.floats(max_value=1) | NOT_FINITE, max_size=3)),
         # The rule of the default clip needs a strength.
@@ -484,3 +485,9 @@ def test_a_bad_protocol_is_refused_in_one_line(
 def test_a_lambda_beside_a_protocol_is_refused(default: RunConfig) -> None:
     with pytest.raises(ConfigError, match=r"lam.value=1.2 has no effect on a study"):
         check_protocol(changed(default, "lam.value", 1.2))
+
+
+def test_a_sweep_leaves_our_warnings_audible(tmp_path: Path) -> None:
+    ours = logging.getLogger("opdcliff.tracking")
+    run_multirun(["protocol=grid", "seed=0,1", f"hydra.sweep.dir={tmp_path}"], lambda _: None)
+    assert not ours.disabled
