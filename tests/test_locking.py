@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +169,31 @@ def test_protocols_that_cannot_run_are_not_locked(untouched: Stage) -> None:
         untouched.lock(broken)
 
 
+@pytest.mark.parametrize(
+    ("dotted", "value", "words"),
+    [
+        ("protocol.predictions.fine_grid", "fine", "fine_grid=fine is no arm; allowed: fine_grid"),
+        ("protocol.predictions.extended", "longer", "extended=longer is no arm"),
+        ("protocol.predictions.small_clip", "c2", "small_clip=c2 is no arm"),
+        ("protocol.predictions.far_below", "far", "far_below=far is no arm"),
+        ("protocol.predictions.safe_multiple", 0.9, "safe_multiple=0.9 is not on the fine grid"),
+        ("protocol.predictions.larger_model", "huge", "model=huge is unknown"),
+    ],
+)
+def test_predictions_about_what_is_not_there_are_refused_before_anything_is_trained(
+    dotted: str, value: Any, words: str, untouched: Stage
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        untouched.lock(changed(untouched.config, set_to(dotted, value)))
+
+
+def test_arms_of_different_seeds_are_not_locked(untouched: Stage) -> None:
+    fewer = copy.deepcopy(untouched.config)
+    fewer.protocol.arms[1].seeds = [7]
+    with pytest.raises(ConfigError, match="give all arms of a locked protocol the same"):
+        untouched.lock(fewer)
+
+
 def test_a_pilot_without_outcomes_leaves_nothing(stage: Stage) -> None:
     stage.failures = {"c5-lam1.5": "died"}
     with pytest.raises(StudyIncompleteError, match=r"1 of 4 pilot cells .* c5-lam1\.5 \(died\)"):
@@ -193,6 +219,10 @@ def renamed(config: RunConfig) -> RunConfig:
 def test_a_broken_lock_is_not_superseded(stage: Stage) -> None:
     path = stage.lock() / LOCK
     path.write_text(path.read_text() + " ")
+    with pytest.raises(ConfigError, match="supersedes=mini: that lock is not as it was sealed"):
+        stage.lock(renamed(stage.config), supersedes="mini")
+    path.write_text(path.read_text()[:-1])
+    (path.parent / "extra.yaml").touch()
     with pytest.raises(ConfigError, match="supersedes=mini: that lock is not as it was sealed"):
         stage.lock(renamed(stage.config), supersedes="mini")
     path.unlink()

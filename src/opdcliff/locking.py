@@ -54,6 +54,7 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
             "e.g. protocol=mini"
         )
     check_protocol(config)
+    check_predictions(config.protocol.arms, predictions)
     folder = paths.prereg_dir(config.protocol.name)
     _refuse(folder, config.protocol.name)
     old = None if supersedes is None else _superseded(supersedes, paths)
@@ -93,6 +94,35 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     write_text_atomic(aside / LOCK, lock_text(content | {"sha256": seal_of(content)}))
     aside.rename(folder)
     return folder
+
+
+def check_predictions(arms: Sequence[ProtocolArm], predictions: PredictionConfig) -> None:
+    """Refuse predictions that name what the protocol has not, before anything is trained.
+
+    Raises:
+        ConfigError: an arm or model that is not there, a safe multiple off the fine grid, or arms
+            of different seeds (a lock derives one list of seeds for all).
+    """
+    named = {arm.name: arm for arm in arms}
+    for field in ("fine_grid", "extended", "small_clip", "far_below"):
+        name = getattr(predictions, field)
+        if name not in named:
+            raise ConfigError(
+                f"protocol.predictions.{field}={name} is no arm; allowed: {', '.join(named)}"
+            )
+    multiples = named[predictions.fine_grid].multiples
+    if predictions.safe_multiple not in multiples:
+        raise ConfigError(
+            f"protocol.predictions.safe_multiple={predictions.safe_multiple:g} is not on the fine "
+            f"grid; allowed: {', '.join(f'{multiple:g}' for multiple in multiples)}"
+        )
+    model_option(predictions.larger_model)
+    for arm in arms:
+        if arm.seeds != arms[0].seeds:
+            raise ConfigError(
+                f"arm {arm.name} has the seeds {arm.seeds} and {arms[0].name} {arms[0].seeds}; "
+                "give all arms of a locked protocol the same"
+            )
 
 
 def locked_arms(config: RunConfig, binding: Binding | None) -> list[LockedArm]:
@@ -148,8 +178,8 @@ def _refuse(folder: Path, name: str) -> None:
 
 
 def _superseded(name: str, paths: StudyPaths) -> dict[str, str]:
-    lock, _ = read_lock(paths.prereg_dir(name))
-    if lock is None:
+    lock, broken = read_lock(paths.prereg_dir(name))
+    if lock is None or broken:
         raise ConfigError(f"supersedes={name}: that lock is not as it was sealed; name a sound one")
     return {"protocol": name, "sha256": lock.sha256}
 
