@@ -18,7 +18,7 @@ from opdcliff.canonical import (
 )
 from opdcliff.errors import InadmissibleError
 from opdcliff.prereg import Lock, LockedTest
-from opdcliff.run_views import table_of, write_table
+from opdcliff.run_views import TABLE, table_of, write_table
 from opdcliff.tables import print_table
 from opdcliff.verdicts import JUDGED, Verdict
 from opdcliff.verify import Integrity, Verification, counted
@@ -55,6 +55,8 @@ def write(found: Verification, folder: Path) -> str:
     """
     if found.integrity is Integrity.TAMPERED:
         return "tampered: nothing was written"
+    if found.source == "table":
+        return f"recomputed from {folder / TABLE}: nothing was written"
     old = _cells_of(folder / VERDICTS, found)
     if old > len(found.cells):
         return (
@@ -62,8 +64,7 @@ def write(found: Verification, folder: Path) -> str:
             f"{len(found.cells)}: nothing was overwritten"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    if found.source != "table":
-        write_table(folder, table_of(found.views, found.arms))
+    write_table(folder, table_of(found.views, found.arms))
     write_json_atomic(folder / VERDICTS, as_json(found))
     write_text_atomic(folder / REPORT, as_markdown(found))
     return f"written to {folder}"
