@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from opdcliff.canonical import file_digest
 from opdcliff.compose import compose_one
 from opdcliff.prereg import (
@@ -211,3 +213,13 @@ def write_runs(repo: Path, lock: Lock) -> None:
         last = 1.80 if seed == lock.seeds[0] else 1.75
         rate = 0.3 if arm == "warm_start" else 0.95 if lam <= last else 0.05
         write_run(repo, lock, (arm, lam, seed), {"eval/parse_rate": rate})
+
+
+def make_study(repo: Path) -> Lock:
+    """A committed lock with all its runs, which say that they ran at its commit."""
+    with pytest.MonkeyPatch.context() as patch:
+        lock = make_lock(repo)
+        commit = run_git(repo, "rev-parse", "HEAD")
+        patch.setattr("opdcliff.provenance.git_state", lambda _: (commit, False))
+        write_runs(repo, lock)
+    return lock

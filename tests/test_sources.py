@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from locked import PROTOCOL, WEIGHTS, make_lock, run_git, write_run, write_runs
+from locked import PROTOCOL, WEIGHTS, make_study, write_run
 from opdcliff import sources
 from opdcliff.errors import InadmissibleError, RecordError
 from opdcliff.paths import StudyPaths
@@ -24,15 +24,9 @@ from opdcliff.verify import Integrity, Verification, verify
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Lock]]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Lock]:
     repo = tmp_path_factory.mktemp("study")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("opdcliff.provenance.git_state", lambda _: ("", True))
-        lock = make_lock(repo)
-        commit = run_git(repo, "rev-parse", "HEAD")
-        patch.setattr("opdcliff.provenance.git_state", lambda _: (commit, False))
-        write_runs(repo, lock)
-        yield repo, lock
+    return repo, make_study(repo)
 
 
 def paths_of(repo: Path) -> StudyPaths:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from locked import LAMS, PROTOCOL, make_lock, run_git, settings_of, write_run, write_runs
+from locked import LAMS, PROTOCOL, make_study, run_git, settings_of, write_run
 from opdcliff import prereg, verify_report
 from opdcliff.cli import main
 from opdcliff.errors import InadmissibleError
@@ -28,12 +28,7 @@ from opdcliff.verify import Integrity, Verification, verify
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with a lock and all its runs; tests break copies of it."""
     repo = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("opdcliff.provenance.git_state", lambda _: ("", True))
-        lock = make_lock(repo)
-        commit = run_git(repo, "rev-parse", "HEAD")
-        patch.setattr("opdcliff.provenance.git_state", lambda _: (commit, False))
-        write_runs(repo, lock)
+    make_study(repo)
     return repo
 
 
