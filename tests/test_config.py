@@ -129,7 +129,9 @@ def test_every_option_says_what_it_is_for(group: str, option: str) -> None:
 def test_the_header_of_an_experiment_is_its_command(name: str) -> None:
     lines = (conf_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
-    assert lines[1].startswith(f"# opdcliff train -m experiment={name}")
+    assert lines[1].startswith(
+        (f"# opdcliff train -m experiment={name}", f"# opdcliff study experiment={name}")
+    )
     assert len(lines) < 30
 
 
