@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import product
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from scipy import stats
-from transformers import GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig, PreTrainedModel
 
+from opdcliff import rollout as module
+from opdcliff.paths import conf_dir
 from opdcliff.rollout import (
     CALIBRATION_STREAM,
     EVALUATION_STREAM,
@@ -28,42 +32,10 @@ from opdcliff.rollout import (
     uniforms,
 )
 from opdcliff.tokenization import pad_left
+from tiny_rollout import EOS, PAD, PROMPTS, SETTINGS, VOCABULARY, tiny_model
 
-PAD, EOS = 0, 1
-TOKENS = SimpleNamespace(pad_token_id=PAD, eos_token_id=EOS)
-VOCABULARY = 11
-PROMPTS = [[5], [2, 3, 4, 5, 6], [7, 7], [9, 2, 8], [3, 4], [10, 9, 8, 7, 6, 5, 4], [6], [2, 9, 3]]
-SETTINGS: dict[str, Any] = {
-    "seed": 3,
-    "stream": TRAIN_STREAM,
-    "max_new_tokens": 12,
-    "temperature": 0.7,
-    "tokenizer": TOKENS,
-}
-
-
-def _model(vocabulary: int = VOCABULARY, dropout: float = 0.0) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=128,
-        attention_dropout=dropout,
-        # Wide enough for distributions that are far from uniform.
-        initializer_range=0.25,
-        bos_token_id=None,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-    )
-    return Qwen3ForCausalLM(config).double().eval()
-
-
-MODEL = _model()
+MODEL = tiny_model()
+MODELS = {torch.float64: MODEL, torch.float32: tiny_model().float()}
 
 
 def _sample(
@@ -186,7 +158,7 @@ def test_first_tokens_follow_the_softmax_at_the_temperature(temperature: float) 
 
 
 def test_pairs_of_tokens_follow_the_chain_of_two_softmaxes() -> None:
-    model, prompt, count = _model(vocabulary=5), [2, 3], 6000
+    model, prompt, count = tiny_model(vocabulary=5), [2, 3], 6000
     rollout = _sample([prompt] * count, list(range(count)), model=model, max_new_tokens=2)
     observed = Counter(tuple(answer) for answer in rollout.answers())
     first = _next_token(model, prompt, 0.7)
@@ -311,6 +283,85 @@ def test_without_an_end_every_row_runs_to_the_limit() -> None:
     assert rollout.lengths() == [12] * 8
 
 
+# Rows that have ended are dropped
+
+LIMIT = 30
+BANNED: dict[str, list[int]] = {
+    "none": [],
+    "some": [0, 4, 10],
+    "the end": [EOS],
+    "all but the end": [token for token in range(VOCABULARY) if token != EOS],
+}
+
+
+def _whole_and_shrinking(
+    prompts: list[list[int]], numbers: list[int], **options: Any
+) -> tuple[Rollout, Rollout]:
+    changes = {"max_new_tokens": LIMIT} | options
+    whole = _sample(prompts, numbers, whole_up_to=changes["max_new_tokens"], **changes)
+    return whole, _sample(prompts, numbers, whole_up_to=0, **changes)
+
+
+def _assert_equal(one: Rollout, other: Rollout) -> None:
+    for name in ("ids_BL", "attention_BL", "mask_BT", "ended_B"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+# A failure shrinks for minutes.
+@settings(deadline=None, max_examples=25, phases=[Phase.generate])
+@given(data=st.data())
+def test_dropping_ended_rows_changes_nothing(data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.integers(0, 99), min_size=1, max_size=9, unique=True))
+    banned = BANNED[data.draw(st.sampled_from(sorted(BANNED)))]
+    banned_V = torch.isin(torch.arange(VOCABULARY), torch.tensor(banned, dtype=torch.long))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "RUNNING_SHARE", data.draw(st.sampled_from([0.3, 0.5, 0.9])))
+        whole, shrinking = _whole_and_shrinking(
+            [PROMPTS[n % len(PROMPTS)] for n in rows],
+            rows,
+            model=MODELS[data.draw(st.sampled_from(list(MODELS)))],
+            max_new_tokens=data.draw(st.sampled_from([1, 7, LIMIT])),
+            banned_V=banned_V if banned else None,
+        )
+    _assert_equal(whole, shrinking)
+
+
+def test_a_step_computes_fewer_than_twice_the_rows_that_run() -> None:
+    model = tiny_model()
+    computed: list[int] = []
+    model.register_forward_pre_hook(
+        lambda module, inputs, given: computed.append(len(given["input_ids"])), with_kwargs=True
+    )
+    # One long answer among many short ones.
+    numbers = list(range(64))
+    whole = _sample([PROMPTS[0]] * 64, numbers, model=model, max_new_tokens=LIMIT)
+    needed, longest = sum(whole.lengths()), max(whole.lengths())
+    assert sum(computed) == 64 * longest > 2 * needed
+    computed.clear()
+    shrinking = _sample(
+        [PROMPTS[0]] * 64, numbers, model=model, max_new_tokens=LIMIT, whole_up_to=0
+    )
+    assert needed <= sum(computed) < 2 * needed
+    assert len(computed) == longest
+    _assert_equal(whole, shrinking)
+
+
+def test_dropping_rows_leaves_logits_that_are_not_numbers_to_the_loss() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight[:] = torch.nan
+    whole, shrinking = _whole_and_shrinking(PROMPTS, list(range(8)), model=model, max_new_tokens=9)
+    _assert_equal(whole, shrinking)
+    assert whole.lengths() == [9] * 8
+
+
+def test_answers_as_long_as_those_of_the_recorded_studies_are_decoded_whole() -> None:
+    """Dropping rows can change the last bits of logits, and with them a recorded run."""
+    for data in ("mini", "amazon_fashion"):
+        room = yaml.safe_load((conf_dir() / "data" / f"{data}.yaml").read_text())["answer_room"]
+        assert room <= module.WHOLE_UP_TO
+
+
 # The model is left as it was, and its own settings are left alone
 
 OWN_SETTINGS: dict[str, Any] = {
@@ -350,7 +401,7 @@ OWN_SETTINGS: dict[str, Any] = {
 @pytest.mark.parametrize("name", OWN_SETTINGS)
 def test_the_models_own_generation_settings_are_not_used_and_are_kept(name: str) -> None:
     expected = _sample(PROMPTS, list(range(8)))
-    model = _model()
+    model = tiny_model()
     own = GenerationConfig(**OWN_SETTINGS[name])
     before = own.to_dict()
     model.generation_config = own
@@ -362,7 +413,7 @@ def test_the_models_own_generation_settings_are_not_used_and_are_kept(name: str)
 
 @pytest.mark.parametrize("training", [True, False])
 def test_mode_and_settings_are_restored_even_after_an_error(training: bool) -> None:
-    model = _model().train(training)
+    model = tiny_model().train(training)
     own = model.generation_config
     _answers(model)
     assert (model.training, model.generation_config) == (training, own)
@@ -379,7 +430,7 @@ def test_mode_and_settings_are_restored_even_after_an_error(training: bool) -> N
 
 
 def test_dropout_is_off_while_sampling() -> None:
-    model = _model(dropout=0.9)
+    model = tiny_model(dropout=0.9)
     assert _answers(model.train()) == _answers(model.eval())
     # It would show: a forward in training mode differs.
     ids = torch.tensor([PROMPTS[1]])
@@ -387,7 +438,7 @@ def test_dropout_is_off_while_sampling() -> None:
 
 
 def test_no_gradient_is_kept() -> None:
-    model = _model()
+    model = tiny_model()
     rollout = _sample(PROMPTS, list(range(8)), model=model)
     assert not rollout.ids_BL.requires_grad
     assert all(p.grad is None for p in model.parameters())

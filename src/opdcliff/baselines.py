@@ -72,4 +72,5 @@ def _measured(model: PreTrainedModel, loaded: Loaded, config: RunConfig) -> dict
         seed=config.seed,
         max_new_tokens=config.rollout.max_new_tokens,
         temperature=config.rollout.temperature,
+        backend=config.rollout.backend,
     )

@@ -23,7 +23,8 @@ from opdcliff.data.example import Example
 from opdcliff.data.prompts import prompt_batch
 from opdcliff.masses import CLASSES, NO_CLASS, Positions, label, modal_logits
 from opdcliff.models import Trio
-from opdcliff.rollout import CALIBRATION_STREAM, FORCED_STREAM, Rollout, sample
+from opdcliff.rollout import CALIBRATION_STREAM, FORCED_STREAM, Rollout
+from opdcliff.rollout_backends import sample
 from opdcliff.theory import lambda_star
 from opdcliff.token_classes import TAIL_NEEDED, ModalSets, PrefixState, advance, token_class
 from opdcliff.tokenization import pad_left, vocabulary_texts
@@ -75,6 +76,7 @@ def calibrate(
     max_new_tokens: int,
     temperature: float,
     chunk_tokens: int,
+    backend: str = "generate",
 ) -> Calibration:
     """Measure p and b of every token class, and where the first threshold lies.
 
@@ -86,7 +88,12 @@ def calibrate(
     """
     chosen = examples[: config.prompts]
     modal_sets = modal_sets_for(contract, trio.tokenizer)
-    settings = {"temperature": temperature, "tokenizer": trio.tokenizer, "seed": config.seed}
+    settings = {
+        "temperature": temperature,
+        "tokenizer": trio.tokenizer,
+        "seed": config.seed,
+        "backend": backend,
+    }
     numbers = range(len(chosen))
     prompt_BL, attention_BL = prompt_batch(trio.tokenizer, chosen)
     natural = sample(

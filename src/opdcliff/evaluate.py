@@ -16,7 +16,8 @@ from opdcliff.masses import CLASSES, Positions, label, modal_logits
 from opdcliff.metrics import answer_metrics, judge
 from opdcliff.models import Trio
 from opdcliff.ranking import Gain
-from opdcliff.rollout import EVALUATION_STREAM, Rollout, sample
+from opdcliff.rollout import EVALUATION_STREAM, Rollout
+from opdcliff.rollout_backends import sample
 from opdcliff.token_classes import TAIL_NEEDED, ModalSets
 
 # Prompts sampled at a time; answers do not depend on it.
@@ -34,6 +35,7 @@ def sample_answers(
     seed: int,
     max_new_tokens: int,
     temperature: float,
+    backend: str = "generate",
 ) -> list[tuple[list[Example], Rollout]]:
     """Answers to numbered prompts, in batches."""
     batches = []
@@ -51,6 +53,7 @@ def sample_answers(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             tokenizer=tokenizer,
+            backend=backend,
         )
         batches.append((examples, rollout))
     return batches
@@ -66,6 +69,7 @@ def evaluate_model(
     seed: int,
     max_new_tokens: int,
     temperature: float,
+    backend: str = "generate",
 ) -> dict[str, float]:
     """`answer_metrics` of one model on its own, e.g. the teacher or the warm start."""
     batches = sample_answers(
@@ -75,6 +79,7 @@ def evaluate_model(
         seed=seed,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        backend=backend,
     )
     judged = [j for part, rollout in batches for j in judge(rollout, part, contract, tokenizer)]
     return answer_metrics(judged, config.ndcg_k, _gain(config))

@@ -37,6 +37,7 @@ _MEASURING_CODE = (
     "metrics",
     "ranking",
     "rollout",
+    "rollout_continuous",
     "scoring",
     "theory",
     "token_classes",
@@ -154,6 +155,7 @@ def _build_calibration(config: RunConfig, prepared: Prepared, folder: Path) -> d
         config.calibration,
         max_new_tokens=config.rollout.max_new_tokens,
         temperature=config.rollout.temperature,
+        backend=config.rollout.backend,
         chunk_tokens=config.engine.score_chunk_tokens,
     )
     result.table.to_csv(folder / "table.csv", index=False)
@@ -174,6 +176,7 @@ def _build_references(config: RunConfig, prepared: Prepared, folder: Path) -> di
             seed=config.seed,
             max_new_tokens=config.rollout.max_new_tokens,
             temperature=config.rollout.temperature,
+            backend=config.rollout.backend,
         )
         for name, model in ((TEACHER, trio.teacher), ("warm_start", trio.base))
     }
