@@ -1,6 +1,7 @@
 """What a run leaves besides its record, for tests: rollouts, final parameters, a refused update.
 
-`python -m kept JOB` is `opdcliff.rank` with these kept in the folder $OPDCLIFF_KEPT, per rank.
+Also what the frozen models and the optimizer hold. `python -m kept JOB` is `opdcliff.rank` with
+these kept in the folder $OPDCLIFF_KEPT, per rank.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from opdcliff import cells, rank, train
+from opdcliff import cells, rank, update
 from opdcliff.engine import Engine
 from opdcliff.rollout import Rollout
 
@@ -22,25 +24,40 @@ FOLDER = "OPDCLIFF_KEPT"
 
 def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
     """Make the training loop of this process keep what it does."""
-    sample, run = train.sample, cells.train
+    sample, run, make_optimizer = update.sample, cells.train, torch.optim.AdamW.__init__
     answers: list[dict[int, list[int]]] = []
+    optimizers: list[torch.optim.AdamW] = []
+    optimized: set[int] = set()
 
     def sample_and_keep(*arguments: Any, **options: Any) -> Rollout:
         rollout = sample(*arguments, **options)
         answers.append(dict(zip(options["numbers"], rollout.answers(), strict=True)))
         return rollout
 
+    def make_and_keep(optimizer: Any, parameters: Any, **options: Any) -> None:
+        given = list(parameters)
+        optimized.update(map(id, given))
+        optimizers.append(optimizer)
+        make_optimizer(optimizer, given, **options)
+
     def run_and_keep(*arguments: Any, **options: Any) -> Any:
         outcome = run(*arguments, **options)
-        engine: Engine = arguments[5]
+        trio, engine = arguments[2], arguments[5]
         kept = {"answers": answers, "parameters": parameters(engine)}
+        kept["frozen"] = {
+            name: _frozen(model, optimized)
+            for name, model in (("teacher", trio.teacher), ("base", trio.base))
+        }
+        (optimizer,) = optimizers
+        kept["optimizer"] = [p.dtype for group in optimizer.param_groups for p in group["params"]]
         kept["norm"] = refused_update(engine)
         kept["after"] = parameters(engine)
         torch.save(kept, Path(os.environ[FOLDER], f"rank{engine.rank}.pt"))
         return outcome
 
-    set_attribute(train, "sample", sample_and_keep)
+    set_attribute(update, "sample", sample_and_keep)
     set_attribute(cells, "train", run_and_keep)
+    set_attribute(torch.optim.AdamW, "__init__", make_and_keep)
 
 
 def parameters(engine: Engine) -> dict[str, torch.Tensor]:
@@ -55,6 +72,18 @@ def refused_update(engine: Engine) -> float:
     logp = engine.score(ids, torch.ones_like(ids), 4, False)
     engine.backward(logp.sum() * (torch.nan if engine.rank == 0 else 1.0), last=True)
     return engine.step()
+
+
+def _frozen(model: nn.Module, optimized: set[int]) -> dict[str, Any]:
+    """What a model that must not be trained holds; elements: those of this rank."""
+    every = list(model.parameters())
+    return {
+        "dtypes": {p.dtype for p in every},
+        "trainable": sum(p.requires_grad or p.grad is not None for p in every),
+        "optimized": sum(id(p) in optimized for p in every),
+        # A parameter that ZeRO-3 splits is empty while not in use; its part lies beside it.
+        "elements": sum(p.numel() + getattr(p, "ds_tensor", p.new_empty(0)).numel() for p in every),
+    }
 
 
 if __name__ == "__main__":

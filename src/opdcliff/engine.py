@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from opdcliff.config import EngineConfig, OptimConfig, RunConfig
+from opdcliff.engine_state import State, read_plain, write_plain
 from opdcliff.errors import ConfigError
+from opdcliff.rollout import Rollout
 from opdcliff.scoring import ScoringModule
 
 Item = TypeVar("Item")
@@ -49,6 +52,17 @@ class Engine(Protocol):
         """
         ...
 
+    def state(self) -> State:
+        """Student and optimizer as whole tensors on rank 0, nothing on the others."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `state`, given to every rank of an engine around `load_parameters`' student.
+
+        Ranks and ZeRO stage may be others than when it was saved.
+        """
+        ...
+
     def sum_over_ranks(self, value: float) -> float:
         """The sum of a number over all ranks."""
         ...
@@ -59,6 +73,18 @@ class Engine(Protocol):
 
     def whole_student(self) -> contextlib.AbstractContextManager[None]:
         """Within it the student's parameters are whole, for sampling and saving."""
+        ...
+
+    def adopt(self, teacher: PreTrainedModel) -> None:
+        """Split the frozen teacher over the ranks if so configured; once, before it is used.
+
+        From then on scoring under it is collective: all ranks at once, on rollouts of one `level`
+        and the same number of answers.
+        """
+        ...
+
+    def level(self, rollout: Rollout) -> Rollout:
+        """The rollout as scoring under the teacher takes it: padded to the longest of all ranks."""
         ...
 
 
@@ -89,6 +115,12 @@ class SingleEngine:
         self._optimizer.zero_grad()
         return norm
 
+    def state(self) -> State:
+        return read_plain(list(self.student.named_parameters()), self._optimizer)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        write_plain(list(self.student.named_parameters()), self._optimizer, state)
+
     def sum_over_ranks(self, value: float) -> float:
         return value
 
@@ -98,6 +130,12 @@ class SingleEngine:
     @contextlib.contextmanager
     def whole_student(self) -> Iterator[None]:
         yield
+
+    def adopt(self, teacher: PreTrainedModel) -> None:
+        pass
+
+    def level(self, rollout: Rollout) -> Rollout:
+        return rollout
 
 
 def pick_device(config: EngineConfig) -> torch.device:
@@ -111,9 +149,11 @@ def pick_device(config: EngineConfig) -> torch.device:
         raise ConfigError("engine.device=cuda and torch sees no GPU; set engine.device=cpu or auto")
     if config.device == "cpu" or not available:
         return torch.device("cpu")
-    if config.ranks > torch.cuda.device_count():
+    # On several hosts DeepSpeed's launcher says how many ranks are on this one.
+    here = int(os.environ.get("LOCAL_SIZE", config.ranks))
+    if here > torch.cuda.device_count():
         raise ConfigError(
-            f"engine.ranks={config.ranks} and torch sees {torch.cuda.device_count()} GPUs; lower "
+            f"engine.ranks={here} and torch sees {torch.cuda.device_count()} GPUs; lower "
             "the ranks to that, or set engine.device=cpu"
         )
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -121,7 +161,32 @@ def pick_device(config: EngineConfig) -> torch.device:
 
 def scoring_module(student: PreTrainedModel, config: RunConfig) -> ScoringModule:
     """The student wrapped for scoring at the rollouts' temperature."""
-    return ScoringModule(student, config.rollout.temperature, config.engine.score_chunk_tokens)
+    kind = ScoringModule
+    if config.engine.gradient_checkpointing:
+        kind = _Recomputing
+        student.activation_checkpointing_enable({"use_reentrant": False})
+        # Only frozen embeddings need that.
+        student.disable_input_require_grads()
+    return kind(student, config.rollout.temperature, config.engine.score_chunk_tokens)
+
+
+class _Recomputing(ScoringModule):
+    """Scoring that runs the student's layers again in the backward pass, for less memory."""
+
+    def forward(
+        self, ids_BL: Tensor, attention_BL: Tensor, completion_length: int, full: bool = False
+    ) -> Tensor:
+        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        modes = [layer.training for layer in layers]
+        # Only a layer in training mode recomputes, and such a layer drops the cache that sampling
+        # needs. What it contains, dropout above all, stays in the mode it is in.
+        for layer in layers:
+            layer.training = True
+        try:
+            return super().forward(ids_BL, attention_BL, completion_length, full)
+        finally:
+            for layer, mode in zip(layers, modes, strict=True):
+                layer.training = mode
 
 
 def build_optimizer(student: PreTrainedModel, config: OptimConfig) -> torch.optim.AdamW:

@@ -1,15 +1,17 @@
 """DeepSpeed ZeRO behind the engine protocol: several ranks, one student.
 
-ZeRO-1 splits the optimizer states over the ranks, ZeRO-2 the gradients too, ZeRO-3 the student's
-parameters too. Teacher and base are whole on every rank. Precision is that of the model; in
-bfloat16 the optimizer works on a float32 copy, which plain torch does not keep.
+ZeRO-0 splits nothing, ZeRO-1 the optimizer states over the ranks, ZeRO-2 the gradients too, ZeRO-3
+the student's parameters too. The base is whole on every rank, and so is the teacher unless
+`engine.shard_teacher` splits it as ZeRO-3 does. Precision is that of the model; in bfloat16 the
+optimizer works on a float32 copy, which plain torch does not keep.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import deepspeed
@@ -20,39 +22,43 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from opdcliff.config import RunConfig
+from opdcliff.deepspeed_settings import STAGES, deepspeed_settings, teacher_settings
 from opdcliff.engine import build_optimizer, pick_device, scoring_module
+from opdcliff.engine_state import (
+    State,
+    read_plain,
+    read_zero,
+    splits,
+    write_plain,
+    write_zero,
+)
+from opdcliff.rollout import Rollout
 
 Item = TypeVar("Item")
-
-_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
-
-# Elements per collective; its buffer is allocated in full. DeepSpeed's default holds 2 GB.
-_BUCKET = 50_000_000
-# ZeRO-3 keeps parameters of fewer elements whole on every rank: norms, which are not worth a
-# collective each.
-_PERSISTENT = 10_000
 
 
 class DeepSpeedEngine:
     """The engine of one rank; all ranks must make the same calls in the same order.
 
-    Only within `whole_student` may a rank go at its own pace.
+    Only within `whole_student` may a rank go at its own pace, and there only until it scores under
+    a teacher that is split.
     """
 
     def __init__(self, student: PreTrainedModel, config: RunConfig) -> None:
-        stage = _STAGES[config.engine.name]
+        self._config, self._stage = config, STAGES[config.engine.name]
         self.device = pick_device(config.engine)
         _use_no_compiled_operator()
         student.to(self.device)
-        self._splits_parameters = stage == 3
-        self._parameters = list(student.parameters())
+        self._splits_parameters = self._stage == 3
+        self._named = list(student.named_parameters())
+        self._parameters = [parameter for _, parameter in self._named]
         # ZeRO-3 hangs collectives on the modules it wraps, so ranks that sample answers of
         # different length would wait for each other for ever. A twin without them does not.
         self.student = _empty_twin(student) if self._splits_parameters else student
         self._engine, *_ = deepspeed.initialize(
             model=scoring_module(student, config),
             optimizer=build_optimizer(student, config.optim),
-            config=_settings(config, stage),
+            config=deepspeed_settings(config),
         )
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
@@ -71,9 +77,21 @@ class DeepSpeedEngine:
         self._engine.backward(loss * self.world, scale_wrt_gas=False)
 
     def step(self) -> float:
+        if self._stage == 0:
+            return self._plain_step()
         self._engine.step()
         # After a norm that is not finite DeepSpeed updates nothing and reports infinity.
         return float(self._engine.get_global_grad_norm())
+
+    def state(self) -> State:
+        optimizer = self._engine.optimizer
+        if splits(self._named):
+            return read_zero(self._named, optimizer, keep=self.rank == 0)
+        return read_plain(self._named, optimizer) if self.rank == 0 else {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        write = write_zero if splits(self._named) else write_plain
+        write(self._named, self._engine.optimizer, state)
 
     def sum_over_ranks(self, value: float) -> float:
         return self._reduced(value, dist.ReduceOp.SUM)
@@ -98,6 +116,36 @@ class DeepSpeedEngine:
                 # The gathered tensors are freed only once nothing points at them.
                 _empty(twins)
 
+    def adopt(self, teacher: PreTrainedModel) -> None:
+        if self._config.engine.shard_teacher:
+            # Scoring calls its backbone once and its head chunk by chunk, so DeepSpeed never sees
+            # the whole run and fetches each layer when it is needed. Foresight would go wrong
+            # with a number of chunks that varies.
+            deepspeed.initialize(model=teacher, config=teacher_settings(self._config))
+
+    def level(self, rollout: Rollout) -> Rollout:
+        if not self._config.engine.shard_teacher:
+            return rollout
+        length = rollout.mask_BT.shape[1]
+        extra = (0, self._longest(length) - length)
+        return Rollout(
+            F.pad(rollout.ids_BL, extra),
+            F.pad(rollout.attention_BL, extra),
+            F.pad(rollout.mask_BT, extra),
+            rollout.ended_B,
+        )
+
+    def _plain_step(self) -> float:
+        # Without ZeRO, DeepSpeed keeps no norm and updates even if that is not finite. The
+        # gradients are those of all ranks by now, so all ranks decide alike.
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if math.isfinite(norm):
+            self._engine.step()
+        else:
+            self._engine.zero_grad()
+        return norm
+
     def _longest(self, length: int) -> int:
         return int(self._reduced(length, dist.ReduceOp.MAX))
 
@@ -105,28 +153,6 @@ class DeepSpeedEngine:
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.all_reduce(total, op=operation)
         return float(total)
-
-
-def _settings(config: RunConfig, stage: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration."""
-    zero: dict[str, Any] = {
-        "stage": stage,
-        "reduce_bucket_size": _BUCKET,
-        "allgather_bucket_size": _BUCKET,
-        "stage3_param_persistence_threshold": _PERSISTENT,
-    }
-    if config.engine.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    return {
-        # Parts are counted by `backward`; this field is required and decides nothing.
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_clipping": config.optim.grad_clip,
-        "bf16": {"enabled": config.model.dtype == "bfloat16"},
-        "zero_optimization": zero,
-        # Both allow torch's AdamW, the one the other engine uses.
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-    }
 
 
 def _use_no_compiled_operator() -> None:

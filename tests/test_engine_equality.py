@@ -1,0 +1,221 @@
+"""One process and two ranks train alike: same rollouts, losses and parameters, for every engine.
+
+float32 on gloo. Tolerances are absolute. The runs on two ranks go the way of a study's cell,
+launcher and pipe included.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import kept
+from kept import keeping
+from opdcliff import assets, launch
+from opdcliff.cells import Cell, run_cell
+from opdcliff.compose import compose_one
+from opdcliff.config import RunConfig
+from opdcliff.data.answers import draw_answer
+from opdcliff.data.mini import SplitSizes, generate
+from opdcliff.models import build, load_model
+from opdcliff.paths import StudyPaths
+from opdcliff.prepare import STUDENT, TEACHER, Prepared
+from opdcliff.records import read_record
+from opdcliff.settings import load
+from opdcliff.sft import answer_style, fine_tune
+from opdcliff.tokenization import train_bpe
+
+LAM = 1.5
+UPDATES = 20
+WORDS = [
+    "debug=seconds",
+    "tracking=off",
+    f"lam.value={LAM}",
+    f"optim.updates={UPDATES}",
+    "evaluation.every=1",
+    # One rank gets two of them, the other one.
+    "evaluation.prompts=3",
+    "evaluation.final_prompts=3",
+    "evaluation.collapse_floor=0.0",
+    "engine.device=cpu",
+    # Shares of three answers in parts of two and one; a chunk of the head for each token of the
+    # longest answer, so that ranks whose answers differ in length need as many collectives only
+    # if they are padded.
+    "rollout.prompts_per_update=6",
+    "engine.micro_batch=2",
+    "engine.score_chunk_tokens=3",
+    # Split all but the norms of the tiny models.
+    "engine.persistent_elements=100",
+    # Several collectives per update.
+    "engine.bucket_elements=20000",
+]
+EXACT = 1e-5
+
+
+def _config(*words: str) -> RunConfig:
+    return load(compose_one([*WORDS, *words]))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Prompts, and models that have learnt enough to end answers at various lengths."""
+    # Threads of several tests would wait for each other; the runs use one as well.
+    torch.set_num_threads(1)
+    folder, config = tmp_path_factory.mktemp("prepared"), _config()
+    data, sft = config.data, config.sft
+    splits = generate(
+        data.seed, SplitSizes(data.train, data.calibration, data.test), candidates=data.candidates
+    )
+    assets.write_splits(folder, splits)
+    rng = np.random.default_rng(0)
+    style = answer_style(sft, sft.teacher, with_reason=True)
+    texts = [e.prompt + "".join(p.text for p in draw_answer(e, style, rng)) for e in splits.train]
+    tokenizer = train_bpe(texts, 320)
+    assert config.model.arch is not None
+    for seed, (name, role) in enumerate({TEACHER: sft.teacher, STUDENT: sft.student}.items()):
+        model = build(config.model.arch, tokenizer, seed)
+        fine_tune(model, tokenizer, splits.train, sft, role, seed=seed, with_reason=True)
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return Prepared(folder, folder, "models of this test")
+
+
+@dataclass
+class Run:
+    """A run's metrics and what `kept` kept, per rank."""
+
+    history: pd.DataFrame
+    ranks: list[dict[str, Any]]
+
+    @property
+    def answers(self) -> list[dict[int, list[int]]]:
+        """Per update, the answer to each prompt number."""
+        per_update = zip(*(rank["answers"] for rank in self.ranks), strict=True)
+        return [{n: ids for part in parts for n, ids in part.items()} for parts in per_update]
+
+
+def _run(prepared: Prepared, folder: Path, *words: str) -> Run:
+    (folder / "kept").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(kept.FOLDER, str(folder / "kept"))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setattr(launch, "RANK_MODULE", "kept")
+        keeping(patch.setattr)
+        config, paths = _config(*words), StudyPaths(folder / "runs", folder / "results")
+        cell, done = Cell(config, LAM, "test"), list[int]()
+        assert run_cell(cell, prepared, paths, done.append) == "finished"
+    assert done == list(range(1, config.optim.updates + 1))
+    files = sorted((folder / "kept").iterdir())
+    assert len(files) == config.engine.ranks
+    return Run(
+        read_record(cell.folder(prepared, paths)).history, [torch.load(file) for file in files]
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return _run(prepared, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def start(prepared: Prepared) -> dict[str, torch.Tensor]:
+    """The student before training."""
+    return dict(load_model(prepared.models / STUDENT, dtype="float32").named_parameters())
+
+
+# All stages as they are, and the options in two combinations.
+SETUPS = {
+    "zero0": ["engine=zero0"],
+    "zero1": ["engine=zero1"],
+    "zero2": ["engine=zero2"],
+    "zero3": ["engine=zero3"],
+    "zero1 offloading": [
+        "engine=zero1",
+        "engine.offload_optimizer=true",
+        "engine.overlap_comm=true",
+    ],
+    "zero3 saving most memory": [
+        "engine=zero3",
+        "engine.shard_teacher=true",
+        "engine.gradient_checkpointing=true",
+        "engine.offload_parameters=true",
+    ],
+}
+
+
+@pytest.mark.multirank
+@pytest.mark.parametrize("setup", SETUPS)
+def test_two_ranks_train_as_one_process_does(
+    setup: str,
+    prepared: Prepared,
+    alone: Run,
+    start: dict[str, torch.Tensor],
+    tmp_path: Path,
+) -> None:
+    shared = _run(prepared, tmp_path, *SETUPS[setup])
+    assert len(alone.answers) == UPDATES
+    assert shared.answers == alone.answers
+    for first, second in zip(*(rank["answers"] for rank in shared.ranks), strict=True):
+        assert len(first) == len(second) == 3
+        assert first.keys().isdisjoint(second)
+    # Otherwise ranks out of step would go unnoticed.
+    lengths = [[max(map(len, part.values())) for part in rank["answers"]] for rank in shared.ranks]
+    assert lengths[0] != lengths[1]
+    for name in ("train/loss", "train/grad_norm"):
+        expected, found = alone.history[name][1:], shared.history[name][1:]
+        assert len(found) == UPDATES
+        np.testing.assert_allclose(found, expected, rtol=0, atol=EXACT)
+    same = [name for name in alone.history if str(name).startswith("eval/")]
+    pd.testing.assert_frame_equal(shared.history[same], alone.history[same])
+    trained = alone.ranks[0]["parameters"]
+    # Parameters moved by far more than the tolerance.
+    assert _largest_difference(start, trained) > 500 * EXACT
+    for rank in shared.ranks:
+        assert _largest_difference(rank["parameters"], trained) <= EXACT
+        assert not np.isfinite(rank["norm"])
+        assert _largest_difference(rank["parameters"], rank["after"]) == 0.0
+        _assert_frozen(rank, torch.float32)
+        split = "shard_teacher" in " ".join(SETUPS[setup])
+        assert _held(rank) == (0.5 if split else 1.0)
+
+
+@pytest.mark.multirank
+def test_bfloat16_trains_on_float32_copies(prepared: Prepared, tmp_path: Path) -> None:
+    words = ["optim.updates=3", "model.dtype=bfloat16", "engine=zero2", "engine.shard_teacher=true"]
+    run = _run(prepared, tmp_path, *words)
+    assert np.isfinite(run.history["train/loss"][1:]).all()
+    for rank in run.ranks:
+        assert {p.dtype for p in rank["parameters"].values()} == {torch.bfloat16}
+        assert set(rank["optimizer"]) == {torch.float32}
+        _assert_frozen(rank, torch.bfloat16)
+        assert _held(rank) == 0.5
+        assert _largest_difference(rank["parameters"], run.ranks[0]["parameters"]) == 0.0
+
+
+def test_frozen_models_stay_out_of_plain_training(alone: Run) -> None:
+    _assert_frozen(alone.ranks[0], torch.float32)
+
+
+def _assert_frozen(rank: dict[str, Any], dtype: torch.dtype) -> None:
+    for model in rank["frozen"].values():
+        assert model["dtypes"] == {dtype}
+        assert model["trainable"] == model["optimized"] == 0
+
+
+def _held(rank: dict[str, Any]) -> float:
+    """The part of the teacher that a rank holds; the base is of the same size, and whole."""
+    held: int = rank["frozen"]["teacher"]["elements"]
+    whole: int = rank["frozen"]["base"]["elements"]
+    return held / whole
+
+
+def _largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max(float((first[k] - second[k]).detach().abs().max()) for k in first)
