@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -14,8 +16,10 @@ from pathlib import Path
 
 import markov
 from opdcliff.cells import Cell
+from opdcliff.errors import OpdcliffError
 from opdcliff.paths import StudyPaths
 from opdcliff.pool import run_cells
+from opdcliff.preemption import listening, requested, stop_if_requested
 from opdcliff.prepare import Prepared
 from opdcliff.records import RunRecord
 
@@ -24,7 +28,9 @@ PREPARED = Prepared(Path("data"), Path("models"), "ab" * 32)
 
 @dataclass(frozen=True)
 class FakeCell(Cell):
-    """deed: finish, raise, die, die_once, or wait (for the file `release` in the log folder)."""
+    """deed: finish, raise, die, die_once, segfault, exhaust (the memory), wait (for the file
+    `release` in the log folder), or leave (when it is asked to).
+    """
 
     deed: str = "finish"
     log: Path = Path()
@@ -50,6 +56,17 @@ class FakeCell(Cell):
                 os._exit(9)
             case "die_once" if len(attempts_of(self)) == 1:
                 os._exit(9)
+            case "segfault":
+                ctypes.string_at(0)
+            case "exhaust":
+                _, most = resource.getrlimit(resource.RLIMIT_AS)
+                held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+                resource.setrlimit(resource.RLIMIT_AS, (held + 2**24, most))
+                bytearray(2**30)
+            case "leave":
+                while not requested():
+                    time.sleep(0.02)
+                stop_if_requested()
             case "wait":
                 while not (self.log / "release").exists():
                     time.sleep(0.02)
@@ -85,4 +102,8 @@ if __name__ == "__main__":
     from fake_cells import make as make_importable
 
     made, roots = make_importable(sys.argv[2:], Path(sys.argv[1]))
-    run_cells(made, PREPARED, roots, workers=1)
+    try:
+        with listening():
+            run_cells(made, PREPARED, roots, workers=1)
+    except OpdcliffError as error:
+        sys.exit(error.exit_code)

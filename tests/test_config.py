@@ -49,6 +49,7 @@ PLUMBING = {
     "data.study_seeds",
     "lam.of_threshold",
     "evaluation.stop_when_collapsed",
+    "rollout.backend",
 }
 
 
@@ -57,7 +58,7 @@ def needs(group: str, option: str, data: Path) -> list[str]:
 
 
 def is_plumbing(name: str) -> bool:
-    return name in PLUMBING or name.startswith(("engine.", "tracking.", "protocol."))
+    return name in PLUMBING or name.startswith(("engine.", "checkpoint.", "tracking.", "protocol."))
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +234,9 @@ INSIDE = """
 RATES = """
     sft.teacher.corrupt_rate sft.student.corrupt_rate sft.teacher.swap_rate sft.student.swap_rate
     sft.long_share evaluation.collapse_floor optim.beta1 optim.beta2"""
-FROM_0 = "lam.warmup_updates sft.warmup_steps data.max_history"
+FROM_0 = """
+    checkpoint.every engine.persistent_elements lam.warmup_updates sft.warmup_steps
+    data.max_history"""
 SEEDS = "seed data.seed sft.seed calibration.seed"
 COUNTS = """
     rollout.prompts_per_update rollout.max_new_tokens rollout.updates_per_batch
@@ -243,12 +246,14 @@ COUNTS = """
     calibration.prompts calibration.offset_bin calibration.bootstrap calibration.forced_words
     sft.long_words sft.teacher.steps sft.student.steps sft.batch_size
     engine.ranks engine.threads engine.micro_batch engine.score_chunk_tokens
+    engine.bucket_elements checkpoint.keep
     data.train data.calibration data.test data.min_items data.max_title_words data.answer_room
     model.arch.hidden_size model.arch.intermediate_size model.arch.layers model.arch.heads
     model.arch.kv_heads model.arch.head_dim model.arch.max_positions"""
 CHOICES = """
-    data.name data.contract optim.estimator evaluation.gain engine.name engine.device model.dtype
-    model.arch.family tracking.mode clip.rule"""
+    data.name data.contract optim.estimator evaluation.gain engine.name engine.device
+    engine.launcher model.dtype
+    model.arch.family rollout.backend checkpoint.resume tracking.mode clip.rule"""
 
 BAD: dict[str, st.SearchStrategy[Any]] = {
     name: strategy
@@ -282,7 +287,13 @@ FREE = {
     "data.rubric",
     "data.study_seeds",
     "evaluation.stop_when_collapsed",
+    "checkpoint.final_student",
+    "engine.hostfile",
+    "engine.gradient_checkpointing",
     "engine.offload_optimizer",
+    "engine.offload_parameters",
+    "engine.shard_teacher",
+    "engine.overlap_comm",
     "tracking.project",
     "clip.name",
     "protocol.name",

@@ -16,6 +16,7 @@ import pytest
 from fake_cells import PREPARED, attempts_of, make
 from opdcliff import pool
 from opdcliff.cells import is_finished
+from opdcliff.errors import PreemptedError
 from opdcliff.pool import run_cells
 
 # Only a failing test waits this long.
@@ -40,16 +41,18 @@ def lives(process: int) -> bool:
 
 @pytest.mark.slow
 def test_failures_and_deaths_stop_no_other_cell(tmp_path: Path) -> None:
-    cells, paths = make(["die_once", "die", "raise", "finish", "finish"], tmp_path)
+    deeds = ["die_once", "segfault", "raise", "exhaust", "finish", "finish"]
+    cells, paths = make(deeds, tmp_path)
     failures = run_cells(cells, PREPARED, paths, workers=1)
     assert failures == {
-        "1-die": "its process died; out of memory, or killed",
+        "1-segfault": "its process died; out of memory, or killed",
         "2-raise": "RuntimeError: too little bread",
+        "3-exhaust": "MemoryError:",
     }
     done = [is_finished(cell, PREPARED, paths) for cell in cells]
-    assert done == [True, False, False, True, True]
+    assert done == [True, False, False, False, True, True]
     # Those in flight when a worker died are tried once more; those that waited are not suspected.
-    assert [len(attempts_of(cell)) for cell in cells] == [2, 2, 1, 1, 1]
+    assert [len(attempts_of(cell)) for cell in cells] == [2, 2, 1, 1, 1, 1]
     # The cells that waited shared a worker.
     assert len({process for cell in cells[2:] for process in attempts_of(cell)}) == 1
 
@@ -112,3 +115,13 @@ def test_an_interrupted_study_ends_after_the_cells_in_flight(tmp_path: Path) -> 
         assert "KeyboardInterrupt" in process.stderr.read().decode()
     assert [len(attempts_of(cell)) for cell in cells] == [1, 0, 0, 0]
     assert is_finished(cells[0], PREPARED, paths)
+
+
+@pytest.mark.slow
+def test_a_study_that_is_asked_to_go_passes_it_on_and_begins_nothing_more(tmp_path: Path) -> None:
+    cells, _ = make(["leave", "finish"], tmp_path)
+    with study(tmp_path, *(cell.deed for cell in cells)) as process:
+        assert wait_until(lambda: attempts_of(cells[0]) != [])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == PreemptedError.exit_code
+    assert [len(attempts_of(cell)) for cell in cells] == [1, 0]

@@ -12,18 +12,21 @@ import torch
 from torch import Tensor
 
 import markov
-from opdcliff import train as module
+from opdcliff import measure as measuring
+from opdcliff import update as updating
 from opdcliff.calibrate import modal_sets_for
 from opdcliff.config import RunConfig
 from opdcliff.contract import RANKING_WITH_REASON, FailureCode
 from opdcliff.data.example import Splits
 from opdcliff.data.prompts import batch_of_update, prompt_batch
 from opdcliff.engine import open_engine
+from opdcliff.meter import Meter
 from opdcliff.models import Trio, assemble
 from opdcliff.objective import LossOutput
-from opdcliff.rollout import TRAIN_STREAM, Rollout, sample
+from opdcliff.rollout import EVALUATION_STREAM, TRAIN_STREAM, Rollout
+from opdcliff.rollout_backends import SAMPLERS, sample
 from opdcliff.theory import lambda_star
-from opdcliff.train import Meter, Outcome, train
+from opdcliff.train import Outcome, train
 
 SMALL = (
     *("optim.updates=6", "optim.lr=0.02", "evaluation.every=2", "rollout.prompts_per_update=6"),
@@ -117,7 +120,7 @@ def rollouts(monkeypatch: pytest.MonkeyPatch, numbers: list[int]) -> list[Rollou
         seen.append(sample(*arguments, **options))
         return seen[-1]
 
-    monkeypatch.setattr(module, "sample", recording)
+    monkeypatch.setattr(updating, "sample", recording)
     return seen
 
 
@@ -125,7 +128,7 @@ def rollouts(monkeypatch: pytest.MonkeyPatch, numbers: list[int]) -> list[Rollou
 def losses(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The arguments of every loss a run computes."""
     seen: list[dict[str, Any]] = []
-    original = module.sampled_loss
+    original = updating.sampled_loss
 
     def recording(
         student: Tensor, teacher: Tensor, base: Any, *rest: Any, **more: Any
@@ -133,7 +136,7 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         seen.append({"student": student.detach().clone(), "base": base, **more})
         return original(student, teacher, base, *rest, **more)
 
-    monkeypatch.setattr(module, "sampled_loss", recording)
+    monkeypatch.setattr(updating, "sampled_loss", recording)
     return seen
 
 
@@ -265,6 +268,22 @@ def test_a_rollout_batch_serves_several_updates(
     assert min(d for d in drift if d > 1e-9) > 1e-3
     # No prompt is skipped between batches.
     assert numbers == list(range(18))
+
+
+def test_a_run_is_the_same_whatever_samples_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("optim.updates=1", "evaluation.every=1")
+    expected = run(*words)
+    continuous, streams = SAMPLERS["continuous"], []
+
+    def recording(*arguments: Any, **options: Any) -> Rollout:
+        streams.append(options["stream"])
+        return continuous(*arguments, **options)
+
+    monkeypatch.setitem(SAMPLERS, "continuous", recording)
+    found = run(*words, "rollout.backend=continuous")
+    assert streams == [EVALUATION_STREAM, TRAIN_STREAM, EVALUATION_STREAM]
+    assert untimed(found) == untimed(expected)
+    assert torch.equal(found.head, expected.head)
 
 
 @pytest.mark.parametrize("estimator", ["sampled", "full"])
@@ -430,9 +449,9 @@ def test_a_run_that_stays_under_the_floor_has_collapsed() -> None:
 
 def test_only_evaluations_running_count_as_a_collapse(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter([0.1, 0.1, 0.3, 0.1, 0.1, 0.1, 0.9, 0.9])
-    original = module.answer_metrics
+    original = measuring.answer_metrics
     monkeypatch.setattr(
-        module,
+        measuring,
         "answer_metrics",
         lambda *arguments: original(*arguments) | {"eval/parse_rate": next(rates)},
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from opdcliff.canonical import (
     digest,
     file_digest,
     fsync_folder,
+    fsync_tree,
     write_json_atomic,
     write_text_atomic,
 )
@@ -69,7 +69,7 @@ def ensure(
         write_json_atomic(
             aside / MANIFEST, {"kind": kind, "identity": identity, "key": key, "facts": facts}
         )
-        _fsync_tree(aside)
+        fsync_tree(aside)
         aside.rename(folder)
         fsync_folder(folder.parent)
     return folder
@@ -139,19 +139,9 @@ def _damaged(file: Path, error: Exception) -> RecordError:
     return RecordError(f"{file} cannot be read ({error!r}); delete its folder to build it anew")
 
 
-def _fsync_tree(folder: Path) -> None:
-    """Force a built folder to disk, since a rename may reach it before the content does."""
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            fsync_folder(path)
-        else:
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
-    fsync_folder(folder)
-
-
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
+    # Opened to append: where a link leads to a file, that file stays as it is.
+    with path.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -153,6 +153,17 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def fsync_tree(root: Path) -> None:
+    """Force a folder's files and entries to disk, since a rename may reach it before them."""
+    for path in root.rglob("*"):
+        if path.is_dir():
+            fsync_folder(path)
+        else:
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+    fsync_folder(root)
+
+
 def _is_list(obj: object) -> bool:
     return isinstance(obj, Sequence) and not isinstance(obj, str | bytes | bytearray)
 

@@ -103,8 +103,9 @@ class ClipConfig:
 
 @dataclass
 class RolloutConfig:
-    """How answers are sampled."""
+    """How answers are sampled; `backend` is what samples them, no part of a run's identity."""
 
+    backend: str
     prompts_per_update: int
     max_new_tokens: int
     temperature: float
@@ -156,12 +157,30 @@ class EngineConfig:
     """Where and on how many ranks a run executes; no part of its identity."""
 
     name: str
+    launcher: str
+    hostfile: str | None
     device: str
     ranks: int
     threads: int
     micro_batch: int
     score_chunk_tokens: int
+    gradient_checkpointing: bool
     offload_optimizer: bool
+    offload_parameters: bool
+    shard_teacher: bool
+    overlap_comm: bool
+    bucket_elements: int
+    persistent_elements: int
+
+
+@dataclass
+class CheckpointConfig:
+    """Checkpoints of a run in its record; no part of its identity."""
+
+    every: int
+    keep: int
+    resume: str
+    final_student: bool
 
 
 @dataclass
@@ -229,6 +248,7 @@ class RunConfig:
     evaluation: EvaluationConfig
     calibration: CalibrationConfig
     engine: EngineConfig
+    checkpoint: CheckpointConfig
     tracking: TrackingConfig
     protocol: ProtocolConfig
 

@@ -54,6 +54,12 @@ class EngineError(OpdcliffError):
     exit_code = 8
 
 
+class PreemptedError(OpdcliffError):
+    """The process was asked to stop (SIGTERM); what it had done is kept, and it can go on."""
+
+    exit_code = 9
+
+
 class RefutedError(OpdcliffError):
     """A locked prediction did not hold."""
 
@@ -76,3 +82,9 @@ class TamperedError(OpdcliffError):
     """A locked file or a record is not what it was."""
 
     exit_code = 13
+
+
+class DoesNotFitError(OpdcliffError):
+    """A run needs more memory per rank than there is."""
+
+    exit_code = 14

@@ -11,9 +11,10 @@ from functools import partial
 
 from opdcliff.cells import Cell, is_finished, run_cell
 from opdcliff.paths import StudyPaths
+from opdcliff.preemption import deferred, requested, stop_if_requested
 from opdcliff.prepare import Prepared
 from opdcliff.progress import Stage
-from opdcliff.workers import Channel, open_channel, tell, worker_pool
+from opdcliff.workers import Channel, open_channel, process_ids, tell, worker_pool
 
 
 def run_cells(
@@ -23,6 +24,10 @@ def run_cells(
 
     A cell that raises does not stop the others. A worker that dies (killed, out of memory) takes
     the cells in flight with it; those are tried once more, each alone.
+
+    Raises:
+        PreemptedError: the process was asked to stop; the cells in flight have saved where they
+            are, the others have not begun.
     """
     waiting = deque(cell for cell in cells if not is_finished(cell, prepared, paths))
     if not waiting:
@@ -33,10 +38,11 @@ def run_cells(
     channel = open_channel()
     with Stage(title, total, channel) as stage:
         crew = _Crew(prepared, paths, channel, stage, len(waiting))
-        while waiting:
+        while waiting and not requested():
             for suspect in crew.run(waiting, workers):
                 for cell in crew.run(deque([suspect]), 1):
                     crew.failures[cell.name] = "its process died; out of memory, or killed"
+    stop_if_requested()
     return crew.failures
 
 
@@ -59,9 +65,12 @@ class _Crew:
         """
         lost: list[Cell] = []
         running: dict[Future[str], Cell] = {}
-        with worker_pool(min(workers, len(waiting)), self.channel) as pool:
-            while running or (waiting and not lost):
-                while waiting and not lost and len(running) < workers:
+        with (
+            worker_pool(min(workers, len(waiting)), self.channel) as pool,
+            deferred(lambda: process_ids(pool)),
+        ):
+            while running or (waiting and not lost and not requested()):
+                while waiting and not lost and not requested() and len(running) < workers:
                     cell = waiting.popleft()
                     try:
                         running[pool.submit(_work, cell, self.prepared, self.paths)] = cell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from opdcliff.canonical import digest, file_digest
 from opdcliff.paths import REPO_ROOT
 
 _PACKAGES = ("torch", "transformers", "deepspeed", "hydra-core", "wandb", "numpy", "opd-cliff")
@@ -41,6 +43,14 @@ def git_state(repo: Path) -> tuple[str, bool]:
     if top is None or commit is None or status is None or Path(top) != repo.resolve():
         return "unknown", True
     return commit, bool(status)
+
+
+@functools.cache
+def source_digest() -> str:
+    """Return the digest of the package's source files, committed or not."""
+    root = Path(__file__).parent
+    files = sorted(root.rglob("*.py"))
+    return digest({str(path.relative_to(root)): file_digest(path) for path in files}, "source")
 
 
 def host_class() -> str:

@@ -20,6 +20,9 @@ MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
 LOCK = "run.lock"
 
+# In the manifest's extras: parts of the run were made by different code.
+MIXED_CODE = "mixed_code"
+
 # The safe loader on libyaml: a config takes 2 ms instead of 20, and a study has hundreds.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -24,8 +24,9 @@ from typing import Any, Self, SupportsFloat
 import pandas as pd
 
 from opdcliff.canonical import digest, encode_floats, write_bytes_atomic, writing
-from opdcliff.errors import RecordError
+from opdcliff.errors import PreemptedError, RecordError
 from opdcliff.metric_stream import Stream, StreamWriter, carry_over, read_stream
+from opdcliff.paths import refuse_links
 from opdcliff.provenance import now, provenance
 from opdcliff.record_files import (
     LOCK,
@@ -42,7 +43,8 @@ from opdcliff.redaction import redact, redact_text
 
 # An outcome: data, never overwritten. The other terminal statuses are interruptions.
 OUTCOMES = frozenset({"finished", "collapsed", "diverged"})
-TERMINAL = OUTCOMES | {"preempted", "failed"}
+PREEMPTED = "preempted"
+TERMINAL = OUTCOMES | {PREEMPTED, "failed"}
 
 
 def run_identity(scientific_config: Mapping[str, Any]) -> str:
@@ -57,9 +59,11 @@ def run_identity(scientific_config: Mapping[str, Any]) -> str:
 def status_of(error: BaseException) -> str:
     """Return the terminal status of a run that `error` ended: preempted or failed.
 
-    Preempted are KeyboardInterrupt and SystemExit: somebody stopped the run, nothing broke.
+    Preempted are KeyboardInterrupt, SystemExit and PreemptedError: somebody stopped the run,
+    nothing broke.
     """
-    return "preempted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+    stopped = isinstance(error, KeyboardInterrupt | SystemExit | PreemptedError)
+    return PREEMPTED if stopped else "failed"
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,11 @@ class RunRecord:
         self._manifest = manifest
         self._metrics = StreamWriter(folder, stream)
 
+    @property
+    def commit(self) -> str:
+        """The commit of the code that runs."""
+        return str(self._manifest["code_commit"])
+
     @classmethod
     def create(
         cls,
@@ -193,6 +202,7 @@ class RunRecord:
         """
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(folder)
         lock, stale = acquire(folder / LOCK)
         try:
             claim = {"identity": identity, "seed": seed, "protocol": protocol, "name": name}

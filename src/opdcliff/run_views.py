@@ -13,6 +13,7 @@ import pandas as pd
 from opdcliff.canonical import write_text_atomic
 from opdcliff.cell_identity import OPD
 from opdcliff.errors import InadmissibleError
+from opdcliff.record_files import MIXED_CODE
 from opdcliff.records import Record
 
 TABLE = "cells.csv"
@@ -70,7 +71,8 @@ def view_of_record(record: Record) -> RunView:
         complete=record.complete,
         start=str(manifest["start"]),
         code_commit=str(manifest["code_commit"]),
-        code_dirty=bool(manifest["code_dirty"]),
+        # Parts made by different code are not what one commit holds, either.
+        code_dirty=bool(manifest["code_dirty"] or manifest["extras"].get(MIXED_CODE)),
         models_sha256=str(manifest["extras"].get("models_sha256", UNKNOWN)),
         stream_sha256=str(end.get("sha256", UNKNOWN)),
         final=final_of(record.history),

@@ -19,12 +19,18 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from opdcliff.config import ArchConfig, PredictionConfig, RunConfig
 from opdcliff.contract import get_contract
+from opdcliff.deepspeed_settings import check_stage
 from opdcliff.errors import ConfigError
+from opdcliff.hostfile import check_slots
 from opdcliff.objective import ClipRule, validate_clip
 from opdcliff.paths import StudyPaths
+from opdcliff.redaction import refuse_secrets
+
+# `${oc.env:NAME}` would copy the environment, secrets and all, into every record.
+OmegaConf.clear_resolver("oc.env")
 
 # Plumbing: where a run executes and is mirrored, and the study it belongs to.
-_NOT_SCIENCE = ("engine", "tracking", "protocol")
+_NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol")
 
 
 def load(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
@@ -38,6 +44,7 @@ def load(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
         config = cast(RunConfig, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise ConfigError(_in_words(error)) from error
+    refuse_secrets(asdict(config))
     check(config)
     return config
 
@@ -46,7 +53,7 @@ def science(config: RunConfig) -> dict[str, Any]:
     """The settings that decide the outcome of a run: its identity is their hash.
 
     Paths are left out (the content they lead to is hashed with the prepared assets), and so are
-    device, ranks, tracking and the study's layout.
+    device, ranks, what samples the answers, tracking and the study's layout.
     """
     return science_of(asdict(config))
 
@@ -59,6 +66,8 @@ def science_of(plain: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("path", "rubric", "study_seeds"):
         kept["data"].pop(key)
     kept["evaluation"].pop("stop_when_collapsed")
+    # Records from before there was a choice have none.
+    kept["rollout"].pop("backend", None)
     return kept
 
 
@@ -93,6 +102,8 @@ def _in_words(error: OmegaConfBaseException) -> str:
         return f"{name}={error.value} is not {_TYPES.get(match[1], match[1])}"
     if "is not a valid bool" in text:
         return f"{name}={error.value} is not {_TYPES['Boolean']}"
+    if text.startswith("Unsupported interpolation type"):
+        return f"{name} refers to a value outside of the settings; write the value out"
     if text.startswith("Incompatible value 'None'"):
         return f"{name}=null is not allowed; give a value"
     if text.startswith("Invalid type assigned"):
@@ -150,12 +161,24 @@ def _check_plateaus(predictions: PredictionConfig | None) -> None:
 def _check_engine(config: RunConfig) -> None:
     engine, ranks = config.engine, config.engine.ranks
     if engine.name == "single":
-        for name, used in (("ranks", ranks > 1), ("offload_optimizer", engine.offload_optimizer)):
+        for name, used in (
+            ("ranks", ranks > 1),
+            ("launcher", engine.launcher != "torchrun"),
+            ("hostfile", engine.hostfile is not None),
+        ):
             if used:
-                value = str(getattr(engine, name)).lower()
+                value = getattr(engine, name)
                 raise ConfigError(f"engine.{name}={value} needs a ZeRO engine; set engine=zero2")
     elif config.model.dtype == "float64":
         raise ConfigError("model.dtype=float64 is only for engine=single; set float32 or bfloat16")
+    if engine.hostfile is not None:
+        if engine.launcher != "deepspeed":
+            raise ConfigError(
+                f"engine.hostfile={engine.hostfile} needs the launcher that reaches other hosts; "
+                "set engine.launcher=deepspeed"
+            )
+        check_slots(engine.hostfile, ranks)
+    check_stage(config)
     if config.rollout.prompts_per_update % ranks:
         # Ranks work in step: each needs the same number of answers.
         raise ConfigError(
@@ -277,6 +300,8 @@ _RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("calibration.prompts calibration.offset_bin calibration.bootstrap", _COUNT),
         ("calibration.forced_words sft.long_words sft.teacher.steps sft.student.steps", _COUNT),
         ("engine.ranks engine.threads engine.micro_batch engine.score_chunk_tokens", _COUNT),
+        ("engine.bucket_elements", _COUNT),
+        ("engine.persistent_elements", _NOT_NEGATIVE),
         ("data.train data.calibration data.test data.min_items data.max_title_words", _COUNT),
         ("data.answer_room", _COUNT),
         ("data.tokenizer_entries", ("a whole number >= 258", lambda value: value >= 258)),
@@ -298,10 +323,15 @@ _RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("data.name", _one_of("mini", "amazon_fashion", "prompts")),
         ("optim.estimator", _one_of("sampled", "full")),
         ("evaluation.gain", _one_of("exp", "linear")),
-        ("engine.name", _one_of("single", "zero1", "zero2", "zero3")),
+        ("engine.name", _one_of("single", "zero0", "zero1", "zero2", "zero3")),
         ("engine.device", _one_of("auto", "cpu", "cuda")),
+        ("engine.launcher", _one_of("torchrun", "deepspeed")),
+        ("rollout.backend", _one_of("generate", "continuous")),
         ("model.dtype", _one_of("float32", "bfloat16", "float64")),
         ("model.arch.family", _one_of("qwen3", "llama")),
+        ("checkpoint.every", ("a whole number >= 0; 0 is never", _not_negative)),
+        ("checkpoint.keep", _COUNT),
+        ("checkpoint.resume", _one_of("auto", "force", "never")),
         ("tracking.mode", _one_of("offline", "online", "off")),
     )
     for name in names.split()

@@ -9,38 +9,27 @@ points 1 and 13). Records and tracking hang on `report`; the loop knows neither.
 from __future__ import annotations
 
 import math
-import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from opdcliff.config import RunConfig
-from opdcliff.contract import Contract, get_contract
-from opdcliff.data.example import Example, Splits
-from opdcliff.data.prompts import batch_of_update, prompt_batch
+from opdcliff.config import EvaluationConfig, RunConfig
+from opdcliff.data.example import Splits
 from opdcliff.engine import Engine
-from opdcliff.evaluate import class_metrics, sample_answers
-from opdcliff.masses import CLASSES, label
-from opdcliff.metrics import Judged, answer_metrics, judge
+from opdcliff.masses import label
+from opdcliff.measure import measure
+from opdcliff.meter import Meter, Timed
 from opdcliff.models import Trio
-from opdcliff.objective import ClipRule, LossOutput, fold_topk, full_loss, sampled_loss
-from opdcliff.ranking import Gain
-from opdcliff.rollout import TRAIN_STREAM, Rollout, sample
-from opdcliff.scoring import completion_full_logp, completion_logp
+from opdcliff.objective import ClipRule
 from opdcliff.theory import lambda_at
 from opdcliff.token_classes import ModalSets
-
-# Answers whose class masses are measured per evaluation: three full-vocabulary passes each.
-CLASS_ANSWERS = 48
+from opdcliff.update import accumulate, collect, log_tokens
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: status finished, collapsed or diverged; `update` is the last one made."""
+    """How a run ended: finished, collapsed, diverged or preempted; `update` is the last made."""
 
     status: str
     update: int
@@ -49,39 +38,35 @@ class Outcome:
 
 
 @dataclass
-class Meter:
-    """Means and times since the last evaluation."""
+class Position:
+    """Where a run stands between two updates: all of its state but models and generators.
 
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    weights: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    update: updates made. evaluations: updates at which it was measured. low_evaluations: those
+    running, now, whose parse rate was under the floor. collapsed_at: see `Outcome`.
+    """
 
-    def add(self, name: str, total: float, weight: float) -> None:
-        """Add `total` over `weight` items."""
-        self.sums[name] += total
-        self.weights[name] += weight
+    update: int = 0
+    evaluations: list[int] = field(default_factory=list)
+    low_evaluations: int = 0
+    collapsed_at: int | None = None
+    meter: Meter = field(default_factory=Meter)
 
-    def flush(self) -> dict[str, float]:
-        """The means, and the seconds per phase; then start over."""
-        metrics = {k: self.sums[k] / self.weights[k] for k in self.sums if self.weights[k]}
-        metrics |= {f"time/{k}_s": v for k, v in self.seconds.items()}
-        self.sums.clear()
-        self.weights.clear()
-        self.seconds.clear()
-        return metrics
+    def plain(self) -> dict[str, Any]:
+        """As containers of plain values."""
+        return {**vars(self), "meter": {k: dict(v) for k, v in vars(self.meter).items()}}
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Position:
+        """Inverse of `plain`."""
+        return cls(**{**plain, "meter": Meter.of(plain["meter"])})
 
-class _Timed:
-    """Adds the wall time of a block to a phase."""
-
-    def __init__(self, meter: Meter, phase: str) -> None:
-        self._meter, self._phase = meter, phase
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._meter.seconds[self._phase] += time.perf_counter() - self._start
+    def note(self, parse_rate: float, settings: EvaluationConfig) -> None:
+        """Count an evaluation at this update."""
+        self.evaluations.append(self.update)
+        low = parse_rate < settings.collapse_floor
+        self.low_evaluations = self.low_evaluations + 1 if low else 0
+        if self.low_evaluations >= settings.collapse_patience and self.collapsed_at is None:
+            self.collapsed_at = self.update
 
 
 def train(
@@ -94,230 +79,60 @@ def train(
     *,
     report: Callable[[int, dict[str, float]], None],
     advance: Callable[[int], None] = lambda update: None,
+    stop: Callable[[], bool] = lambda: False,
+    save: Callable[[Position], None] = lambda position: None,
+    start: Position | None = None,
 ) -> Outcome:
     """Train `trio.student` for `optim.updates` updates at extrapolation `lam`.
 
     report: called with (update, metrics) at update 0, every `evaluation.every` and at the end.
     advance: called with the number of finished updates.
+    stop: asked before every rollout batch whether to leave; one rank's yes is enough.
+    save: called between rollout batches, every `checkpoint.every` updates and before leaving.
+    start: where an interrupted run goes on; student and engine must hold the state of then.
     A parse rate under `collapse_floor` for `collapse_patience` evaluations running is a collapse;
-    a loss or gradient norm that is not finite is a divergence and ends the run at once.
+    a loss or gradient norm that is not finite is a divergence and ends the run at once. A run that
+    is asked to leave ends as preempted.
     """
-    contract = get_contract(config.data.contract)
-    meter, rule = Meter(), ClipRule(config.clip.rule)
-    low_evaluations, collapsed_at = 0, None
-    steps = config.rollout.updates_per_batch
-    for update in range(config.optim.updates + 1):
-        last = update == config.optim.updates
-        if last or update % config.evaluation.every == 0:
-            lam_now = lambda_at(update, lam, config.lam.warmup_updates)
-            metrics = _measure(
-                config, trio, splits, contract, modal_sets, engine, meter, lam_now, final=last
-            )
-            parse_rate = metrics["eval/parse_rate"]
-            low_evaluations = low_evaluations + 1 if _is_low(parse_rate, config) else 0
-            if low_evaluations >= config.evaluation.collapse_patience and collapsed_at is None:
-                collapsed_at = update
-            stop = collapsed_at is not None and config.evaluation.stop_when_collapsed
-            if stop and not last:
-                metrics |= _measure(
-                    config, trio, splits, contract, modal_sets, engine, meter, lam_now, final=True
-                )
-            report(update, metrics)
-            if last or stop:
-                return _ended(update, collapsed_at, config)
-        if update % steps == 0:
-            batch = _collect(config, lam, trio, splits, engine, update // steps, meter)
+    at = start or Position()
+    meter, rule = at.meter, ClipRule(config.clip.rule)
+    measure_now = partial(measure, config, trio, splits, modal_sets, engine, meter)
+    steps, saved_at = config.rollout.updates_per_batch, at.update
+    while True:
+        last = at.update == config.optim.updates
+        between_batches = at.update % steps == 0 and not last
+        if between_batches and engine.sum_over_ranks(float(stop())):
+            save(at)
+            return Outcome("preempted", at.update, f"asked to stop after update {at.update}")
+        lam_now = lambda_at(at.update, lam, config.lam.warmup_updates)
+        if (last or at.update % config.evaluation.every == 0) and at.update not in at.evaluations:
+            metrics = measure_now(lam_now, final=last)
+            at.note(metrics["eval/parse_rate"], config.evaluation)
+            leave = at.collapsed_at is not None and config.evaluation.stop_when_collapsed
+            if leave and not last:
+                metrics |= measure_now(lam_now, final=True)
+            report(at.update, metrics)
+            if last or leave:
+                return _ended(at.update, at.collapsed_at, config)
+        if between_batches:
+            if 0 < config.checkpoint.every <= at.update - saved_at:
+                save(at)
+                saved_at = at.update
+            batch = collect(config, lam, trio, splits, engine, at.update // steps, meter)
             positions = label(batch.rollout, batch.examples, modal_sets)
-        lam_now = lambda_at(update, lam, config.lam.warmup_updates)
-        with _Timed(meter, "update"):
-            outputs = _accumulate(config, rule, lam_now, batch, engine)
+        with Timed(meter, "update"):
+            outputs = accumulate(config, rule, lam_now, batch, engine)
             norm = engine.step()
         loss = engine.sum_over_ranks(sum(float(part.loss.detach()) for part in outputs))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return Outcome(
-                "diverged", update, f"loss {loss} and gradient norm {norm} at update {update}"
+                "diverged", at.update, f"loss {loss} and gradient norm {norm} at update {at.update}"
             )
         meter.add("train/loss", loss, 1)
         meter.add("train/grad_norm", norm, 1)
-        _log_tokens(meter, outputs, batch.rollout, positions.class_BT)
-        advance(update + 1)
-    raise AssertionError("unreachable: the last update returns")
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """A rollout batch of this rank, scored once under the frozen models."""
-
-    examples: list[Example]
-    rollout: Rollout
-    teacher: Tensor
-    base: Tensor | None
-    old: Tensor | None
-    token_count: int
-
-
-def _collect(
-    config: RunConfig,
-    lam: float,
-    trio: Trio,
-    splits: Splits,
-    engine: Engine,
-    number: int,
-    meter: Meter,
-) -> _Batch:
-    """Sample this rank's share of a rollout batch and score it under teacher and base."""
-    whole = batch_of_update(splits.train, config.rollout.prompts_per_update, number, config.seed)
-    numbered = whole[engine.rank :: engine.world]
-    examples = [example for _, example in numbered]
-    prompt_BL, attention_BL = prompt_batch(trio.tokenizer, examples)
-    with _Timed(meter, "generate"), engine.whole_student():
-        rollout = sample(
-            engine.student,
-            prompt_BL,
-            attention_BL,
-            numbers=[running for running, _ in numbered],
-            seed=config.seed,
-            stream=TRAIN_STREAM,
-            max_new_tokens=config.rollout.max_new_tokens,
-            temperature=config.rollout.temperature,
-            tokenizer=trio.tokenizer,
-        )
-    with _Timed(meter, "score"), torch.no_grad():
-        teacher = _frozen_logp(trio.teacher, rollout, config)
-        # At lam = 1, warm-up included, the base drops out of the advantage.
-        base = None if lam == 1.0 else _frozen_logp(trio.base, rollout, config)
-        old = None
-        if ClipRule(config.clip.rule).uses_policy_ratio:
-            old = _student_logp(engine, rollout, slice(None), full=False)
-    tokens = engine.sum_over_ranks(float(rollout.mask_BT.sum()))
-    return _Batch(examples, rollout, teacher, base, old, int(tokens))
-
-
-def _frozen_logp(model: Any, rollout: Rollout, config: RunConfig) -> Tensor:
-    inputs = (model, rollout.ids_BL, rollout.attention_BL, rollout.mask_BT.shape[1])
-    temperature = config.rollout.temperature
-    if config.optim.estimator == "full":
-        return completion_full_logp(*inputs, temperature=temperature)
-    chunk = config.engine.score_chunk_tokens
-    return completion_logp(*inputs, temperature=temperature, chunk_tokens=chunk)
-
-
-def _student_logp(engine: Engine, rollout: Rollout, rows: slice, *, full: bool) -> Tensor:
-    length = rollout.mask_BT.shape[1]
-    return engine.score(rollout.ids_BL[rows], rollout.attention_BL[rows], length, full)
-
-
-def _accumulate(
-    config: RunConfig, rule: ClipRule, lam: float, batch: _Batch, engine: Engine
-) -> list[LossOutput]:
-    """Gradient of the whole rollout batch in micro-batches; their sum is the update's loss."""
-    outputs = []
-    count, size = len(batch.examples), config.engine.micro_batch
-    for start in range(0, count, size):
-        rows = slice(start, start + size)
-        output = _loss(config, rule, lam, batch, engine, rows)
-        engine.backward(output.loss, last=start + size >= count)
-        outputs.append(output)
-    return outputs
-
-
-def _loss(
-    config: RunConfig, rule: ClipRule, lam: float, batch: _Batch, engine: Engine, rows: slice
-) -> LossOutput:
-    full = config.optim.estimator == "full"
-    student = _student_logp(engine, batch.rollout, rows, full=full)
-    teacher = batch.teacher[rows]
-    base = None if batch.base is None else batch.base[rows]
-    mask_BT = batch.rollout.mask_BT[rows]
-    common: dict[str, Any] = {
-        "lam": lam,
-        "rule": rule,
-        "strength": config.clip.strength,
-        "token_count": batch.token_count,
-    }
-    if not full:
-        old = None if batch.old is None else batch.old[rows]
-        return sampled_loss(student, teacher, base, mask_BT, logp_old_BT=old, **common)
-    if config.optim.topk is not None:
-        student, teacher, base, _ = fold_topk(student, teacher, base, config.optim.topk)
-    return full_loss(student, teacher, base, mask_BT, **common)
-
-
-def _log_tokens(
-    meter: Meter, outputs: Sequence[LossOutput], rollout: Rollout, class_BT: Tensor
-) -> None:
-    """Advantage and KL over all answer tokens, and clip fraction per class."""
-    clipped_BT = torch.cat([part.clipped_BT for part in outputs]).float()
-    advantage_BT = torch.cat([part.advantage_BT for part in outputs])
-    tokens = float(rollout.mask_BT.sum())
-    meter.add("train/advantage_mean", float(advantage_BT.sum()), tokens)
-    meter.add("train/kl_teacher", sum(float(part.kl_BT.sum()) for part in outputs), tokens)
-    meter.add("train/clip_fraction/all", float(clipped_BT[rollout.mask_BT].sum()), tokens)
-    for code, name in enumerate(CLASSES):
-        of_class_BT = class_BT == code
-        count = float(of_class_BT.sum())
-        if count:
-            total = float(clipped_BT[of_class_BT].sum())
-            meter.add(f"train/clip_fraction/{name.value}", total, count)
-
-
-def _measure(
-    config: RunConfig,
-    trio: Trio,
-    splits: Splits,
-    contract: Contract,
-    modal_sets: ModalSets,
-    engine: Engine,
-    meter: Meter,
-    lam: float,
-    *,
-    final: bool,
-) -> dict[str, float]:
-    """One evaluation, shared out over ranks and complete on every rank."""
-    settings = config.evaluation
-    metrics = meter.flush() | {"train/lam": lam}
-    prompts = settings.final_prompts if final else settings.prompts
-    numbered = list(enumerate(splits.test[:prompts]))[engine.rank :: engine.world]
-    started = time.perf_counter()
-    with engine.whole_student():
-        batches = sample_answers(
-            engine.student,
-            trio.tokenizer,
-            numbered,
-            seed=config.seed,
-            max_new_tokens=config.rollout.max_new_tokens,
-            temperature=config.rollout.temperature,
-        )
-        judged: list[Judged] = []
-        for examples, rollout in batches:
-            judged += judge(rollout, examples, contract, trio.tokenizer)
-        examples, rollout = batches[0]
-        metrics |= class_metrics(
-            trio,
-            _first_rows(rollout, CLASS_ANSWERS),
-            examples[:CLASS_ANSWERS],
-            modal_sets,
-            lam=lam,
-            strength=config.clip.strength,
-            temperature=config.rollout.temperature,
-            chunk_tokens=config.engine.score_chunk_tokens,
-        )
-    gain: Gain = "exp" if settings.gain == "exp" else "linear"
-    metrics |= answer_metrics(engine.gather(judged), settings.ndcg_k, gain)
-    return metrics | {"time/evaluate_s": time.perf_counter() - started}
-
-
-def _first_rows(rollout: Rollout, count: int) -> Rollout:
-    return Rollout(
-        rollout.ids_BL[:count],
-        rollout.attention_BL[:count],
-        rollout.mask_BT[:count],
-        rollout.ended_B[:count],
-    )
-
-
-def _is_low(parse_rate: float, config: RunConfig) -> bool:
-    return parse_rate < config.evaluation.collapse_floor
+        log_tokens(meter, outputs, batch.rollout, positions.class_BT)
+        at.update += 1
+        advance(at.update)
 
 
 def _ended(update: int, collapsed_at: int | None, config: RunConfig) -> Outcome:

@@ -12,6 +12,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from typing import TypeAlias
 
+from opdcliff.preemption import listening
+
 _CONTEXT = multiprocessing.get_context("spawn")
 
 # A task and the steps it has made so far.
@@ -43,6 +45,11 @@ def worker_pool(workers: int, channel: Channel) -> Iterator[ProcessPoolExecutor]
             raise
 
 
+def process_ids(pool: ProcessPoolExecutor) -> list[int]:
+    """The pool's processes, now; the executor keeps them to itself."""
+    return list(getattr(pool, "_processes", None) or {})
+
+
 def tell(task: str, done: int) -> None:
     """In a worker: `task` has made `done` steps in all. The last words of a worker may be lost."""
     assert _channel is not None, "runs in a process of worker_pool"
@@ -57,6 +64,8 @@ def _begin(channel: Channel) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a process of worker_pool"
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # For the whole life of the worker, hence never left.
+    contextlib.ExitStack().enter_context(listening(always=True))
 
 
 def _end_with(parent: BaseProcess) -> None:
