@@ -19,10 +19,11 @@ from opdcliff.canonical import digest
 from opdcliff.cells import Cell, is_finished, run_cell
 from opdcliff.compose import Grid, run_multirun
 from opdcliff.config import RunConfig
-from opdcliff.errors import StudyIncompleteError
+from opdcliff.errors import PreemptedError, StudyIncompleteError
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import prepare, prepare_calibration
 from opdcliff.progress import Stage
+from opdcliff.slurm import requeueing
 from opdcliff.study import resolve_lam
 from opdcliff.summary import summarise
 
@@ -66,17 +67,25 @@ def run_grid(grid: Grid, overrides: Sequence[str], paths: StudyPaths) -> list[Jo
 
     Raises:
         StudyIncompleteError: the launcher itself gave up.
+        PreemptedError: the process was asked to stop.
     """
-    folder = paths.assets_dir("sweep", digest(list(overrides), "sweep"))
     task = functools.partial(_job, grid, paths)
     try:
-        return run_multirun([f"hydra.sweep.dir={_quoted(str(folder))}", *overrides], task)
+        return run_multirun(sweep_words(overrides, paths), task)
+    except PreemptedError:
+        raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise StudyIncompleteError(
             f"the launcher stopped before all {len(grid.cells)} cells were done ({reason}); "
             "finished cells are kept: run the same command again to go on"
         ) from error
+
+
+def sweep_words(overrides: Sequence[str], paths: StudyPaths) -> list[str]:
+    """The overrides of a grid with the folder of what its launcher leaves."""
+    folder = paths.assets_dir("sweep", digest(list(overrides), "sweep"))
+    return [f"hydra.sweep.dir={_quoted(str(folder))}", *overrides]
 
 
 def _job(grid: Grid, paths: StudyPaths, composed: object) -> JobResult:
@@ -89,7 +98,10 @@ def _job(grid: Grid, paths: StudyPaths, composed: object) -> JobResult:
     console = Console(file=sys.stderr, force_terminal=None if in_turn else False)
     try:
         label = f"{number + 1}/{len(grid.cells)} "
-        return run_one(grid.cells[number].config, paths, console, label)
+        with requeueing():
+            return run_one(grid.cells[number].config, paths, console, label)
+    except PreemptedError:
+        raise
     except Exception as error:
         return JobResult(None, problem=" ".join(f"{type(error).__name__}: {error}".split()))
 

@@ -1,8 +1,9 @@
 """Training a cell on several ranks, from the one process that owns its record.
 
-The ranks are started by torch's launcher and run `opdcliff.rank`. They tell this process what
-happens through a pipe, one JSON line per event:
+The ranks are started by a launcher and run `opdcliff.rank` (see `launch_command`). They tell this
+process what happens through a pipe, one JSON line per event (see `rank_events`):
 
+    {"event": "started", "rank": 1, "pid": 321, ...}      any rank, before anything else
     {"event": "advance", "update": 3}                     rank 0, after every update
     {"event": "report", "update": 20, "metrics": {...}}   rank 0, at every evaluation
     {"event": "outcome", ...fields of Outcome}            rank 0, at the end
@@ -13,23 +14,32 @@ All else they print goes to a log file. If this process dies, the pipe breaks an
 
 from __future__ import annotations
 
-import json
 import os
+import signal
+import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from omegaconf import OmegaConf
 
 from opdcliff.config import EngineConfig, RunConfig
-from opdcliff.engine import pick_device
 from opdcliff.errors import EngineError
+from opdcliff.launch_command import (
+    for_ranks,
+    free_port,
+    launch_command,
+    launch_environment,
+    require_launcher,
+)
+from opdcliff.preemption import deferred, requested
 from opdcliff.prepare import Prepared
+from opdcliff.rank_events import decode
+from opdcliff.redaction import redact_file
 from opdcliff.settings import load
 from opdcliff.train import Outcome
 
@@ -37,29 +47,52 @@ RANK_MODULE = "opdcliff.rank"
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a run keeps what it leaves besides metrics: in its record.
+
+    about: what its checkpoints carry. resume: the checkpoint it goes on from, if any.
+    """
+
+    record: Path
+    about: dict[str, str]
+    resume: Path | None = None
+
+
+@dataclass(frozen=True)
 class Job:
-    """What a rank has to know."""
+    """What a rank has to know; without a place it leaves no checkpoints."""
 
     config: RunConfig
     lam: float
     prepared: Prepared
+    place: Place | None = None
 
     def write(self, path: Path) -> None:
         """Write the job as YAML."""
         prepared = {name: str(value) for name, value in asdict(self.prepared).items()}
         plain = {"config": asdict(self.config), "lam": self.lam, "prepared": prepared}
+        if self.place is not None:
+            resume = self.place.resume and str(self.place.resume)
+            place = {"record": str(self.place.record), "about": self.place.about, "resume": resume}
+            plain["place"] = place
         OmegaConf.save(OmegaConf.create(plain), path)
 
     @classmethod
     def read(cls, path: Path) -> Job:
         """Read what `write` wrote; the config is checked again."""
         plain: Any = OmegaConf.load(path)
-        prepared = plain.prepared
+        prepared, place = plain.prepared, plain.get("place")
         return cls(
             load(plain.config),
             plain.lam,
             Prepared(Path(prepared.data), Path(prepared.models), prepared.models_identity),
+            None if place is None else _place(place),
         )
+
+
+def _place(plain: Any) -> Place:
+    resume = None if plain.resume is None else Path(plain.resume)
+    return Place(Path(plain.record), dict(plain.about), resume)
 
 
 def train_on_ranks(
@@ -69,7 +102,7 @@ def train_on_ranks(
     report: Callable[[int, dict[str, float]], None],
     advance: Callable[[int], None],
 ) -> Outcome:
-    """Train a cell on `engine.ranks` processes of this machine; callbacks as in `train.train`.
+    """Train a cell on `engine.ranks` processes; callbacks as in `train.train`.
 
     log: file that takes what the ranks print.
 
@@ -77,12 +110,20 @@ def train_on_ranks(
         EngineError: a rank raised, died or left without an outcome; the text says which.
     """
     engine = job.config.engine
-    with tempfile.TemporaryDirectory(prefix="opdcliff-") as folder, log.open("wb") as output:
+    require_launcher(engine)
+    # Other hosts see the folder of the record, which they share, but not this one's own.
+    place = None if engine.hostfile is None else log.parent
+    with (
+        tempfile.TemporaryDirectory(prefix="opdcliff-", dir=place) as folder,
+        _log_of_ranks(log) as output,
+    ):
         file = Path(folder, "job.yaml")
-        job.write(file)
-        with _ranks(engine, file, output) as launcher:
+        replace(job, config=for_ranks(job.config)).write(file)
+        told = _Told()
+        # Rank 0 alone is asked to go, not the launcher, which would end all ranks where they are.
+        with _ranks(engine, file, output, told) as launcher, deferred(told.first):
             assert launcher.stdout is not None
-            told = _follow(launcher.stdout, report, advance)
+            _follow(told, launcher.stdout, lambda line: _note(line, output), report, advance)
             code = launcher.wait()
     if told.outcome is None or code != 0:
         raise EngineError(f"{_cause(told, engine.ranks, code)}; what the ranks printed is in {log}")
@@ -90,56 +131,75 @@ def train_on_ranks(
 
 
 @contextmanager
-def _ranks(engine: EngineConfig, job: Path, output: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
+def _log_of_ranks(path: Path) -> Iterator[IO[bytes]]:
+    """The log open for writing; leaving the block takes secrets out of what others wrote."""
+    with path.open("wb") as output:
+        try:
+            yield output
+        finally:
+            redact_file(path)
+
+
+@contextmanager
+def _ranks(
+    engine: EngineConfig, job: Path, output: IO[bytes], told: _Told
+) -> Iterator[subprocess.Popen[str]]:
     """The running launcher; leaving the block ends it and its ranks."""
     launcher = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "torch.distributed.run"),
-            # A free local port; the address given, since not every host can look up its own name.
-            *("--standalone", "--local-addr=127.0.0.1"),
-            *(f"--nproc-per-node={engine.ranks}", "-m", RANK_MODULE, str(job)),
-        ],
+        launch_command(engine, RANK_MODULE, job, port=free_port(), environment=os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=output,
         text=True,
-        env=_environment(engine),
+        env=launch_environment(engine, os.environ),
     )
     with launcher:
         try:
             yield launcher
         finally:
-            # The launcher passes it on to its ranks; one that has ended takes no harm.
-            launcher.terminate()
+            if launcher.poll() is None:
+                told.kill()
+                launcher.terminate()
             launcher.wait()
-
-
-def _environment(engine: EngineConfig) -> dict[str, str]:
-    return {
-        **os.environ,
-        "DS_ACCELERATOR": pick_device(engine).type,
-        "OMP_NUM_THREADS": str(engine.threads),
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 @dataclass
 class _Told:
-    """What the ranks said about the end; of the errors the first causes the others."""
+    """What the ranks said; of errors the first causes the others. pids: of those on this host."""
 
     outcome: Outcome | None = None
     errors: dict[int, str] = field(default_factory=dict)
+    pids: dict[int, int] = field(default_factory=dict)
+
+    def first(self) -> list[int]:
+        """Whom to ask to go: rank 0, once it has told."""
+        return [self.pids[0]] if 0 in self.pids else []
+
+    def kill(self) -> None:
+        """End ranks that wait for one that is gone: asked by SIGTERM they would try to save.
+
+        One that has failed goes by itself, once it has printed where.
+        """
+        for rank, pid in self.pids.items():
+            if rank not in self.errors:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _follow(
+    told: _Told,
     lines: IO[str],
+    other: Callable[[str], object],
     report: Callable[[int, dict[str, float]], None],
     advance: Callable[[int], None],
-) -> _Told:
-    told = _Told()
-    for line in lines:
-        event = json.loads(line)
+) -> None:
+    for event in decode(lines, other):
         match event.pop("event"):
+            # A process id of another host is somebody else's here.
+            case "started" if event["host"] == socket.gethostname():
+                told.pids[event["rank"]] = event["pid"]
+                if event["rank"] == 0 and requested():
+                    os.kill(event["pid"], signal.SIGTERM)
             case "advance":
                 advance(event["update"])
             case "report":
@@ -148,7 +208,13 @@ def _follow(
                 told.outcome = Outcome(**event)
             case "error":
                 told.errors[event["rank"]] = event["text"]
-    return told
+                told.kill()
+
+
+def _note(line: str, output: IO[bytes]) -> None:
+    """Keep what a launcher prints itself, in the log of its ranks."""
+    output.write(line.encode())
+    output.flush()
 
 
 def _cause(told: _Told, ranks: int, code: int) -> str:

@@ -5,13 +5,17 @@ It keeps no record; it tells the parent what happens, as described there.
 
 from __future__ import annotations
 
-import json
 import os
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from opdcliff.preemption import listening
+from opdcliff.rank_events import encode
+from opdcliff.redaction import redact_text
 
 # Characters of an error; up to 4096 bytes reach the pipe in one piece, not mixed with the lines of
 # other ranks, and JSON may turn a character into six.
@@ -22,11 +26,18 @@ def main(job: Path) -> None:
     """Train, and tell; raises what training raises."""
     tell, rank = _channel(), int(os.environ["RANK"])
     try:
-        _train(job, tell if rank == 0 else lambda event, **fields: None)
+        with listening(always=True):
+            tell("started", rank=rank, pid=os.getpid(), host=socket.gethostname())
+            _train(job, tell if rank == 0 else lambda event, **fields: None)
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        # Before it is cut, since half a secret is not recognised.
+        text = redact_text(" ".join(f"{type(error).__name__}: {error}".split()))
         tell("error", rank=rank, text=text[:_LONGEST_ERROR])
         raise
+    # All is said. A native thread of a library that is still there when the interpreter goes down
+    # can abort the process, and a run would count as failed.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _train(path: Path, tell: Callable[..., None]) -> None:
@@ -51,7 +62,7 @@ def _channel() -> Callable[..., None]:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def tell(event: str, **fields: Any) -> None:
-        os.write(pipe, (json.dumps({"event": event, **fields}) + "\n").encode())
+        os.write(pipe, encode(event, **fields))
 
     return tell
 
