@@ -54,6 +54,7 @@ def compose_one(overrides: Sequence[str]) -> DictConfig:
     """
     _refuse_flags(overrides)
     with hydra_session(), _as_one_line(overrides):
+        _refuse_hydra(overrides)
         composed: DictConfig = compose(ROOT, overrides=list(overrides), return_hydra_config=True)
         params = composed.hydra.sweeper.get("params")
         if params:
@@ -72,6 +73,7 @@ def compose_grid(overrides: Sequence[str]) -> Grid:
     """
     _refuse_flags(overrides)
     with hydra_session() as hydra, _as_one_line(overrides):
+        _refuse_hydra(overrides)
         master = hydra.compose_config(ROOT, list(overrides), RunMode.MULTIRUN)
         params = master.hydra.sweeper.get("params") or {}
         words = [f"{key}={value}" for key, value in params.items()]
@@ -149,6 +151,20 @@ def _refuse_flags(overrides: Sequence[str]) -> None:
             )
         if word.startswith("="):
             raise ConfigError(f"{word} names no setting; write group=option or key.field=value")
+
+
+def _refuse_hydra(overrides: Sequence[str]) -> None:
+    """Only fields of the launcher may be set: the rest of `hydra` names code, files and folders."""
+    for parsed in OverridesParser.create().parse_overrides(list(overrides)):
+        key, package = parsed.key_or_group, parsed.package or ""
+        if "hydra" not in re.split(r"[./]", f"{key}.{package}"):
+            continue
+        field = re.fullmatch(r"hydra[./]launcher(\.\w+)?", key) and not package
+        if not field or re.search(r"_target_|\$", parsed.input_line or ""):
+            raise ConfigError(
+                f"{parsed.get_key_element()} cannot be set; of Hydra's own settings only "
+                "hydra.launcher.FIELD can, to a plain value, and launcher=OPTION"
+            )
 
 
 def _unknown_option(group: str, option: str, allowed: Sequence[str] | None) -> str:

@@ -103,9 +103,20 @@ class StudyPaths:
         """`results/<protocol>`: verdicts, report and cells of one locked protocol."""
         return _under(self.results, safe_name(protocol))
 
+    def figures_dir(self) -> Path:
+        """`results/figures`: the figures over all studies, with their numbers."""
+        return _under(self.results, "figures")
+
     def results_dir(self, data: str, protocol: str) -> Path:
         """`results/<data>/<protocol>`: tables, verdicts, report and figures of one study."""
         return _under(self.results, safe_name(data), safe_name(protocol))
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise ConfigError for a symbolic link in `folder`: a write to it would land elsewhere."""
+    for path in folder.iterdir():
+        if path.is_symlink():
+            raise ConfigError(f"{path} is a symbolic link, which leads elsewhere; remove the link")
 
 
 def _under(root: Path, *parts: str) -> Path:

@@ -6,9 +6,11 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from opdcliff.canonical import canonical_json
+from opdcliff.errors import ConfigError
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SECRET_NAME = re.compile(
@@ -40,6 +42,35 @@ def redact_text(text: str) -> str:
     return _redact_text(text, _environment_secrets())
 
 
+def redact_file(path: Path) -> None:
+    """`redact_text` of a text file that others wrote, in place."""
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    clean = redact_text(text)
+    if clean != text:
+        path.write_text(clean, encoding="utf-8", errors="surrogateescape")
+
+
+def refuse_secrets(settings: object, name: str = "settings") -> None:
+    """Refuse settings that contain the value of an environment variable that names a secret.
+
+    They become names of folders and of W&B runs, which no redaction reaches.
+
+    Raises:
+        ConfigError: the setting and the variable, not the value.
+    """
+    if isinstance(settings, Mapping | list):
+        items = settings.items() if isinstance(settings, Mapping) else enumerate(settings)
+        for key, value in items:
+            refuse_secrets(value, f"{name}.{key}".removeprefix("settings."))
+    elif isinstance(settings, str):
+        for variable, secret in _named_secrets():
+            if secret in settings:
+                raise ConfigError(
+                    f"{name} contains the value of the environment variable {variable}, which "
+                    "looks like a secret; give another value, or unset the variable"
+                )
+
+
 def _names_secret(key: str) -> bool:
     words = " ".join(_WORDS.findall(key)).lower()
     if _SECRET_NAME.search(words):
@@ -48,8 +79,16 @@ def _names_secret(key: str) -> bool:
 
 
 def _environment_secrets() -> list[str]:
-    named = [value for key, value in os.environ.items() if _names_secret(key)]
-    return [value for value in named if len(value) >= _MIN_SECRET_LENGTH]
+    values = {value for _, value in _named_secrets()}
+    # An error is folded into one line before it gets here. The longest first: one secret may be
+    # the beginning of another.
+    values |= {" ".join(value.split()) for value in values}
+    return sorted(values, key=len, reverse=True)
+
+
+def _named_secrets() -> list[tuple[str, str]]:
+    named = [(key, value) for key, value in os.environ.items() if _names_secret(key)]
+    return [(key, value) for key, value in named if len(value.strip()) >= _MIN_SECRET_LENGTH]
 
 
 def _redact(value: Any, secrets: Sequence[str]) -> Any:

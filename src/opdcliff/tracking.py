@@ -24,7 +24,7 @@ from opdcliff.canonical import decode_float, writing
 from opdcliff.errors import ConfigError, RecordError
 from opdcliff.provenance import host_class
 from opdcliff.records import OUTCOMES
-from opdcliff.redaction import redact
+from opdcliff.redaction import redact, redact_text
 
 MODES = ("offline", "online", "off")
 
@@ -171,7 +171,7 @@ class _WandbTracker:
             action()
         except Exception as error:  # whatever W&B does, the run goes on
             self._run = None
-            text = " ".join(str(error).split())
+            text = redact_text(" ".join(str(error).split()))
             self.problem = f"W&B {what} failed, mirror off: {type(error).__name__}: {text}"
             _log.warning("%s", self.problem)
 
