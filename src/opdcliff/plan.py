@@ -1,0 +1,291 @@
+"""Memory of a run per rank before it starts: arithmetic on sizes, nothing is allocated.
+
+What a rank holds is a list of parts, each with the phases of an update during which it exists; the
+need of the rank is the largest sum over a phase. Every answer is taken to reach its longest length.
+Bytes throughout. Not counted: what CUDA, its kernels and the allocator's fragmentation take, for
+which `plan_report` keeps a share of the device free.
+
+e is the size of a number in the model's dtype, N the parameters of the student. Which copies exist
+was read off scoring, train, engine and DeepSpeed's optimizers; tests hold it against measured ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ROLLOUT, EVALUATION, MASSES, SCORING, BACKWARD, STEP = PHASES = (
+    "rollout",
+    "evaluation",
+    "class masses",
+    "scoring",
+    "backward",
+    "step",
+)
+# Those in which gradients live.
+_UPDATE = (BACKWARD, STEP)
+
+_FLOAT32 = 4
+# DeepSpeed's default of stage3_max_live_parameters: gathered elements kept during an update.
+_LIVE = 1_000_000_000
+# Float32 copies of a chunk of logits at once: logits, logits / temperature, log-probs.
+_HEAD_COPIES = 3
+# Bytes per vocabulary entry while class masses are read off a chunk: log-probs, the rows that are
+# live, those masked and their exponentials; and what is left of the chunk before, if there is one.
+_CLASS_BYTES, _CHUNK_BEFORE = 14, 7
+# Bytes per vocabulary entry and row while a token is drawn: float64 logits, probabilities and
+# their sums, float32 scores.
+_DRAW_BYTES = 32
+# Bytes per vocabulary entry in the loss of the full estimator, beyond teacher and base: ten
+# float32 copies and a mask.
+_FULL_BYTES = 41
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A decoder of the Llama or Qwen3 shape. largest: elements of its largest parameter."""
+
+    parameters: int
+    largest: int
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    qk_norm: bool
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides the memory of one rank.
+
+    item: bytes per number of the models. stage: of ZeRO; 0 splits nothing. bucket: elements of all
+    communication buffers. prompt, answer: tokens. rows: answers of this rank at a time. chunk:
+    answer tokens whose logits exist at a time. full: the estimator. recompute: gradient
+    checkpointing. cuda: torch updates all parameters at once there, one after another on the CPU.
+    """
+
+    student: Sizes
+    teacher: Sizes
+    item: int
+    stage: int
+    ranks: int
+    bucket: int
+    offload_optimizer: bool
+    offload_parameters: bool
+    shard_teacher: bool
+    recompute: bool
+    cuda: bool
+    prompt: int
+    answer: int
+    rollout_rows: int
+    evaluation_rows: int
+    class_rows: int
+    micro_rows: int
+    chunk: int
+    full: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """Memory that is held in `phases`; `host` if in that of the host although there is a GPU."""
+
+    name: str
+    bytes: int
+    phases: tuple[str, ...] = PHASES
+    host: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The parts of one rank."""
+
+    parts: tuple[Part, ...]
+
+    def total(self, phase: str) -> int:
+        """Bytes held on the device in a phase."""
+        return sum(part.bytes for part in self.parts if phase in part.phases and not part.host)
+
+    @property
+    def peak(self) -> tuple[str, int]:
+        """The phase that needs most, and its bytes."""
+        phase = max(PHASES, key=self.total)
+        return phase, self.total(phase)
+
+    @property
+    def host(self) -> int:
+        """Bytes in the memory of the host."""
+        return sum(part.bytes for part in self.parts if part.host)
+
+    def part(self, name: str) -> int:
+        """Bytes of the parts of that name."""
+        return sum(part.bytes for part in self.parts if part.name == name)
+
+
+def make_plan(s: Setup) -> Plan:
+    """The parts of one rank of `s`."""
+    parts = [*_student(s), *_frozen(s), *_sampling(s), *_scoring(s), *_backward(s)]
+    return Plan(tuple(part for part in parts if part.bytes))
+
+
+def _student(s: Setup) -> Sequence[Part]:
+    """Weights, gradients and optimizer states as the engines hold them."""
+    whole, share = s.student.parameters, -(-s.student.parameters // s.ranks)
+    if s.stage == 0:
+        update = whole if s.cuda else 2 * s.student.largest
+        return [
+            Part("student weights", whole * s.item),
+            # All of them exist beside activations only if an earlier part left them.
+            Part("gradients", whole * s.item, _UPDATE if _accumulates(s) else (STEP,)),
+            # AdamW's two moments in the dtype of the parameters.
+            Part("optimizer states", 2 * whole * s.item),
+            Part("optimizer workspace", update * s.item, (STEP,)),
+            Part("communication buffers", (s.ranks > 1) * s.bucket * s.item, (STEP,)),
+        ]
+    off, split = s.offload_optimizer, s.stage == 3
+    # Stage 1 sums the gradients of parts whole, in the model's dtype.
+    gradients = whole * s.item if s.stage == 1 else share * _FLOAT32
+    parts = [
+        Part("student weights", (share if split else whole) * s.item, host=s.offload_parameters),
+        Part("gradients", gradients, PHASES if split else _UPDATE, off and s.stage > 1),
+        # The optimizer works on a float32 copy, in float32 models too.
+        Part("fp32 master weights", share * _FLOAT32, host=off),
+        Part("optimizer states", 2 * share * _FLOAT32, host=off),
+        # The share's gradients once more in float32, and a copy that AdamW makes.
+        Part("optimizer workspace", 2 * share * _FLOAT32, (STEP,), off),
+        Part("communication buffers", s.bucket * s.item, PHASES if split else (BACKWARD,)),
+    ]
+    if off and not split:
+        # For the way of gradients and updated weights between device and host.
+        parts += [
+            Part("offload buffers", s.student.largest * s.item),
+            Part("offload buffers", (share + s.student.largest) * s.item, host=True),
+        ]
+    if split:
+        live = min(whole, _LIVE)
+        parts += [
+            Part("gathered student", whole * s.item, (ROLLOUT, EVALUATION, MASSES)),
+            Part("gathered student", live * s.item, (SCORING, BACKWARD)),
+        ]
+    return parts
+
+
+def _frozen(s: Setup) -> Sequence[Part]:
+    """Teacher and base, whole unless the teacher is split."""
+    teacher = s.teacher.parameters * s.item
+    parts = [Part("base", s.student.parameters * s.item)]
+    if not s.shard_teacher:
+        return [Part("teacher", teacher), *parts]
+    # Gathered one module at a time.
+    live = s.teacher.largest * s.item
+    return [
+        Part("teacher", -(-teacher // s.ranks)),
+        Part("gathered teacher", live, (MASSES, SCORING)),
+        *parts,
+    ]
+
+
+def _sampling(s: Setup) -> Sequence[Part]:
+    """Keys and values, and the larger of reading the prompts and drawing a token."""
+    parts = []
+    for phase, rows in ((ROLLOUT, s.rollout_rows), (EVALUATION, s.evaluation_rows)):
+        cache = kv_cache(s.student, rows, s.prompt + s.answer, s.item)
+        prefill = _layer(s.student, rows, s.prompt, s.item)
+        work = max(prefill, rows * s.student.vocabulary * _DRAW_BYTES)
+        parts += [Part("KV cache", cache, (phase,)), Part("sampling workspace", work, (phase,))]
+    return parts
+
+
+def kv_cache(sizes: Sizes, rows: int, length: int, item: int) -> int:
+    """Bytes of keys and values of `rows` sequences of `length` tokens."""
+    return 2 * sizes.layers * rows * length * sizes.kv_heads * sizes.head_dim * item
+
+
+def _scoring(s: Setup) -> Sequence[Part]:
+    """Models that score without keeping activations: all rows of the rank in one pass.
+
+    The full estimator keeps log-probs of the whole vocabulary for the backward pass.
+    """
+    vocabulary, wide = s.student.vocabulary, max(s.item, _FLOAT32)
+    answers = s.rollout_rows * s.answer
+    # Of the full estimator's last copies one is kept.
+    copies = answers * (_HEAD_COPIES - 1) if s.full else min(s.chunk, answers) * _HEAD_COPIES
+    positions = s.class_rows * s.answer
+    per_entry = _CLASS_BYTES + (_CHUNK_BEFORE if positions > s.chunk else 0)
+    masses = min(s.chunk, positions) * vocabulary * per_entry * wide // _FLOAT32
+    parts = [
+        Part("scoring workspace", _pass(s, s.rollout_rows, copies * vocabulary * wide), (SCORING,)),
+        Part("class mass workspace", _pass(s, s.class_rows, masses), (MASSES,)),
+    ]
+    if s.full:
+        both = 2 * answers * vocabulary * wide
+        parts.append(Part("teacher and base log-probs", both, (SCORING, BACKWARD)))
+    return parts
+
+
+def _pass(s: Setup, rows: int, head: int) -> int:
+    """The wider of the backbone and the head, which has hidden states and a copy of them beside."""
+    length = s.prompt + s.answer
+    hidden = rows * (length + s.answer) * s.student.hidden * s.item
+    return max(*(_layer(m, rows, length, s.item) for m in (s.student, s.teacher)), head + hidden)
+
+
+def _backward(s: Setup) -> Sequence[Part]:
+    """Activations of a part of the batch, and the head on top of them."""
+    sizes, answers = s.student, s.micro_rows * s.answer
+    wide = max(s.item, _FLOAT32)
+    if s.full:
+        head = answers * sizes.vocabulary * _FULL_BYTES * wide // _FLOAT32
+    else:
+        gradient = sizes.vocabulary * sizes.hidden * s.item
+        # The gradient of the head's weight, that of a chunk, and their sum; the first is not there
+        # in addition where gradients of earlier parts are counted whole.
+        logits = min(s.chunk, answers) * sizes.vocabulary * wide * _HEAD_COPIES
+        head = max(logits, 2 * gradient) + (0 if _accumulates(s) and s.stage < 2 else gradient)
+    length = s.prompt + s.answer
+    if s.recompute:
+        # Layers run again one by one once the head is done.
+        head = max(head, _kept(sizes, s.micro_rows, length, s.item))
+    # The answers' hidden states are copied.
+    head += answers * sizes.hidden * s.item
+    kept = activations(sizes, s.micro_rows, length, s.item, recompute=s.recompute)
+    return [Part("activations", kept, (BACKWARD,)), Part("scoring head", head, (BACKWARD,))]
+
+
+def activations(sizes: Sizes, rows: int, length: int, item: int, *, recompute: bool = False) -> int:
+    """Bytes that the backbone keeps for the backward pass: `rows` sequences of `length` tokens.
+
+    The last norm and every layer; with `recompute` the layers' inputs and one mask for all.
+    """
+    norm = sizes.hidden * (_FLOAT32 + 2 * item)
+    if recompute:
+        return rows * length * (sizes.layers * sizes.hidden * item + length + norm)
+    return sizes.layers * _kept(sizes, rows, length, item) + rows * length * norm
+
+
+def _kept(sizes: Sizes, rows: int, length: int, item: int) -> int:
+    """Bytes a layer keeps for the backward pass.
+
+    Per token: two norms (float32 input, normalised, scaled), queries, keys and values (keys and
+    values repeated for every head, since batches with padding have a mask), attention's output,
+    four of the feed-forward width, and a row of the mask, which attention converts to numbers.
+    """
+    queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    width = 2 * sizes.hidden * (_FLOAT32 + 2 * item) + 4 * (queries + sizes.intermediate) * item
+    if sizes.qk_norm:
+        width += (queries + keys) * (_FLOAT32 + item)
+    return rows * length * (width + length * item)
+
+
+def _layer(sizes: Sizes, rows: int, length: int, item: int) -> int:
+    """Bytes at once in a layer that keeps nothing: the wider of feed-forward and attention."""
+    queries = sizes.heads * sizes.head_dim
+    width = max(3 * sizes.intermediate, 6 * queries) + 4 * sizes.hidden + length
+    return rows * length * width * item
+
+
+def _accumulates(s: Setup) -> bool:
+    """Whether an update has several parts, so that gradients meet activations."""
+    return s.rollout_rows > s.micro_rows

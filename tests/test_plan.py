@@ -1,0 +1,415 @@
+"""The memory plan against the memory that the real objects take, and the verb around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from transformers import DynamicCache, PreTrainedModel
+
+from opdcliff import cli
+from opdcliff.compose import compose_one
+from opdcliff.config import RunConfig
+from opdcliff.engine import SingleEngine
+from opdcliff.masses import Positions, modal_logits
+from opdcliff.models import build
+from opdcliff.objective import ClipRule, LossOutput, full_loss, sampled_loss
+from opdcliff.plan import BACKWARD, EVALUATION, MASSES, ROLLOUT, SCORING, STEP, Plan, make_plan
+from opdcliff.plan_sizes import Vocabulary, measure, setup_of, sizes_of
+from opdcliff.rollout import TRAIN_STREAM, Rollout, sample
+from opdcliff.scoring import completion_full_logp, completion_logp
+from opdcliff.settings import load
+
+TOLERANCE = 0.2
+ROWS, PROMPT, ANSWER = 4, 24, 72
+# A few million parameters: large beside what the plan leaves out.
+SIZES = {
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "layers": 3,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_dim": 64,
+    "max_positions": 256,
+}
+WORDS = [
+    *(f"model.arch.{name}={value}" for name, value in SIZES.items()),
+    "data.tokenizer_entries=3000",
+    "lam.value=1.5",
+    "engine.device=cpu",
+    "engine.score_chunk_tokens=128",
+    f"rollout.prompts_per_update={ROWS}",
+    f"rollout.max_new_tokens={ANSWER}",
+    "evaluation.prompts=4",
+    "evaluation.final_prompts=4",
+]
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the tensors made within it that are still there, and the most at once.
+
+    owned: tensors that were there before.
+    """
+
+    def __init__(self, owned: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._live: dict[int, int] = {}
+        self._owned = {tensor.untyped_storage()._cdata for tensor in owned}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                key = storage._cdata
+                if key not in self._live and key not in self._owned:
+                    self._live[key] = storage.nbytes()
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._forget, key)
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._live.pop(key)
+
+
+@dataclass
+class World:
+    """The models of a run of the sizes above, a batch, and its plan."""
+
+    config: RunConfig
+    engine: SingleEngine
+    teacher: PreTrainedModel
+    base: PreTrainedModel
+    plan: Plan
+    rollout: Rollout
+
+    @property
+    def full(self) -> bool:
+        return self.config.optim.estimator == "full"
+
+
+def config_of(*words: str) -> RunConfig:
+    return load(compose_one([*WORDS, *words]))
+
+
+def world(*words: str) -> World:
+    config = config_of(*words)
+    arch = config.model.arch
+    assert arch is not None
+    dtype = getattr(torch, config.model.dtype)
+    vocabulary = Vocabulary(config.data.tokenizer_entries)
+    student, teacher, base = (build(arch, vocabulary, seed).to(dtype) for seed in range(3))
+    for frozen in (teacher, base):
+        frozen.requires_grad_(False)
+    ids_BL = torch.randint(5, 3000, (ROWS, PROMPT + ANSWER))
+    attention_BL = torch.ones_like(ids_BL)
+    # Padding on both sides, as real batches have: without it attention takes no mask.
+    attention_BL[0, :5] = 0
+    attention_BL[1, -9:] = 0
+    mask_BT = attention_BL[:, -ANSWER:].bool()
+    rollout = Rollout(ids_BL, attention_BL, mask_BT, torch.ones(ROWS, dtype=torch.bool))
+    plan = make_plan(setup_of(config, prompt=PROMPT, cuda=False))
+    return World(config, SingleEngine(student.eval(), config), teacher, base, plan, rollout)
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors, each storage once."""
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def close(planned: int, measured: int) -> None:
+    assert planned == pytest.approx(measured, rel=TOLERANCE)
+
+
+def loss_of(w: World, rows: slice, teacher: Tensor, base: Tensor) -> LossOutput:
+    student = w.engine.score(w.rollout.ids_BL[rows], w.rollout.attention_BL[rows], ANSWER, w.full)
+    loss: Callable[..., LossOutput] = full_loss if w.full else sampled_loss
+    options = {"lam": 1.5, "rule": ClipRule.MASK, "strength": 5.0, "token_count": ROWS * ANSWER}
+    return loss(student, teacher[rows], base[rows], w.rollout.mask_BT[rows], **options)
+
+
+def update(w: World, teacher: Tensor, base: Tensor) -> None:
+    """As the training loop makes it."""
+    step = w.config.engine.micro_batch
+    for start in range(0, ROWS, step):
+        output = loss_of(w, slice(start, start + step), teacher, base)
+        w.engine.backward(output.loss, last=start + step >= ROWS)
+    w.engine.step()
+
+
+@torch.no_grad()
+def frozen_logp(w: World, model: PreTrainedModel) -> Tensor:
+    inputs = (model, w.rollout.ids_BL, w.rollout.attention_BL, ANSWER)
+    if w.full:
+        return completion_full_logp(*inputs, temperature=1.0)
+    chunk = w.config.engine.score_chunk_tokens
+    return completion_logp(*inputs, temperature=1.0, chunk_tokens=chunk)
+
+
+# ---- against measured memory ----------------------------------------------------------------
+
+
+CASES = [
+    [],
+    ["engine.micro_batch=1"],
+    ["model.dtype=bfloat16", "model.arch.family=llama"],
+    ["model.dtype=bfloat16", "engine.micro_batch=2", "engine.score_chunk_tokens=1024"],
+    ["optim.estimator=full"],
+    ["engine.gradient_checkpointing=true"],
+]
+
+
+@pytest.mark.parametrize("words", CASES, ids=[" ".join(words) or "defaults" for words in CASES])
+def test_an_update_takes_what_is_planned(words: list[str]) -> None:
+    w = world(*words)
+    models = (w.engine.student, w.teacher, w.base)
+    owned = [parameter for model in models for parameter in model.parameters()]
+    with Live(owned) as scoring:
+        teacher, base = (frozen_logp(w, model) for model in (w.teacher, w.base))
+    close(w.plan.part("scoring workspace") + (scoring.now if w.full else 0), scoring.peak)
+    kept = size([teacher, base]) if w.full else 0
+    assert w.plan.part("teacher and base log-probs") == kept
+    # Optimizer states come with the first step.
+    update(w, teacher, base)
+    resident = [size(model.parameters()) for model in models]
+    state = [t for s in w.engine._optimizer.state.values() for t in s.values() if t.dim() > 0]
+    parts = ("student weights", "teacher", "base", "optimizer states")
+    for name, measured in zip(parts, [*resident, size(state)], strict=True):
+        close(w.plan.part(name), measured)
+    rows = slice(0, w.config.engine.micro_batch)
+    owned += state
+    with Live(owned) as forward:
+        output = loss_of(w, rows, teacher, base)
+        # The loss holds the graph; full log-probs and their products belong to the head.
+        held = forward.now
+    if not w.full:
+        close(w.plan.part("activations"), held)
+    del output
+    fixed = sum(resident) + size(state)
+    with Live(owned) as whole:
+        update(w, teacher, base)
+    measured = fixed + kept + whole.peak
+    close(max(w.plan.total(BACKWARD), w.plan.total(STEP)), measured)
+    # Beyond what is resident, where a mistake would hide among the weights.
+    planned = max(w.plan.total(BACKWARD), w.plan.total(STEP)) - fixed - kept
+    close(planned, whole.peak)
+
+
+def test_gradients_take_what_is_planned() -> None:
+    w = world()
+    teacher, base = (frozen_logp(w, model) for model in (w.teacher, w.base))
+    w.engine.backward(loss_of(w, slice(None), teacher, base).loss, last=True)
+    gradients = [p.grad for p in w.engine.student.parameters() if p.grad is not None]
+    close(w.plan.part("gradients"), size(gradients))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sampling_takes_what_is_planned(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = world(f"model.dtype={dtype}", "evaluation.prompts=1", "evaluation.final_prompts=1")
+    caches: list[DynamicCache] = []
+    start = DynamicCache.__init__
+
+    def start_and_keep(self: DynamicCache, *args: Any, **options: Any) -> None:
+        start(self, *args, **options)
+        caches.append(self)
+
+    monkeypatch.setattr(DynamicCache, "__init__", start_and_keep)
+    student = w.engine.student
+    with Live(student.parameters()) as live:
+        sample(
+            student,
+            w.rollout.ids_BL[:, :PROMPT],
+            w.rollout.attention_BL[:, :PROMPT],
+            numbers=range(ROWS),
+            seed=0,
+            stream=TRAIN_STREAM,
+            max_new_tokens=ANSWER,
+            temperature=1.0,
+            tokenizer=Vocabulary(3000),
+            banned_V=torch.arange(3000) == Vocabulary.eos_token_id,
+        )
+    (layers,) = [cache.layers for cache in caches if cache.layers]
+    measured = size([t for layer in layers for t in (layer.keys, layer.values)])
+    resident = sum(size(model.parameters()) for model in (student, w.teacher, w.base))
+    states = w.plan.part("optimizer states")
+    cache = next(part.bytes for part in w.plan.parts if part.name == "KV cache")
+    close(cache, measured)
+    close(w.plan.total(ROLLOUT), resident + states + live.peak)
+    assert w.plan.total(EVALUATION) < w.plan.total(ROLLOUT)
+
+
+@pytest.mark.parametrize("chunk", [64, 1024])
+def test_class_masses_take_what_is_planned(chunk: int) -> None:
+    w = world(f"engine.score_chunk_tokens={chunk}", "data.tokenizer_entries=9000")
+    shape = (ROWS, ANSWER)
+    every = torch.zeros(shape, dtype=torch.long)
+    positions = Positions(every, every, every, torch.arange(9000)[None] < 10)
+    with Live(w.teacher.parameters()) as live:
+        modal_logits(w.teacher, w.rollout, positions, temperature=1.0, chunk_tokens=chunk)
+    close(w.plan.part("class mass workspace"), live.peak)
+
+
+@pytest.mark.multirank
+@pytest.mark.parametrize("engine", ["zero2", "zero3"])
+def test_two_ranks_hold_what_is_planned(engine: str, tmp_path: Path) -> None:
+    words = [*WORDS, f"engine={engine}", "model.dtype=bfloat16", "engine.bucket_elements=100000"]
+    words.append("engine.micro_batch=1")
+    launcher = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", *launcher, "--nproc-per-node=2"),
+            *("-m", "held", str(tmp_path / "held.json"), *words),
+        ],
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "held.json").read_text())
+    plan = make_plan(setup_of(load(compose_one(words)), prompt=PROMPT, cuda=False))
+    # There are no frozen models in that process, and nothing is under way when it is asked.
+    absent = ("teacher", "base", "optimizer workspace", "class mass workspace")
+    passing = ("activations", "scoring head", "KV cache", "sampling workspace", "scoring workspace")
+    for moment, phase in (("backward", BACKWARD), ("step", SCORING), ("whole", MASSES)):
+        outside = {*absent, *passing}
+        # ZeRO-3 keeps nothing gathered, and ZeRO-2 no buffer, once a pass is over.
+        outside |= {"communication buffers"} if engine == "zero2" else set()
+        outside |= {"gathered student"} if moment != "whole" else set()
+        planned = sum(p.bytes for p in plan.parts if phase in p.phases and p.name not in outside)
+        close(planned, found[moment])
+
+
+# ---- sizes ----------------------------------------------------------------------------------
+
+
+def decoder(hidden: int, layers: int, heads: int, kv: int, inner: int, tied: bool) -> int:
+    """Parameters of a Qwen3 with heads of 128 and 151936 entries, counted by hand."""
+    attention = 2 * hidden * 128 * heads + 2 * hidden * 128 * kv + 2 * 128
+    layer = attention + 3 * hidden * inner + 2 * hidden
+    return layers * layer + hidden + 151936 * hidden * (1 if tied else 2)
+
+
+def test_the_papers_pair_is_known_without_a_download() -> None:
+    revisions = [f"model.{role}_revision={'0a' * 20}" for role in ("student", "teacher")]
+    config = load(compose_one(["model=qwen3_1p7b", "lam.value=1.5", *revisions]))
+    student, teacher = sizes_of(config, "student"), sizes_of(config, "teacher")
+    assert student.parameters == decoder(2048, 28, 16, 8, 6144, True)
+    assert teacher.parameters == decoder(4096, 36, 32, 8, 12288, False)
+    assert (student.largest, teacher.largest) == (151936 * 2048, 151936 * 4096)
+    assert student.qk_norm
+
+
+def test_a_folder_needs_its_configuration_alone(tmp_path: Path) -> None:
+    w = world()
+    w.teacher.config.save_pretrained(tmp_path)
+    config = config_of(f"model.student={tmp_path}", f"model.teacher={tmp_path}")
+    assert sizes_of(config, "teacher") == measure(w.teacher)
+
+
+def test_more_ranks_and_stages_need_less() -> None:
+    def need(*words: str) -> Plan:
+        return make_plan(setup_of(config_of(*words), prompt=PROMPT, cuda=True))
+
+    common = ["engine.ranks=4", "model.dtype=bfloat16", "engine.bucket_elements=1000"]
+    stages = [need(f"engine={name}", *common) for name in ("zero1", "zero2", "zero3")]
+    totals = [plan.total(STEP) for plan in stages]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == 3
+    off = need("engine=zero2", *common, "engine.offload_optimizer=true")
+    assert off.total(STEP) < totals[1]
+    assert off.host > 16 * stages[0].part("base") / 2 / 4
+    split = need("engine=zero2", *common, "engine.shard_teacher=true")
+    assert split.part("teacher") * 4 == stages[1].part("teacher")
+
+
+# ---- the verb -------------------------------------------------------------------------------
+
+# One cell of the grid, to save time.
+PAPER = ["experiment=paper_fine_grid", "lam.of_threshold=1.0", "seed=0"]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*words: str) -> tuple[int, str, str]:
+        code = cli.main(["plan", *words])
+        text = capsys.readouterr()
+        return code, text.out, text.err
+
+    return call
+
+
+def test_an_experiment_is_planned_without_its_data_and_models(run: Run) -> None:
+    words = [*PAPER, "data.path=/nowhere", "memory_gb=80"]
+    code, out, err = run(*words, "engine.micro_batch=1")
+    assert (code, err) == (0, "")
+    assert "student of 1,720,574,976 parameters, teacher of 8,190,735,360" in out
+    assert "It fits: " in out
+    code, out, err = run(*words, "engine.micro_batch=16", "prompt_tokens=900")
+    assert code == 14
+    assert "prompts of 900 tokens (as given)" in out
+    assert "it does not fit: " in err
+    assert err.count("\n") == 1
+    # What is named as enough is enough.
+    lever = err.split("enough is ")[1].strip()
+    assert run(*words, "engine.micro_batch=16", "prompt_tokens=900", lever)[0] == 0
+
+
+def test_nothing_may_be_enough(run: Run) -> None:
+    code, out, err = run(*PAPER, "memory_gb=1")
+    assert code == 14
+    assert "nothing here is enough" in err
+    assert " yes " not in out
+
+
+def test_of_a_grid_the_cell_that_needs_most_is_shown(run: Run) -> None:
+    code, out, _ = run("-m", "optim.estimator=sampled,full", "memory_gb=80")
+    assert code == 0
+    assert "largest of 2 cells: optim.estimator=full" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["memory_gb=lots"], "memory_gb=lots is not allowed"),
+        (["memory_gb=nan"], "memory_gb=nan is not allowed"),
+        (["prompt_tokens=0"], "prompt_tokens=0 is not allowed"),
+        (["engine.micro_batch=0"], "engine.micro_batch=0 is not allowed"),
+    ],
+)
+def test_what_makes_no_plan_is_one_line(words: list[str], text: str, run: Run) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert text in err
+
+
+def test_a_model_of_unknown_size_is_one_line(run: Run) -> None:
+    code, _, err = run("model=qwen3_1p7b", "model.student=some/thing", "memory_gb=80")
+    assert code == 4
+    assert "the sizes of some/thing are not known here" in err
+
+
+def test_parts_have_one_name_per_phase() -> None:
+    plan = make_plan(setup_of(config_of(), prompt=PROMPT, cuda=False))
+    seen = [(part.name, phase) for part in plan.parts for phase in part.phases]
+    assert len(seen) == len(set(seen))
+    assert all(asdict(part)["bytes"] > 0 for part in plan.parts)
