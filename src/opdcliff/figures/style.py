@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
@@ -11,6 +11,24 @@ from matplotlib.figure import Figure
 
 # Okabe-Ito colours; markers and line styles tell the series apart without them.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+PURPLE, AMBER, BLACK, PALE = "#CC79A7", "#E69F00", "#000000", "#DDDDDD"
+
+
+class Series(NamedTuple):
+    """How one series looks: no two share a marker or a line, and neighbours differ in lightness."""
+
+    color: str
+    marker: str
+    line: Any
+
+
+SERIES = (
+    Series(BLUE, "o", "-"),
+    Series(ORANGE, "s", (0, (5, 1.5))),
+    Series(PURPLE, "^", (0, (1.2, 1.2))),
+    Series(AMBER, "D", (0, (6, 1.5, 1.2, 1.5))),
+    Series(BLACK, "v", (0, (3, 1, 1, 1, 1, 1))),
+)
 
 RC: dict[Any, Any] = {
     "font.size": 9,
