@@ -6,8 +6,13 @@ Also the fixtures that several test modules share.
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from workshop import Reply, Run
 
 ROWS_VARIABLE = "AMAZON_FASHION_DIR"
 _NOT_RUN = pytest.StashKey[int]()
@@ -40,6 +45,43 @@ def pytest_testnodedown(node: object) -> None:
 def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records of unknown commit: git takes most of the time that writing one takes."""
     monkeypatch.setattr("opdcliff.provenance.git", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models, so that the tests of a module build each of them once."""
+    return tmp_path_factory.mktemp("workshop")
+
+
+@pytest.fixture
+def run(
+    workshop: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    no_git: None,
+) -> Run:
+    """Calls the command line in this process, in the workshop."""
+    # Heavy imports are left to the tests that need them.
+    from opdcliff import cli
+    from workshop import Reply
+
+    monkeypatch.chdir(workshop)
+    monkeypatch.delenv("OPDCLIFF_RUNS", raising=False)
+
+    def call(*words: str) -> Reply:
+        capsys.readouterr()
+        code = cli.main(words)
+        return Reply(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up rows in the files of Amazon_Fashion."""
+    from test_amazon import world, write
+
+    return write(tmp_path_factory.mktemp("fashion"), *world(users=260))
 
 
 def pytest_terminal_summary(

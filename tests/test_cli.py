@@ -2,93 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from opdcliff import cli
-from opdcliff.compose import compose_one
 from opdcliff.conf_groups import options_of
-from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.errors import OpdcliffError
-from opdcliff.paths import StudyPaths
-from opdcliff.prepare import prepare
 from opdcliff.records import read_record
-from opdcliff.settings import load
 from opdcliff.theory import lambda_star
 from opdcliff.tracking import read_offline_run
-from test_amazon import world, write
-
-SECONDS = ["debug=seconds", "tracking=off", "engine.device=cpu"]
-DONE = ("finished", "collapsed")
-TABLE_EDGE = "\N{BOX DRAWINGS LIGHT VERTICAL}"
-
-
-@dataclass(frozen=True)
-class Reply:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """The one line of an error."""
-        assert self.err.count("\n") == 1, self.err
-        assert self.err.startswith("opdcliff: ")
-        return self.err
-
-    def rows(self) -> int:
-        """Cells in the closing table."""
-        lines = [line for line in self.out.split("\n") if line.startswith(TABLE_EDGE)]
-        return sum(any(f" {status} " in line for status in DONE) for line in lines)
-
-
-Run = Callable[..., Reply]
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with models, so that the tests of this module build each of them once."""
-    return tmp_path_factory.mktemp("workshop")
-
-
-@pytest.fixture
-def run(
-    workshop: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    no_git: None,
-) -> Run:
-    """Calls the command line in this process, in the workshop."""
-    monkeypatch.chdir(workshop)
-    monkeypatch.delenv("OPDCLIFF_RUNS", raising=False)
-
-    def call(*words: str) -> Reply:
-        capsys.readouterr()
-        code = cli.main(words)
-        return Reply(code, *capsys.readouterr())
-
-    return call
-
-
-def in_a_process(folder: Path, *words: str) -> Reply:
-    environment = {k: v for k, v in os.environ.items() if k != "OPDCLIFF_RUNS"}
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("opdcliff")), *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return Reply(done.returncode, done.stdout, done.stderr)
+from workshop import SECONDS, Reply, Run, in_a_process, prepared_pair, write_own_prompts
 
 
 def metrics(folder: Path) -> pd.DataFrame:
@@ -114,9 +42,7 @@ def first_run(workshop: Path) -> Reply:
 @pytest.fixture(scope="module")
 def pair(first_run: Reply, workshop: Path) -> list[str]:
     """The models of the first run, as a pair of one's own."""
-    paths = StudyPaths(workshop / "runs", workshop / "results")
-    folder = prepare(load(compose_one(SECONDS)), paths).models
-    return [f"model.student={folder / 'student'}", f"model.teacher={folder / 'teacher'}"]
+    return prepared_pair(workshop)
 
 
 def test_one_run_prints_its_cell_and_writes_its_record(first_run: Reply, workshop: Path) -> None:
@@ -210,12 +136,6 @@ def test_a_launcher_that_gives_up_is_one_line(run: Run, monkeypatch: pytest.Monk
 # ---- every experiment -------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made-up rows in the files of Amazon_Fashion."""
-    return write(tmp_path_factory.mktemp("fashion"), *world(users=260))
-
-
 @pytest.mark.parametrize("name", options_of("experiment"))
 def test_every_experiment_runs(
     name: str, run: Run, pair: list[str], workshop: Path, fashion: Path
@@ -251,13 +171,7 @@ def test_calibrate_the_generated_task(run: Run, first_run: Reply, workshop: Path
 def test_calibrate_a_pair_on_prompts_of_ones_own(
     run: Run, pair: list[str], workshop: Path, tmp_path: Path
 ) -> None:
-    splits = generate(5, SplitSizes(64, 32, 16), candidates=2)
-    file = tmp_path / "prompts.jsonl"
-    rows = [
-        {"prompt": example.prompt, "candidates": example.candidates}
-        for example in (*splits.train, *splits.calibration, *splits.test)
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = write_own_prompts(tmp_path / "prompts.jsonl")
     words = [*pair, "data=prompts", f"data.path={file}", "lambda=opd"]
     reply = run("calibrate", *SECONDS, *words)
     assert reply.code == 0, reply.err
@@ -325,7 +239,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> Iter
         (["trian"], "verb trian is unknown; allowed: study, train,"),
         (["train", "lam.value=-1"], "lam.value=-1.0 is not allowed"),
         (["train", "clip.strength=1"], "clip strength 1.0"),
-        (["train", "clip=c7"], "clip=c7 is unknown; allowed: aspo, c2"),
+        (["train", "clip=c7"], "clip=c7 is unknown; allowed: aspo, c1p5, c2"),
         (["train", "lamm.value=1"], "no setting lamm.value"),
         (["train", "lam.value=1.0,1.2"], "train -m lam.value=1.0,1.2"),
         (["train", "experiment=mini_ppo"], "this is a grid over"),
@@ -420,7 +334,7 @@ def test_help_of_a_verb(verb: str, elsewhere: Run) -> None:
     assert reply.code == 0
     assert reply.out.startswith(f"usage: opdcliff {verb}")
     # The others take no settings of a run.
-    if verb not in ("threshold", "verify"):
+    if verb not in ("threshold", "verify", "collect", "figures"):
         for word in ("mini_fine_grid", "c5*", "A margin below the calibrated cliff."):
             assert word in reply.out
 

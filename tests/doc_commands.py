@@ -1,0 +1,89 @@
+"""The commands of the documents, and how each is tested.
+
+A command is a line in a fenced block that starts with `opdcliff` or `make`. `opdcliff` commands are
+run on models of seconds, with placeholders such as FOLDER filled in, unless `NOT_RUN` names them
+with the reason; those are composed and checked, but not started.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from opdcliff.paths import REPO_ROOT
+
+PAGES = sorted(
+    [
+        REPO_ROOT / "README.md",
+        REPO_ROOT / "CONTRIBUTING.md",
+        REPO_ROOT / "prereg/README.md",
+        *(REPO_ROOT / "docs").glob("*.md"),
+    ]
+)
+
+_LOCKED = "locks, or runs what is locked: minutes to hours; tests/test_locking.py has a small one"
+# Command as the document has it, comment and doubled blanks left out -> why it is not run.
+NOT_RUN = {
+    "opdcliff study protocol=quick data=amazon_fashion data.path=FOLDER": (
+        "11 cells; another study runs here, and tests/test_cli.py trains on such data"
+    ),
+    "opdcliff train -m experiment=mini_fine_grid launcher=joblib": (
+        "45 cells; tests/test_cli.py runs two of every experiment, and a grid under joblib"
+    ),
+    "opdcliff lock protocol=mini protocol.name=mini_v2 supersedes=mini": _LOCKED,
+    "opdcliff lock protocol=mini": _LOCKED,
+    "opdcliff confirm protocol=mini": _LOCKED,
+    "opdcliff verify protocol=mini": (
+        "reads 200 records that are not committed; tests/test_results.py verifies the table"
+    ),
+}
+# Words that make a command smaller, behind its own and those of `debug=seconds`.
+SMALLER = {
+    "opdcliff study protocol=estimator": ["data.study_seeds=[0]", "protocol.workers=1"],
+    "opdcliff train -m lam.value=1.0,1.4 clip=c5,c2 seed=0,1": ["lam.value=1.4", "clip=c5"],
+    "lam.of_threshold=0.9,0.94,0.98,1.02 seed=0,1,2 protocol.name=own_cliff": [
+        "lam.of_threshold=0.9,1.02",
+        "seed=0",
+    ],
+}
+
+
+def commands(page: Path, program: str) -> Iterator[str]:
+    """The lines of the fenced blocks of `page` that call `program`, without comments."""
+    for block in re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            plain = line.strip().removeprefix("$ ").removeprefix(".venv/bin/")
+            if plain.startswith(f"{program} "):
+                yield " ".join(plain.partition(" #")[0].split())
+
+
+def all_commands(program: str) -> list[str]:
+    """Those of all pages, each once."""
+    return list(dict.fromkeys(found for page in PAGES for found in commands(page, program)))
+
+
+def words_of(command: str, places: dict[str, str]) -> list[str]:
+    """The words behind `opdcliff`; KEY=PLACEHOLDER, in capitals, takes the value of KEY.
+
+    Where KEY has several values, the ending of the placeholder chooses: `data.path.jsonl`.
+    """
+    words = []
+    for word in shlex.split(command)[1:]:
+        key, equals, value = word.partition("=")
+        if equals and re.fullmatch(r"[A-Z][A-Z_]*(\.jsonl)?", value):
+            value = places[key + Path(value).suffix]
+        words.append(f"{key}{equals}{value}")
+    return words
+
+
+def smaller(command: str) -> list[str]:
+    """The words that make `command` small enough for a test."""
+    return next((extra for end, extra in SMALLER.items() if command.endswith(end)), [])
+
+
+def before(command: str) -> list[str]:
+    """The commands that a `collect` needs: those that make the runs it reads."""
+    name = command.removeprefix("opdcliff collect protocol=")
+    return [c for c in all_commands("opdcliff") if f"protocol.name={name}" in c.split()]
