@@ -7,6 +7,7 @@ The training loop sees a student it can sample from, a `score` that carries grad
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -157,6 +158,13 @@ def pick_device(config: EngineConfig) -> torch.device:
             "the ranks to that, or set engine.device=cpu"
         )
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def free_device() -> None:
+    """Give back GPU memory that this process cached but no longer uses, before ranks need it."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def scoring_module(student: PreTrainedModel, config: RunConfig) -> ScoringModule:

@@ -28,6 +28,7 @@ from typing import IO, Any
 from omegaconf import OmegaConf
 
 from opdcliff.config import EngineConfig, RunConfig
+from opdcliff.engine import free_device
 from opdcliff.errors import EngineError
 from opdcliff.launch_command import (
     for_ranks,
@@ -111,6 +112,7 @@ def train_on_ranks(
     """
     engine = job.config.engine
     require_launcher(engine)
+    free_device()
     # Other hosts see the folder of the record, which they share, but not this one's own.
     place = None if engine.hostfile is None else log.parent
     with (
