@@ -14,6 +14,8 @@ from typing import Any
 from opdcliff.canonical import digest, file_digest
 from opdcliff.paths import REPO_ROOT
 
+# What a study itself leaves in the checkout is no change of the code that made it.
+_WRITTEN_BY_RUNS = (":(exclude)results", ":(exclude)runs")
 _PACKAGES = ("torch", "transformers", "deepspeed", "hydra-core", "wandb", "numpy", "opd-cliff")
 
 
@@ -34,12 +36,12 @@ def provenance() -> dict[str, Any]:
 def git_state(repo: Path) -> tuple[str, bool]:
     """Return (commit, dirty) of the checkout at `repo`; ("unknown", True) where git cannot say.
 
-    Untracked files count as dirty. A `repo` that only lies inside another repository is unknown:
+    Untracked files count as dirty, but for those in results/ and runs/, which runs write. A `repo` that only lies inside another repository is unknown:
     that commit says nothing about this code.
     """
     top = git(repo, "rev-parse", "--show-toplevel")
     commit = git(repo, "rev-parse", "HEAD")
-    status = git(repo, "status", "--porcelain")
+    status = git(repo, "status", "--porcelain", "--", ".", *_WRITTEN_BY_RUNS)
     if top is None or commit is None or status is None or Path(top) != repo.resolve():
         return "unknown", True
     return commit, bool(status)

@@ -57,7 +57,7 @@ def build(inputs: Inputs) -> Page:
         "locked, all others exploratory. Bars: grid cells of the crossings; grey boxes: locked "
         "windows, lambda* corrected for the spread of positions; arrow: the grid ends first.",
     )
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    left, right = figure.subplots(1, 2)
     _identity(left, data)
     _error(right, data)
     return Page(figure, data, [study.origin, *(other.origin for other in others.values())])
@@ -71,7 +71,8 @@ def _identity(axis: Axes, data: pd.DataFrame) -> None:
         _bar(axis, float(row.lambda_star), row, lambda value: value)
     for c, same in data.groupby("c"):
         x = same.lambda_star.iloc[0]
-        axis.annotate(f"c = {c:g}", (x + 0.03, x - 0.1), size=8)
+        label = axis.annotate(f"c = {c:g}", (x + 0.05, x - 0.12), size=8)
+        label.set_in_layout(False)
     panel_title(axis, "dotted: observed = predicted")
 
 
@@ -79,7 +80,7 @@ def _error(axis: Axes, data: pd.DataFrame) -> None:
     strengths = sorted(data.c.unique())
     finite = data[["bracket_lo", "bracket_hi"]].to_numpy() / data[["lambda_star"]].to_numpy() - 1
     low, high = finite[np.isfinite(finite)].min(), finite[np.isfinite(finite)].max()
-    axis.set_ylim(100 * min(low, -0.06) - 1, 100 * max(high, 0.0) + 2)
+    axis.set_ylim(100 * min(low, -0.06) - 1, 100 * max(high, 0.0) + 4)
     axis.set_xlim(-0.5, len(strengths) - 0.3)
     axis.axhline(0.0, color=style.BLACK, lw=0.9, ls=":")
     seen: set[str] = set()
@@ -95,7 +96,7 @@ def _error(axis: Axes, data: pd.DataFrame) -> None:
         _bar(axis, x, row, lambda value, star=star: 100 * (value / star - 1), label)
     axis.set_xticks(range(len(strengths)), [f"c = {c:g}" for c in strengths])
     axis.set_ylabel("observed against lambda*, percent")
-    axis.legend(loc="upper left", ncols=3, fontsize=7.5, columnspacing=1)
+    axis.legend(loc="upper right", fontsize=7.5)
     panel_title(axis, "the same in percent off lambda*")
 
 
@@ -106,8 +107,8 @@ def _bar(axis: Axes, x: float, row: Any, scale: Any, label: str | None = None) -
     ends = [scale(row.bracket_lo), scale(row.bracket_hi)]
     shown = [max(ends[0], bottom), min(ends[1], top)]
     axis.plot([x, x], shown, color=look.color, lw=1.5, solid_capstyle="butt")
-    marks: dict[str, Any] = {"color": look.color, "ms": 6, "clip_on": False}
+    marks: dict[str, Any] = {"color": look.color, "ms": 6}
     for end, at, arrow in zip(ends, shown, ("v", "^"), strict=True):
-        axis.plot([x], [at], arrow if math.isinf(end) else "_", **marks)
+        axis.plot([x], [at], arrow if math.isinf(end) else "_", clip_on=False, **marks)
     point = [] if math.isnan(row.onset) else [scale(row.onset)]
     axis.plot([x] * len(point), point, look.marker, mec="white", mew=0.7, label=label, **marks)
