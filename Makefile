@@ -4,12 +4,15 @@ BIN := $(VENV)/bin
 # The interpreter that makes the environment; 3.11 and 3.12 are supported.
 PYTHON ?= python3
 
-.PHONY: help reproduce confirm verify test check install clean
+.PHONY: help reproduce confirm verify figures report docs test check install clean
 
 help:
 	@echo "make reproduce  environment, quick study, tables and figure (about 12 minutes on 2 cores)"
 	@echo "make confirm    runs of the locked study prereg/mini and their verdicts (resumable; see README)"
 	@echo "make verify     verdicts from the committed table of runs"
+	@echo "make figures    all figures from the committed results (under a minute)"
+	@echo "make report     results/mini/report.html, one page on the locked study (seconds)"
+	@echo "make docs       pages and API reference in build/docs/; docs/config.md from conf/"
 	@echo "make test       all tests (at most 10 minutes on 2 cores)"
 	@echo "make check      format, lint and types"
 	@echo "make clean      remove run records and prepared models (results/ stays)"
@@ -24,12 +27,23 @@ confirm: install
 verify: install
 	$(BIN)/opdcliff verify protocol=mini source=table
 
+figures: install
+	$(BIN)/opdcliff figures
+
+report: install
+	$(BIN)/opdcliff report protocol=mini
+
+docs: install
+	$(BIN)/python docs/make_config.py
+	rm -rf build/docs
+	$(BIN)/python docs/make_site.py build/docs
+
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests docs/*.py
+	$(BIN)/ruff check src tests docs/*.py
 	$(BIN)/mypy
 
 install: $(VENV)/.installed

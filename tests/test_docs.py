@@ -26,7 +26,7 @@ from workshop import OWN_SIZES, SECONDS, Run, prepared_pair, write_own_prompts
 COMMANDS = all_commands("opdcliff")
 STALE = "{} is stale; run `make docs` and commit it"
 # Their words are no settings of a run.
-PLAIN_VERBS = ("threshold", "verify", "collect", "figures")
+PLAIN_VERBS = ("threshold", "verify", "collect", "figures", "report")
 # The hub needs a commit to be named.
 HUB = ["model.student_revision=" + "0" * 40, "model.teacher_revision=" + "0" * 40]
 

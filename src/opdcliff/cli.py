@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from opdcliff.errors import ConfigError, OpdcliffError
+from opdcliff.preemption import listening
 
 _HELP_FLAGS = ("-h", "--help", "help")
 _INTERRUPTED = 130
@@ -20,9 +21,13 @@ USAGE = """usage: opdcliff VERB [group=option] [key.field=value] ...
   calibrate  measure p, b and lambda* per token class of a teacher and a warm start
   threshold  the closed form: opdcliff threshold p=0.99 b=0.5 c=2,5,10
   config     print the resolved configuration
+  plan       memory per GPU before launch, and whether it fits
   lock       write locked predictions to prereg/<protocol>/
   confirm    run the cells of a lock
   verify     compare runs with the lock: verdicts, report, exit code
+  collect    from a protocol's records to the compact tables that figures need
+  figures    rebuild the figures in results/figures/ from the committed results
+  report     one page on a locked protocol, results/<protocol>/report.html, from committed results
 
 opdcliff VERB --help lists the groups and their options; opdcliff --version prints the version."""
 
@@ -36,7 +41,8 @@ onset beside lambda*. Finished cells are reused. Writes results/<data.name>/<pro
 
 One run, e.g. `opdcliff train lam.value=1.2 clip=c2 seed=1`; or with -m every combination of the
 listed values. A grid is checked as a whole before its first cell starts, finished cells are reused;
-launcher=joblib runs cells side by side, launcher=slurm as Slurm jobs.
+launcher=joblib runs cells side by side, launcher=slurm as Slurm jobs; with dry_run=true that prints
+the script for sbatch and submits nothing.
 Records go to runs/<protocol.name>/.
 Whole grids are ready as experiments: opdcliff train -m experiment=mini_fine_grid""",
     "calibrate": """usage: opdcliff calibrate [group=option] [key.field=value] ...
@@ -69,9 +75,32 @@ from; wandb reads the W&B files in the records' folders, wandb_online the server
 (entity=NAME project=NAME), table the committed cells.csv. Exit codes: 0 all confirmed and clean,
 10 a refutation, 11 inconclusive, or confirmed and not clean, 12 not run or inadmissible,
 13 tampered.""",
+    "collect": """usage: opdcliff collect protocol=NAME
+
+Reads the records in runs/<NAME>/ and writes trajectories.csv (every evaluation of every run) and
+provenance.json beside the protocol's other results, and cells.csv (the last evaluation of each run)
+for a grid of `train -m`, which has no table of its own.""",
+    "figures": """usage: opdcliff figures [only=NAME,NAME]
+
+Rebuilds results/figures/NAME.svg, .png and .csv (the plotted numbers) from the tables in results/
+and the lock in prereg/mini/; no run is needed. A figure whose inputs are missing is skipped with a
+line that names the command that makes them; with only= that is an error.""",
+    "report": """usage: opdcliff report [protocol=mini]
+
+Writes results/<protocol>/report.html, one self-contained page (verdicts, figures, calibration,
+deviations, cells, provenance), and in a checkout the table docs/paper_beside_ours.md, from
+committed results alone. Verdicts are first computed again from the committed table; ends with error
+12 if they are not those of verdicts.json, 13 if lock or code were changed.""",
     "config": """usage: opdcliff config [group=option] [key.field=value] ...
 
 Prints the resolved configuration of these settings.""",
+    "plan": """usage: opdcliff plan [memory_gb=N] [prompt_tokens=N] [group=option] [key.field=value]
+
+Prints what a rank of `train` with these settings will hold, part by part and phase by phase, and
+whether that fits. Nothing is loaded: neither data nor weights need be there. memory_gb: memory of
+one device in 10^9 bytes (default: this machine's GPU, or its memory shared by the ranks);
+prompt_tokens: the longest prompt (default: an estimate). Ends with error 14 if it does not fit:
+  opdcliff plan experiment=paper_fine_grid memory_gb=80""",
 }
 
 
@@ -85,9 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"opdcliff {version('opd-cliff')}")
         return 0
     try:
-        return _run(words[0], words[1:])
+        with listening():
+            return _run(words[0], words[1:])
     except OpdcliffError as error:
-        print(f"opdcliff: {' '.join(str(error).split())}", file=sys.stderr)
+        # An error repeats the value at fault.
+        from opdcliff.redaction import redact_text
+
+        print(f"opdcliff: {redact_text(' '.join(str(error).split()))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(
@@ -115,7 +148,7 @@ def _run(name: str, words: list[str]) -> int:
 
 def _help(name: str) -> int:
     print(VERBS[name])
-    if name not in ("threshold", "verify"):
+    if name not in ("threshold", "verify", "collect", "figures", "report"):
         from opdcliff.conf_groups import print_groups
 
         print()

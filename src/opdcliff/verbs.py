@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-from typing import TYPE_CHECKING
-
 from opdcliff.errors import ConfigError, StudyIncompleteError
 from opdcliff.paths import StudyPaths
 from opdcliff.tables import console
-
-if TYPE_CHECKING:
-    from opdcliff.compose import Grid
 
 _MULTIRUN = ("-m", "--multirun")
 # The verbs whose cells are named on the command line have no arms.
 _NO_ARMS = "protocol=grid"
 # The protocol that is locked and confirmed unless another one is named.
 _LOCKED = "protocol=mini"
+_DRY_RUN_NEEDS = (
+    "prints the script of a grid that goes to Slurm; use `opdcliff train -m ... launcher=slurm`"
+)
 # A study's arms set these; on its command line they would do nothing.
 _SET_BY_ARMS = ("clip", "seed", "lam.value", "lam.of_threshold")
 
@@ -96,11 +93,58 @@ def verify(words: list[str]) -> int:
     return found.exit_code
 
 
+def collect(words: list[str]) -> int:
+    """Write the compact tables of a protocol's records that figures are drawn from."""
+    from opdcliff.collect import collect as collect_protocol
+
+    protocol, rest = _own_word("protocol", words)
+    if rest or protocol is None:
+        raise ConfigError(
+            f"collect takes protocol=NAME, the folder in runs/, and nothing else; given: "
+            f"{' '.join(words) or 'nothing'}"
+        )
+    found = collect_protocol(protocol, StudyPaths())
+    left = f"; {found.left_out} without an outcome left out" if found.left_out else ""
+    _say(f"{found.runs} runs written to {found.folder}{left}")
+    return 0
+
+
+def figures(words: list[str]) -> int:
+    """Rebuild the figures whose inputs are there; those asked for by name must be."""
+    from opdcliff.figures.build import build_figures
+
+    only, rest = _own_word("only", words)
+    if rest:
+        raise ConfigError(f"{rest[0]} is no setting of figures; allowed: only=NAME,NAME")
+    for line in build_figures(StudyPaths(), None if only is None else only.split(",")):
+        _say(line)
+    return 0
+
+
+def report(words: list[str]) -> int:
+    """Write the page on a locked protocol and the table beside the paper's numbers."""
+    from opdcliff.report import make_report, write_beside
+
+    protocol, rest = _own_word("protocol", words)
+    if rest:
+        raise ConfigError(f"{rest[0]} is no setting of report; allowed: protocol=NAME")
+    paths = StudyPaths()
+    made = make_report(protocol or _LOCKED.partition("=")[2], paths)
+    _say(f"written to {made.path}{made.note}")
+    table = write_beside(paths)
+    if table is not None:
+        _say(f"written to {table}")
+    return 0
+
+
 def train(words: list[str]) -> int:
     """Run one cell, or with -m a grid of them, and print their table."""
+    dry_run, words = _dry_run(words)
     settings = [_NO_ARMS, *(word for word in words if word not in _MULTIRUN)]
     if len(settings) <= len(words):
-        return _train_grid(settings)
+        return _train_grid(settings, dry_run)
+    if dry_run:
+        raise ConfigError(f"dry_run=true {_DRY_RUN_NEEDS}")
     from opdcliff.compose import GridCell, compose_one
     from opdcliff.settings import load
 
@@ -115,14 +159,22 @@ def train(words: list[str]) -> int:
     return 0
 
 
-def _train_grid(settings: list[str]) -> int:
+def _train_grid(settings: list[str], dry_run: bool) -> int:
     from opdcliff.compose import compose_grid
+    from opdcliff.slurm import check_slurm, is_slurm, launcher_settings, sbatch_script
 
     grid = compose_grid(settings)
-    _require_slurm(grid)
+    if is_slurm(grid):
+        check_slurm(grid, launcher_settings(settings), submit=not dry_run)
+    elif dry_run:
+        raise ConfigError(f"dry_run=true {_DRY_RUN_NEEDS}")
     from opdcliff.cell_table import print_cells
-    from opdcliff.jobs import run_grid
+    from opdcliff.jobs import run_grid, sweep_words
 
+    if dry_run:
+        words = sweep_words(settings, StudyPaths())
+        print(sbatch_script(launcher_settings(words), len(grid.cells)), end="")
+        return 0
     results = run_grid(grid, settings, StudyPaths())
     print_cells(grid.cells, results, console())
     failed = [
@@ -174,6 +226,17 @@ def config(words: list[str]) -> int:
     return 0
 
 
+def plan(words: list[str]) -> int:
+    """Print the memory of a run per rank, and whether it fits."""
+    from opdcliff.plan_report import report
+
+    prompt, words = _own_word("prompt_tokens", words)
+    memory_gb, words = _own_word("memory_gb", words)
+    settings = [_NO_ARMS, *(word for word in words if word not in _MULTIRUN)]
+    report(settings, console(), prompt=prompt, memory_gb=memory_gb)
+    return 0
+
+
 def _own_word(name: str, words: list[str]) -> tuple[str | None, list[str]]:
     """The value of the verb's own word `name=VALUE`, and the words that are settings."""
     values = [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
@@ -183,12 +246,11 @@ def _own_word(name: str, words: list[str]) -> tuple[str | None, list[str]]:
     return (values[0] if values else None), rest
 
 
-def _require_slurm(grid: Grid) -> None:
-    if grid.launcher.endswith("SlurmLauncher") and shutil.which("sbatch") is None:
-        raise ConfigError(
-            "launcher=slurm needs sbatch, which is not here; run on a Slurm login node, or use "
-            "launcher=basic or joblib"
-        )
+def _dry_run(words: list[str]) -> tuple[bool, list[str]]:
+    value, rest = _own_word("dry_run", words)
+    if value not in (None, "true", "false"):
+        raise ConfigError(f"dry_run={value} is not true or false")
+    return value == "true", rest
 
 
 def _say(text: str) -> None:
