@@ -23,6 +23,9 @@ def test_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not dirty
     (tmp_path / "sub").mkdir()
     assert git_state(tmp_path / "sub") == ("unknown", True)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "cells.csv").touch()
+    assert git_state(tmp_path) == (commit, False)
     (tmp_path / "sub" / "new.py").touch()
     assert git_state(tmp_path) == (commit, True)
     monkeypatch.setenv("PATH", "")

@@ -36,8 +36,8 @@ def provenance() -> dict[str, Any]:
 def git_state(repo: Path) -> tuple[str, bool]:
     """Return (commit, dirty) of the checkout at `repo`; ("unknown", True) where git cannot say.
 
-    Untracked files count as dirty, but for those in results/ and runs/, which runs write. A `repo` that only lies inside another repository is unknown:
-    that commit says nothing about this code.
+    Untracked files count as dirty, but for those in results/ and runs/, which runs write. A `repo`
+    that only lies inside another repository is unknown: that commit says nothing about this code.
     """
     top = git(repo, "rev-parse", "--show-toplevel")
     commit = git(repo, "rev-parse", "HEAD")
