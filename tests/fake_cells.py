@@ -29,7 +29,7 @@ PREPARED = Prepared(Path("data"), Path("models"), "ab" * 32)
 @dataclass(frozen=True)
 class FakeCell(Cell):
     """deed: finish, raise, die, die_once, segfault, exhaust (the memory), wait (for the file
-    `release` in the log folder), or leave (when it is asked to).
+    `release` in the log folder), or leave (when it is asked to; leave_once).
     """
 
     deed: str = "finish"
@@ -63,9 +63,10 @@ class FakeCell(Cell):
                 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
                 resource.setrlimit(resource.RLIMIT_AS, (held + 2**24, most))
                 bytearray(2**30)
-            case "leave":
+            case "leave" | "leave_once" if self.deed == "leave" or len(attempts_of(self)) == 1:
                 while not requested():
                     time.sleep(0.02)
+                (self.log / "left").touch()
                 stop_if_requested()
             case "wait":
                 while not (self.log / "release").exists():

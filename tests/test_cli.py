@@ -334,7 +334,7 @@ def test_help_of_a_verb(verb: str, elsewhere: Run) -> None:
     assert reply.code == 0
     assert reply.out.startswith(f"usage: opdcliff {verb}")
     # The others take no settings of a run.
-    if verb not in ("threshold", "verify", "collect", "figures"):
+    if verb not in ("threshold", "verify", "collect", "figures", "report"):
         for word in ("mini_fine_grid", "c5*", "A margin below the calibrated cliff."):
             assert word in reply.out
 

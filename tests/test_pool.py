@@ -124,4 +124,17 @@ def test_a_study_that_is_asked_to_go_passes_it_on_and_begins_nothing_more(tmp_pa
         assert wait_until(lambda: attempts_of(cells[0]) != [])
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == PreemptedError.exit_code
+    # The worker heard it and had the time to save.
+    assert (tmp_path / "log" / "left").exists()
     assert [len(attempts_of(cell)) for cell in cells] == [1, 0]
+
+
+@pytest.mark.slow
+def test_a_worker_that_alone_is_asked_to_go_costs_no_other_cell(tmp_path: Path) -> None:
+    cells, paths = make(["leave_once", "finish"], tmp_path)
+    with study(tmp_path, *(cell.deed for cell in cells)) as process:
+        assert wait_until(lambda: attempts_of(cells[0]) != [])
+        os.kill(attempts_of(cells[0])[0], signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+    assert all(is_finished(cell, PREPARED, paths) for cell in cells)
+    assert [len(attempts_of(cell)) for cell in cells] == [2, 1]

@@ -26,6 +26,7 @@ from opdcliff import checkpoint, resume
 from opdcliff.checkpoint import FOLDER, GENERATORS, MANIFEST, OPTIMIZER, POSITION, STUDENT
 from opdcliff.errors import PreemptedError, RecordError
 from opdcliff.generators import generator_state, set_generator_state
+from opdcliff.preemption import listening
 from opdcliff.prepare import Prepared
 from opdcliff.record_files import METRICS, MIXED_CODE, read_manifest
 from opdcliff.records import read_record
@@ -218,6 +219,21 @@ def test_two_signals_save_at_the_end_of_the_update(
     assert extras(folder)["resumed_at"] == saved
 
 
+def test_an_evaluation_after_the_checkpoint_of_its_update_is_made_anew(
+    prepared: Prepared, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    def ask(update: int) -> None:
+        if update == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with listening(), pytest.raises(PreemptedError):
+        run_here(prepared, tmp_path, advance=ask)
+    folder = stopped(prepared, tmp_path, after=5)
+    assert read_record(folder).history.step.tolist() == [0, 2, 4]
+    assert outcome(run_here(prepared, tmp_path)) == whole
+    assert extras(folder)["resumed_at"] == 4
+
+
 @pytest.mark.slow
 def test_a_batch_used_twice_is_finished_before_leaving(prepared: Prepared, tmp_path: Path) -> None:
     words = ("rollout.updates_per_batch=2", "checkpoint.every=100")
@@ -267,6 +283,30 @@ def test_changed_code_may_start_over(
     assert outcome(run_here(prepared, tmp_path, "checkpoint.resume=never")) == whole
     assert MIXED_CODE not in extras(folder)
     assert "resumed_at" not in extras(folder)
+
+
+def test_an_attempt_that_starts_over_leaves_no_checkpoint_of_the_one_before(
+    prepared: Prepared, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = stopped(prepared, tmp_path)
+    stopped(prepared, tmp_path, "checkpoint.resume=never", after=5)
+    assert updates_saved(folder) == [3]
+    assert outcome(run_here(prepared, tmp_path)) == whole
+
+
+def test_a_restart_killed_between_config_and_manifest_starts_again(
+    prepared: Prepared, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(prepared, tmp_path)
+
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("opdcliff.records.write_manifest", die)
+        with pytest.raises(SystemExit):
+            run_here(prepared, tmp_path, "checkpoint.keep=1")
+    assert outcome(run_here(prepared, tmp_path)) == whole
 
 
 # ---- what is in a checkpoint ------------------------------------------------------------------

@@ -100,21 +100,27 @@ def run_cell(
     folder, identity = cell.folder(prepared, paths), cell.identity(prepared)
     status = terminal_status(folder)
     if status in OUTCOMES:
+        # A kill may have come between the outcome and this.
+        checkpoint.remove_all(folder / checkpoint.FOLDER)
         return str(status)
     config = cell.config
     start = find_start(folder, identity, config.checkpoint)
     plain = asdict(config) | {"resolved_lam": cell.lam, "kind": cell.kind}
-    with RunRecord.create(
-        folder,
-        identity=identity,
-        config=plain,
-        seed=config.seed,
-        protocol=cell.protocol,
-        name=cell.name,
-        extras={"models_sha256": content_digest(prepared.models), **start.notes},
-        restart=True,
-        resume_step=start.update,
-    ) as record:
+    with (
+        RunRecord.create(
+            folder,
+            identity=identity,
+            config=plain,
+            seed=config.seed,
+            protocol=cell.protocol,
+            name=cell.name,
+            extras={"models_sha256": content_digest(prepared.models), **start.notes},
+            restart=True,
+            resume_step=start.last_evaluation,
+        ) as record,
+        deferred(),
+    ):
+        checkpoint.drop_after(folder / checkpoint.FOLDER, start.update)
         tracker = open_tracker(
             config.tracking.mode,
             project=config.tracking.project,
@@ -156,8 +162,7 @@ def _train(
     if cell.kind != OPD:
         return BASELINES[cell.kind](job, report=report, advance=advance)
     if cell.config.engine.name == "single":
-        with deferred():
-            return train_here(job, report=report, advance=advance)
+        return train_here(job, report=report, advance=advance)
     log = job.place.record / RANKS_LOG
     return train_on_ranks(job, log=log, report=report, advance=advance)
 

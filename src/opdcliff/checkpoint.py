@@ -98,15 +98,18 @@ def save(
             aside.mkdir()
             _fill(aside, update, state, generators, position, about)
             fsync_tree(aside)
+            old = aside.with_suffix(".old.partial")
             if folder.exists():
-                shutil.rmtree(folder)
+                folder.rename(old)
             aside.rename(folder)
             fsync_folder(root)
+            shutil.rmtree(old, ignore_errors=True)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-    for old in _folders(root)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    drop_after(root, update)
+    for outdated in _folders(root)[keep:]:
+        shutil.rmtree(outdated, ignore_errors=True)
     return folder
 
 
@@ -145,6 +148,13 @@ def read(folder: Path) -> Checkpoint:
             raise RecordError(f"{folder / name}: checksum mismatch; the file is damaged")
     position = json.loads((folder / POSITION).read_bytes())
     return Checkpoint(folder, update, about, position)
+
+
+def drop_after(root: Path, update: int) -> None:
+    """Remove checkpoints of later updates: an attempt that went back makes those updates anew."""
+    for folder in _folders(root):
+        if int(folder.name.removeprefix("update-")) > update:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_all(root: Path) -> None:

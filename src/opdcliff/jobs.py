@@ -21,6 +21,7 @@ from opdcliff.compose import Grid, run_multirun
 from opdcliff.config import RunConfig
 from opdcliff.errors import PreemptedError, StudyIncompleteError
 from opdcliff.paths import StudyPaths
+from opdcliff.preemption import stop_if_requested
 from opdcliff.prepare import prepare, prepare_calibration
 from opdcliff.progress import Stage
 from opdcliff.slurm import requeueing
@@ -75,6 +76,7 @@ def run_grid(grid: Grid, overrides: Sequence[str], paths: StudyPaths) -> list[Jo
     except PreemptedError:
         raise
     except Exception as error:
+        stop_if_requested()
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise StudyIncompleteError(
             f"the launcher stopped before all {len(grid.cells)} cells were done ({reason}); "

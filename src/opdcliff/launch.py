@@ -40,6 +40,7 @@ from opdcliff.launch_command import (
 from opdcliff.preemption import deferred, requested
 from opdcliff.prepare import Prepared
 from opdcliff.rank_events import decode
+from opdcliff.records import PREEMPTED
 from opdcliff.redaction import redact_file
 from opdcliff.settings import load
 from opdcliff.train import Outcome
@@ -127,7 +128,9 @@ def train_on_ranks(
             assert launcher.stdout is not None
             _follow(told, launcher.stdout, lambda line: _note(line, output), report, advance)
             code = launcher.wait()
-    if told.outcome is None or code != 0:
+    # Asked to go together with its ranks, a launcher ends by an error of its own.
+    left = told.outcome is not None and told.outcome.status == PREEMPTED and not told.errors
+    if told.outcome is None or (code != 0 and not left):
         raise EngineError(f"{_cause(told, engine.ranks, code)}; what the ranks printed is in {log}")
     return told.outcome
 
@@ -135,7 +138,7 @@ def train_on_ranks(
 @contextmanager
 def _log_of_ranks(path: Path) -> Iterator[IO[bytes]]:
     """The log open for writing; leaving the block takes secrets out of what others wrote."""
-    with path.open("wb") as output:
+    with path.open("ab") as output:
         try:
             yield output
         finally:
@@ -201,7 +204,8 @@ def _follow(
             case "started" if event["host"] == socket.gethostname():
                 told.pids[event["rank"]] = event["pid"]
                 if event["rank"] == 0 and requested():
-                    os.kill(event["pid"], signal.SIGTERM)
+                    with suppress(ProcessLookupError):
+                        os.kill(event["pid"], signal.SIGTERM)
             case "advance":
                 advance(event["update"])
             case "report":

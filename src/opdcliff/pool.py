@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from opdcliff.cells import Cell, is_finished, run_cell
+from opdcliff.errors import PreemptedError
 from opdcliff.paths import StudyPaths
 from opdcliff.preemption import deferred, requested, stop_if_requested
 from opdcliff.prepare import Prepared
@@ -83,7 +84,8 @@ class _Crew:
     def _note(self, job: Future[str], cell: Cell, lost: list[Cell]) -> None:
         try:
             status = job.result()
-        except BrokenProcessPool:
+        except (BrokenProcessPool, PreemptedError):
+            # A worker that was asked to go, alone, would refuse all cells that wait.
             lost.append(cell)
             return
         except Exception as error:

@@ -36,6 +36,7 @@ def main(job: Path) -> None:
         raise
     # All is said. A native thread of a library that is still there when the interpreter goes down
     # can abort the process, and a run would count as failed.
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 

@@ -141,15 +141,20 @@ def read_records(root: Path) -> list[Record]:
 def terminal_status(folder: Path) -> str | None:
     """Return finished, collapsed, diverged, preempted or failed; None without such an end.
 
-    None covers no record, one still running or killed, and a truncated one.
+    None covers no record, one still running or killed, and a truncated outcome.
 
     Raises:
         RecordError: the record is damaged.
     """
     if not (folder / MANIFEST).exists():
         return None
+    status = str(read_manifest(folder)["status"])
+    if status not in OUTCOMES:
+        # No more is read: a restart that was killed may leave its config beside the manifest of
+        # before, and the next one repairs that.
+        return status if status in TERMINAL else None
     record = read_record(folder)
-    return record.status if record.status in TERMINAL and not record.truncated else None
+    return None if record.truncated else record.status
 
 
 class RunRecord:

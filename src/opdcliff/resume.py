@@ -37,9 +37,14 @@ class Start:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def update(self) -> int | None:
-        """Updates made before; None without a checkpoint."""
-        return None if self.checkpoint is None else self.checkpoint.update
+    def update(self) -> int:
+        """Updates made before; -1 from the beginning."""
+        return -1 if self.checkpoint is None else self.checkpoint.update
+
+    @property
+    def last_evaluation(self) -> int | None:
+        """Update of the last of the rows; None without any."""
+        return self.rows[-1][0] if self.rows else None
 
 
 def find_start(folder: Path, identity: str, settings: CheckpointConfig) -> Start:
@@ -64,7 +69,8 @@ def find_start(folder: Path, identity: str, settings: CheckpointConfig) -> Start
             refused.append(str(found))
             continue
         _require_same_run(found, identity)
-        before = [row for row in rows if row[0] <= found.update]
+        # At the update of a checkpoint itself, an evaluation may have followed it.
+        before = [row for row in rows if row[0] in found.position["evaluations"]]
         if [step for step, _ in before] != found.position["evaluations"]:
             refused.append(f"{found.folder.name}: evaluations of it are missing in {METRICS}")
             continue

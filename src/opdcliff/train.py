@@ -102,7 +102,8 @@ def train(
         last = at.update == config.optim.updates
         between_batches = at.update % steps == 0 and not last
         if between_batches and engine.sum_over_ranks(float(stop())):
-            save(at)
+            if config.checkpoint.every and (start is None or at.update != saved_at):
+                save(at)
             return Outcome("preempted", at.update, f"asked to stop after update {at.update}")
         lam_now = lambda_at(at.update, lam, config.lam.warmup_updates)
         if (last or at.update % config.evaluation.every == 0) and at.update not in at.evaluations:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from typing import TypeAlias
 
+from opdcliff.errors import PreemptedError
 from opdcliff.preemption import listening
 
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -20,6 +22,8 @@ _CONTEXT = multiprocessing.get_context("spawn")
 Channel: TypeAlias = "Queue[tuple[str, int]]"
 
 _channel: Channel | None = None
+# What a worker enters at its start and never leaves.
+_life = contextlib.ExitStack()
 
 
 def open_channel() -> Channel:
@@ -31,7 +35,8 @@ def open_channel() -> Channel:
 def worker_pool(workers: int, channel: Channel) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes whose jobs may call `tell`.
 
-    Leaving the block on an error or an interrupt waits for the jobs that were given out. The pool
+    Leaving the block on an error or an interrupt waits for the jobs that were given out; on
+    PreemptedError they are ended. The pool
     gives out one more than it has workers: to begin none after an interrupt, submit them as
     workers get free.
     """
@@ -40,8 +45,13 @@ def worker_pool(workers: int, channel: Channel) -> Iterator[ProcessPoolExecutor]
     ) as pool:
         try:
             yield pool
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, PreemptedError):
+                # Who asks to go does not wait for jobs that keep nothing.
+                for worker in process_ids(pool):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(worker, signal.SIGKILL)
             raise
 
 
@@ -64,8 +74,7 @@ def _begin(channel: Channel) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a process of worker_pool"
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    # For the whole life of the worker, hence never left.
-    contextlib.ExitStack().enter_context(listening(always=True))
+    _life.enter_context(listening(always=True))
 
 
 def _end_with(parent: BaseProcess) -> None:
