@@ -39,6 +39,21 @@ NOT_RUN = {
         "reads 200 records that are not committed; tests/test_results.py verifies the table"
     ),
 }
+_GPUS = "needs GPUs and 1.7B and 8B weights; tests/test_cli.py runs the experiment small"
+NOT_RUN |= {
+    "opdcliff plan experiment=paper_fine_grid data.path=FOLDER memory_gb=80": (
+        "`debug=seconds` does not share out over 8 ranks; tests/test_plan.py runs it as it is"
+    ),
+    "opdcliff train -m experiment=paper_fine_grid data.path=FOLDER": _GPUS,
+    (
+        "opdcliff train experiment=paper_fine_grid engine=zero3 engine.ranks=16 "
+        "engine.launcher=deepspeed engine.hostfile=FILE lam.of_threshold=0.9 seed=0 "
+        "data.path=FOLDER"
+    ): _GPUS,
+    "opdcliff train -m experiment=paper_fine_grid data.path=FOLDER launcher=slurm dry_run=true": (
+        "needs the two hub commits; tests/test_slurm.py prints and submits such scripts"
+    ),
+}
 # Words that make a command smaller, behind its own and those of `debug=seconds`.
 SMALLER = {
     "opdcliff study protocol=estimator": ["data.study_seeds=[0]", "protocol.workers=1"],

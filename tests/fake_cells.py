@@ -9,6 +9,7 @@ import ctypes
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ if __name__ == "__main__":
     from fake_cells import make as make_importable
 
     made, roots = make_importable(sys.argv[2:], Path(sys.argv[1]))
+    # A shell that starts tests in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with listening():
             run_cells(made, PREPARED, roots, workers=1)

@@ -100,7 +100,10 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def places(workshop: Path, fashion: Path) -> dict[str, str]:
     """What the placeholders of a command stand for."""
     student, teacher = prepared_pair(workshop)
+    hosts = workshop / "hostfile"
+    hosts.write_text("node-1 slots=8\nnode-2 slots=8\n")
     return {
+        "engine.hostfile": str(hosts),
         "model.student": student.partition("=")[2],
         "model.teacher": teacher.partition("=")[2],
         "data.path": str(fashion),
