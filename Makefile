@@ -13,7 +13,7 @@ help:
 	@echo "make figures    all figures from the committed results (under a minute)"
 	@echo "make report     results/mini/report.html, one page on the locked study (seconds)"
 	@echo "make docs       pages and API reference in build/docs/; docs/config.md from conf/"
-	@echo "make test       all tests (at most 10 minutes on 2 cores)"
+	@echo "make test       all tests (about 11 minutes on 2 cores)"
 	@echo "make check      format, lint and types"
 	@echo "make clean      remove run records and prepared models (results/ stays)"
 
