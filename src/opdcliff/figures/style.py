@@ -1,4 +1,8 @@
-"""One style for all figures: colour-blind safe, readable in grey, the same bytes every time."""
+"""One style for all figures: colour-blind safe, readable in grey.
+
+CSV and PNG are the same bytes every time; in an SVG the ids of some clip paths, which matplotlib
+takes from memory addresses, may differ between processes.
+"""
 
 from __future__ import annotations
 
