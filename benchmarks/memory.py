@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opdcliff.clip_rules import ClipRule
 from opdcliff.compose import compose_one
 from opdcliff.config import RunConfig
-from opdcliff.engine import SingleEngine
+from opdcliff.engine_single import SingleEngine
 from opdcliff.models import build
-from opdcliff.objective import ClipRule, sampled_loss
+from opdcliff.objective import sampled_loss
 from opdcliff.plan import BACKWARD, ROLLOUT, SCORING, STEP, make_plan
 from opdcliff.plan_sizes import Vocabulary, setup_of
 from opdcliff.rollout import TRAIN_STREAM, sample

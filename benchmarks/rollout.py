@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from opdcliff import assets, rollout, rollout_continuous
+from opdcliff import rollout, rollout_continuous
 from opdcliff.compose import compose_one
 from opdcliff.data.prompts import prompt_batch
+from opdcliff.data.splits_file import read_splits
 from opdcliff.evaluate import BATCH
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import load_trio, prepare
@@ -80,7 +81,7 @@ def main() -> None:
     prepared = prepare(config, StudyPaths())
     trio = load_trio(config, prepared)
     limit = config.rollout.max_new_tokens
-    train = assets.read_splits(prepared.data).train
+    train = read_splits(prepared.data).train
     for role, model in (("teacher", trio.teacher), ("warm start", trio.base)):
         for rows in (config.rollout.prompts_per_update, BATCH):
             prompts = prompt_batch(trio.tokenizer, train[:rows])

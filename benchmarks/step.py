@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import torch
 
-from opdcliff import assets
 from opdcliff.compose import compose_one
 from opdcliff.data.prompts import batch_of_update, prompt_batch
+from opdcliff.data.splits_file import read_splits
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import load_trio, prepare
 from opdcliff.rollout import TRAIN_STREAM, sample
@@ -44,7 +44,7 @@ def main() -> None:
     torch.set_num_threads(config.engine.threads)
     prepared = prepare(config, StudyPaths())
     trio = load_trio(config, prepared)
-    train = assets.read_splits(prepared.data).train
+    train = read_splits(prepared.data).train
     numbered = batch_of_update(train, config.rollout.prompts_per_update, 0, config.seed)
     examples, numbers = [e for _, e in numbered], [n for n, _ in numbered]
     settings = {

@@ -18,21 +18,23 @@ from typing import Any
 
 import torch
 
-from opdcliff import assets, checkpoint, provenance, resume
+from opdcliff import checkpoint, provenance, resume
+from opdcliff.build_models import STUDENT, TEACHER
 from opdcliff.canonical import encode_floats
-from opdcliff.cells import STUDENT as STUDENT_FOLDER
 from opdcliff.cells import Cell, run_cell
 from opdcliff.compose import compose_one
 from opdcliff.config import RunConfig
 from opdcliff.data.mini import SplitSizes, generate
+from opdcliff.data.splits_file import write_splits
 from opdcliff.errors import OpdcliffError
 from opdcliff.models import build
 from opdcliff.paths import StudyPaths
 from opdcliff.preemption import listening
-from opdcliff.prepare import STUDENT, TEACHER, Prepared
+from opdcliff.prepare import Prepared
 from opdcliff.records import read_record
 from opdcliff.settings import load
 from opdcliff.tokenization import train_bpe
+from opdcliff.training_run import KEPT_STUDENT
 
 LAM = 1.5
 UPDATES = 12
@@ -61,7 +63,7 @@ def prepare(folder: Path) -> Prepared:
     data = settings.data
     sizes = SplitSizes(data.train, data.calibration, data.test)
     splits = generate(data.seed, sizes, candidates=data.candidates)
-    assets.write_splits(folder, splits)
+    write_splits(folder, splits)
     tokenizer = train_bpe([example.prompt for example in splits.train], 300)
     assert settings.model.arch is not None
     for seed, name in enumerate((TEACHER, STUDENT)):
@@ -158,7 +160,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "status": record.status,
         # NaN by name, since it does not equal itself.
         "history": encode_floats(record.history.drop(columns=timed).to_dict("list")),
-        "student": (folder / STUDENT_FOLDER / "model.safetensors").read_bytes(),
+        "student": (folder / KEPT_STUDENT / "model.safetensors").read_bytes(),
     }
 
 

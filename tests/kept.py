@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from opdcliff import cells, rank, update
+from opdcliff import rank, training_run, update
 from opdcliff.engine import Engine
 from opdcliff.rollout import Rollout
 
@@ -24,7 +24,7 @@ FOLDER = "OPDCLIFF_KEPT"
 
 def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
     """Make the training loop of this process keep what it does."""
-    sample, run, make_optimizer = update.sample, cells.train, torch.optim.AdamW.__init__
+    sample, run, make_optimizer = update.sample, training_run.train, torch.optim.AdamW.__init__
     answers: list[dict[int, list[int]]] = []
     optimizers: list[torch.optim.AdamW] = []
     optimized: set[int] = set()
@@ -56,7 +56,7 @@ def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
         return outcome
 
     set_attribute(update, "sample", sample_and_keep)
-    set_attribute(cells, "train", run_and_keep)
+    set_attribute(training_run, "train", run_and_keep)
     set_attribute(torch.optim.AdamW, "__init__", make_and_keep)
 
 

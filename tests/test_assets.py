@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from opdcliff.assets import MANIFEST, SPLITS, ensure, manifest, read_splits, write_splits
+from opdcliff.assets import MANIFEST, ensure, manifest
 from opdcliff.canonical import digest
+from opdcliff.data.amazon import SPLITS
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.mini import SplitSizes, generate
+from opdcliff.data.splits_file import read_splits, write_splits
 from opdcliff.errors import ConfigError, RecordError
 from opdcliff.paths import StudyPaths
 

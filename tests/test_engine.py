@@ -19,9 +19,10 @@ from opdcliff import launch
 from opdcliff.cells import RANKS_LOG, Cell, run_cell
 from opdcliff.compose import compose_one
 from opdcliff.config import RunConfig
-from opdcliff.engine import SingleEngine, pick_device
+from opdcliff.device import pick_device
+from opdcliff.engine_single import SingleEngine
 from opdcliff.errors import ConfigError, EngineError
-from opdcliff.launch import Job
+from opdcliff.job import Job
 from opdcliff.models import build
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import Prepared

@@ -18,15 +18,17 @@ import torch
 
 import kept
 from kept import keeping
-from opdcliff import assets, launch
+from opdcliff import launch
+from opdcliff.build_models import STUDENT, TEACHER
 from opdcliff.cells import Cell, run_cell
 from opdcliff.compose import compose_one
 from opdcliff.config import RunConfig
 from opdcliff.data.answers import draw_answer
 from opdcliff.data.mini import SplitSizes, generate
+from opdcliff.data.splits_file import write_splits
 from opdcliff.models import build, load_model
 from opdcliff.paths import StudyPaths
-from opdcliff.prepare import STUDENT, TEACHER, Prepared
+from opdcliff.prepare import Prepared
 from opdcliff.records import read_record
 from opdcliff.settings import load
 from opdcliff.sft import answer_style, fine_tune
@@ -73,7 +75,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     splits = generate(
         data.seed, SplitSizes(data.train, data.calibration, data.test), candidates=data.candidates
     )
-    assets.write_splits(folder, splits)
+    write_splits(folder, splits)
     rng = np.random.default_rng(0)
     style = answer_style(sft, sft.teacher, with_reason=True)
     texts = [e.prompt + "".join(p.text for p in draw_answer(e, style, rng)) for e in splits.train]

@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 
 import markov
 from opdcliff import evaluate
-from opdcliff.calibrate import modal_sets_for
 from opdcliff.contract import RANKING_WITH_REASON, FailureCode, Verdict
 from opdcliff.evaluate import class_metrics, sample_answers
 from opdcliff.metrics import Judged, answer_metrics, judge
 from opdcliff.models import Trio, assemble
 from opdcliff.rollout import Rollout
 from opdcliff.theory import clip_safe_logit, logit
+from opdcliff.tokenization import modal_sets_for
 
 VOCABULARY = [
     *(markov.PAD, markov.EOS, "p", '{"ranking":["', "A", "B", "Z", '","', '"],"reason":"'),

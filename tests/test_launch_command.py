@@ -22,7 +22,7 @@ from opdcliff import launch
 from opdcliff.cells import Cell, run_cell
 from opdcliff.compose import compose_one
 from opdcliff.config import EngineConfig, RunConfig
-from opdcliff.engine import pick_device
+from opdcliff.device import pick_device
 from opdcliff.errors import ConfigError, EngineError
 from opdcliff.hostfile import Host, read_hostfile
 from opdcliff.launch_command import free_port, launch_command, launch_environment, require_launcher

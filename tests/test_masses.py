@@ -15,8 +15,9 @@ import markov
 from opdcliff.contract import RANKING_WITH_REASON
 from opdcliff.data.example import Example
 from opdcliff.masses import CLASSES, NO_CLASS, Positions, label, modal_logits
+from opdcliff.modal_sets import ModalSets
 from opdcliff.rollout import Rollout
-from opdcliff.token_classes import ModalSets, TokenClass
+from opdcliff.token_classes import TokenClass
 from opdcliff.tokenization import vocabulary_texts
 
 CANDIDATES = ("A", "B")

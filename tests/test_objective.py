@@ -11,17 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from opdcliff.clip_rules import ClipRule, validate_clip
 from opdcliff.errors import ConfigError
 from opdcliff.objective import (
-    ClipRule,
     LossOutput,
     clip_weight,
     extrapolated_advantage,
     fold_topk,
     full_loss,
     sampled_loss,
-    tail_ratio,
-    validate_clip,
 )
 from reference_objective import advantage, central_difference, full_gradient, log_softmax, weight
 
@@ -211,7 +209,6 @@ def test_sampled_gradient_equals_the_reference_loop(
         expected = -weight(rule, c, r, a) * a / 5
         assert gradient[b, t].item() == pytest.approx(expected, abs=1e-12)
         assert output.advantage_BT[b, t].item() == pytest.approx(a)
-        assert output.ratio_BT[b, t].item() == pytest.approx(math.exp(log_t - s))
 
 
 @pytest.mark.parametrize("rule", TEACHER_RULES + POLICY_RULES)
@@ -382,19 +379,10 @@ def test_past_the_clip_one_position_runs_away() -> None:
 
 def test_full_diagnostics_by_hand() -> None:
     output = full(two_class(0.98), two_class(0.9), None, "mask", strength=4.0)
-    assert output.ratio_BT.item() == pytest.approx(0.1 / 0.02)
     assert output.clipped_BT.item() == pytest.approx(0.02)
     kl = 0.98 * math.log(0.98 / 0.9) + 0.02 * math.log(0.02 / 0.1)
     assert output.advantage_BT.item() == pytest.approx(-kl)
     assert output.loss.item() == pytest.approx(0.98 * math.log(0.98 / 0.9))
-
-
-def test_tail_ratio_of_a_class_of_several_tokens() -> None:
-    teacher = torch.tensor([[[0.5, 0.3, 0.15, 0.05]]], dtype=torch.float64).log()
-    student = torch.tensor([[[0.2, 0.7, 0.05, 0.05]]], dtype=torch.float64).log()
-    modal = torch.tensor([True, True, False, False])
-    assert tail_ratio(teacher, student, modal).item() == pytest.approx(0.2 / 0.1)
-    assert tail_ratio(teacher, student).item() == pytest.approx(0.5 / 0.8)
 
 
 # ---- top-k with remainder --------------------------------------------------------------------

@@ -20,12 +20,13 @@ from torch.utils._pytree import tree_iter
 from transformers import DynamicCache, PreTrainedModel
 
 from opdcliff import cli
+from opdcliff.clip_rules import ClipRule
 from opdcliff.compose import compose_one
 from opdcliff.config import RunConfig
-from opdcliff.engine import SingleEngine
+from opdcliff.engine_single import SingleEngine
 from opdcliff.masses import Positions, modal_logits
 from opdcliff.models import build
-from opdcliff.objective import ClipRule, LossOutput, full_loss, sampled_loss
+from opdcliff.objective import LossOutput, full_loss, sampled_loss
 from opdcliff.plan import BACKWARD, EVALUATION, MASSES, ROLLOUT, SCORING, STEP, Plan, make_plan
 from opdcliff.plan_sizes import Vocabulary, measure, setup_of, sizes_of
 from opdcliff.rollout import TRAIN_STREAM, Rollout, sample

@@ -21,6 +21,7 @@ from opdcliff.cells import RANKS_LOG, Cell, run_cell
 from opdcliff.compose import compose_grid, compose_one
 from opdcliff.config import ArchConfig
 from opdcliff.errors import ConfigError, EngineError
+from opdcliff.job import Job
 from opdcliff.models import build
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import Prepared
@@ -293,10 +294,10 @@ def test_the_environment_stays_out_when_a_setting_spells_a_reference_out(tmp_pat
     """A text that only looks like a reference must not become one when a rank reads its job."""
     config = load(compose_one(["protocol=grid", *SECONDS, r"tracking.project='\${oc.env:HOME}'"]))
     assert config.tracking.project == "${oc.env:HOME}"
-    job = launch.Job(config, 1.0, Prepared(tmp_path, tmp_path, "none"))
+    job = Job(config, 1.0, Prepared(tmp_path, tmp_path, "none"))
     job.write(tmp_path / "job.yaml")
     with pytest.raises(ConfigError, match="refers to a value outside"):
-        launch.Job.read(tmp_path / "job.yaml")
+        Job.read(tmp_path / "job.yaml")
 
 
 def _tell_the_secret(job: Path, tell: Callable[..., None]) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from opdcliff import simulate, theory
+from opdcliff import budget_flow, simulate, theory
 from opdcliff.errors import ConfigError, TheoryDomainError
 from opdcliff.simulate import Position, Rule, Trajectory, even_position
 
@@ -47,7 +47,7 @@ def test_reference_run_of_the_finite_budget() -> None:
     lam = 1.02 * theory.lambda_star(0.876, 0.476, C)
     run = simulate.run(even_position(0.876, 0.476), lam=lam, c=C, eta=0.05, updates=2200)
     assert run.crossed_at == pytest.approx(1926, abs=2)
-    predicted = theory.updates_to_exit(0.876, 0.476, C, lam, 0.05)
+    predicted = budget_flow.updates_to_exit(0.876, 0.476, C, lam, 0.05)
     assert run.crossed_at == pytest.approx(predicted, rel=0.01)
 
 
@@ -66,7 +66,7 @@ def test_crossing_matches_the_integral(
     p: float, b: float, c: float, factor: float, eta: float
 ) -> None:
     lam = factor * theory.lambda_star(p, b, c)
-    predicted = theory.updates_to_exit(p, b, c, lam, eta)
+    predicted = budget_flow.updates_to_exit(p, b, c, lam, eta)
     run = simulate.run(
         even_position(p, b), lam=lam, c=c, eta=eta, updates=int(1.05 * predicted) + 5
     )
@@ -140,7 +140,7 @@ def test_modal_clipping_slows_a_start_far_below_the_teacher() -> None:
     lam = 1.1 * theory.lambda_star(p, b, c)
     run = simulate.run(even_position(p, b), lam=lam, c=c, eta=0.1, updates=2000)
     assert run.clip_fraction[0] == pytest.approx(b)
-    assert run.crossed_at > 1.01 * theory.updates_to_exit(p, b, c, lam, 0.1)
+    assert run.crossed_at > 1.01 * budget_flow.updates_to_exit(p, b, c, lam, 0.1)
 
 
 def test_sampled_estimator_agrees_with_expected_below_the_cliff() -> None:

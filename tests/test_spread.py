@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from opdcliff import theory
+from opdcliff import budget_flow, theory
 from opdcliff.errors import TheoryDomainError
 from opdcliff.spread import (
     Flow,
@@ -120,7 +120,7 @@ def test_gradient_steps_leave_when_the_integral_says_so() -> None:
         alike(), Flow(eta=0.05), 1.02 * STAR, updates=2200, warmup_updates=0, z_end=Z_C
     )
     assert len(path) - 1 == pytest.approx(1928, abs=1)
-    exact = theory.updates_to_exit(P, B, C, 1.02 * STAR, 0.05)
+    exact = budget_flow.updates_to_exit(P, B, C, 1.02 * STAR, 0.05)
     assert len(path) - 1 == pytest.approx(exact, abs=1)
     assert path[0] == START
     assert path[-2] < Z_C <= path[-1]
@@ -129,7 +129,7 @@ def test_gradient_steps_leave_when_the_integral_says_so() -> None:
 @pytest.mark.parametrize("updates", [60, 250])
 def test_gradient_steps_have_the_onset_of_the_inverted_integral(updates: int) -> None:
     found = onset_on_budget(alike(), Flow(eta=0.2), updates=updates, warmup_updates=0, z_end=Z_C)
-    exact = theory.lambda_for_budget(P, B, C, 0.2, updates)
+    exact = budget_flow.lambda_for_budget(P, B, C, 0.2, updates)
     assert found == pytest.approx(exact, rel=5e-3)
 
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
-from opdcliff import theory
+from opdcliff import budget_flow, theory
 from opdcliff.errors import TheoryDomainError
 
 MASS = st.floats(0.001, 0.999)
@@ -161,7 +161,7 @@ def test_modal_mass_beyond_double_precision_is_refused() -> None:
 
 def test_updates_to_exit_reference_setting() -> None:
     lam = 1.02 * theory.lambda_star(0.876, 0.476, 5.0)
-    assert theory.updates_to_exit(0.876, 0.476, 5.0, lam, 0.05) == pytest.approx(1928, abs=1.0)
+    assert budget_flow.updates_to_exit(0.876, 0.476, 5.0, lam, 0.05) == pytest.approx(1928, abs=1.0)
 
 
 @settings(deadline=None)
@@ -177,7 +177,7 @@ def test_updates_to_exit_is_the_integral(
         # near the boundary z* - z_c is itself a difference of rounded numbers
         gap = -theory.onset_margin(p, b, c, lam)
         expected = quadrature(z_start, z_star - gap, z_star) / 0.1
-        closed = theory.updates_to_exit(p, b, c, lam, 0.1, z0=z0)
+        closed = budget_flow.updates_to_exit(p, b, c, lam, 0.1, z0=z0)
         assert closed == pytest.approx(expected, rel=1e-5)
 
 
@@ -187,25 +187,25 @@ def test_updates_to_exit_far_beyond_the_cliff(lam: float) -> None:
     p, b, c = 0.9993, 0.5, 5.0
     z_c, z_star = theory.clip_safe_logit(p, c), theory.fixed_point_logit(p, b, lam)
     expected = quadrature(0.0, z_c, z_star)
-    assert theory.updates_to_exit(p, b, c, lam, 1.0) == pytest.approx(expected, rel=1e-10)
+    assert budget_flow.updates_to_exit(p, b, c, lam, 1.0) == pytest.approx(expected, rel=1e-10)
 
 
 def test_updates_to_exit_outside_its_cliff() -> None:
     threshold = theory.lambda_star(0.9, 0.5, 5.0)
-    assert theory.updates_to_exit(0.9, 0.5, 5.0, threshold, 0.1) == math.inf
-    assert theory.updates_to_exit(0.9, 0.5, 5.0, 1.0, 0.1) == math.inf
-    assert theory.updates_to_exit(0.4, 0.6, 5.0, 9.0, 0.1) == math.inf
+    assert budget_flow.updates_to_exit(0.9, 0.5, 5.0, threshold, 0.1) == math.inf
+    assert budget_flow.updates_to_exit(0.9, 0.5, 5.0, 1.0, 0.1) == math.inf
+    assert budget_flow.updates_to_exit(0.4, 0.6, 5.0, 9.0, 0.1) == math.inf
     z_c = theory.clip_safe_logit(0.9, 5.0)
-    assert theory.updates_to_exit(0.9, 0.5, 5.0, 1.0, 0.1, z0=z_c) == 0.0
-    assert theory.updates_to_exit(0.9, 0.5, 5.0, 1.0, 0.1, z0=z_c - 1e-9) == math.inf
+    assert budget_flow.updates_to_exit(0.9, 0.5, 5.0, 1.0, 0.1, z0=z_c) == 0.0
+    assert budget_flow.updates_to_exit(0.9, 0.5, 5.0, 1.0, 0.1, z0=z_c - 1e-9) == math.inf
     # a warm start more certain than the clip allows is outside before the first update
-    assert theory.updates_to_exit(0.5, 0.99, 5.0, 1.2, 0.1) == 0.0
+    assert budget_flow.updates_to_exit(0.5, 0.99, 5.0, 1.2, 0.1) == 0.0
 
 
 def test_updates_to_exit_diverges_like_a_logarithm() -> None:
     p, b, c, eta = 0.9, 0.5, 5.0, 0.1
     excess = np.array([1e-6, 1e-7, 1e-8])
-    n = theory.updates_to_exit(p, b, c, theory.lambda_star(p, b, c) + excess, eta)
+    n = budget_flow.updates_to_exit(p, b, c, theory.lambda_star(p, b, c) + excess, eta)
     q_c = theory.sigmoid(theory.clip_safe_logit(p, c))
     per_decade = math.log(10.0) / (eta * q_c * (1 - q_c))
     np.testing.assert_allclose(np.diff(n), per_decade, rtol=1e-4)
@@ -217,7 +217,7 @@ def test_updates_to_exit_falls_in_lam(
 ) -> None:
     p, b, c = position
     near, far = theory.lambda_star(p, b, c) + np.array([excess, excess * factor])
-    n_near, n_far = (theory.updates_to_exit(p, b, c, lam, 0.1) for lam in (near, far))
+    n_near, n_far = (budget_flow.updates_to_exit(p, b, c, lam, 0.1) for lam in (near, far))
     assert 0.0 < n_far < n_near < math.inf
 
 
@@ -229,18 +229,20 @@ def test_lambda_for_budget_round_trip(
     p, b, c = position
     z0 = theory.logit(p) if from_teacher else None
     lam = theory.lambda_star(p, b, c) + excess
-    updates = theory.updates_to_exit(p, b, c, lam, eta, z0=z0)
-    assert theory.lambda_for_budget(p, b, c, eta, updates, z0=z0) == pytest.approx(lam, rel=1e-6)
+    updates = budget_flow.updates_to_exit(p, b, c, lam, eta, z0=z0)
+    assert budget_flow.lambda_for_budget(p, b, c, eta, updates, z0=z0) == pytest.approx(
+        lam, rel=1e-6
+    )
 
 
 def test_lambda_for_budget_falls_to_lambda_star() -> None:
     budgets = np.array([1e-3, 1.0, 300.0, 1000.0, 3000.0, 1e5, 1e300])
-    found = theory.lambda_for_budget(0.876, 0.476, 5.0, 0.05, budgets)
+    found = budget_flow.lambda_for_budget(0.876, 0.476, 5.0, 0.05, budgets)
     threshold = theory.lambda_star(0.876, 0.476, 5.0)
     assert np.all(np.diff(found[:-2]) < 0.0)
     assert np.all(found[:-2] > threshold)
     assert found[-1] == threshold
-    assert theory.lambda_for_budget(0.4, 0.6, 5.0, 0.05, 100.0) == math.inf
+    assert budget_flow.lambda_for_budget(0.4, 0.6, 5.0, 0.05, 100.0) == math.inf
 
 
 BAD_CALLS = [
@@ -260,10 +262,13 @@ BAD_CALLS = [
     (lambda: theory.logit(0.0), "x = 0.0 "),
     (lambda: theory.sigmoid(math.nan), "z = nan "),
     (lambda: theory.modal_mass_for(1.0, 0.5, 5.0), "lam_star = 1.0 .*above 1"),
-    (lambda: theory.updates_to_exit(0.9, 0.5, 5.0, 2.0, 0.0), "eta = 0.0 .*above 0"),
-    (lambda: theory.updates_to_exit(0.9, 0.5, 5.0, 2.0, 0.1, z0=math.nan), "z0 = nan "),
-    (lambda: theory.lambda_for_budget(0.9, 0.5, 5.0, 0.1, 0.0), "updates = 0.0 "),
-    (lambda: theory.lambda_for_budget(0.9, 0.5, 5.0, 0.1, 9.0, z0=4.0), "z0 = 4.0 .*below z_c"),
+    (lambda: budget_flow.updates_to_exit(0.9, 0.5, 5.0, 2.0, 0.0), "eta = 0.0 .*above 0"),
+    (lambda: budget_flow.updates_to_exit(0.9, 0.5, 5.0, 2.0, 0.1, z0=math.nan), "z0 = nan "),
+    (lambda: budget_flow.lambda_for_budget(0.9, 0.5, 5.0, 0.1, 0.0), "updates = 0.0 "),
+    (
+        lambda: budget_flow.lambda_for_budget(0.9, 0.5, 5.0, 0.1, 9.0, z0=4.0),
+        "z0 = 4.0 .*below z_c",
+    ),
 ]
 
 
@@ -285,8 +290,8 @@ VECTORISED = [
     lambda p, b: theory.lambda_star_neutral(p, 4.0 + b),
     lambda p, b: theory.modal_mass_for(1.0 + p, b, 5.0),
     lambda p, b: theory.onset_margin(p, b, 5.0, 1.3),
-    lambda p, b: theory.updates_to_exit(p, b, 5.0, 2.0, 0.1),
-    lambda p, b: theory.lambda_for_budget(p, b, 5.0, 0.1, 1000.0),
+    lambda p, b: budget_flow.updates_to_exit(p, b, 5.0, 2.0, 0.1),
+    lambda p, b: budget_flow.lambda_for_budget(p, b, 5.0, 0.1, 1000.0),
 ]
 
 

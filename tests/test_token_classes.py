@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from opdcliff.contract import RANKING_ONLY, RANKING_WITH_REASON, Contract
 from opdcliff.errors import DataError
+from opdcliff.modal_sets import ModalSets
 from opdcliff.token_classes import (
     TAIL_NEEDED,
-    ModalSets,
     PrefixState,
     TokenClass,
     advance,
-    label_tokens,
     live_states,
     start,
     token_class,
@@ -32,6 +31,14 @@ CONTRACTS = (RANKING_WITH_REASON, RANKING_ONLY)
 
 def run(text: str, contract: Contract, ids: tuple[str, ...]) -> PrefixState | None:
     return advance(start(contract, ids), text)
+
+
+def label_tokens(
+    contract: Contract, ids: tuple[str, ...], texts: list[str | None]
+) -> list[TokenClass | None]:
+    """The class of each position; None once the prefix is dead or has ended."""
+    states = live_states(contract, ids, texts)
+    return [None if state is None else token_class(state) for state in states]
 
 
 def complete(state: PrefixState | None) -> bool:
@@ -284,21 +291,6 @@ def test_special_tokens_are_never_modal_but_for_eos() -> None:
         assert not modal.mask(live(text))[[0, 2]].any()
     done = live('{"reason":"ok","ranking":["A","B"]}')
     assert np.flatnonzero(modal.mask(done)).tolist() == [EOS_ID]
-    assert modal_sets().classify_ids(done, [0, EOS_ID, 2]).tolist() == [False, True, False]
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.sampled_from(dense_answers(["", "0", "\\u0041"])), st.data())
-def test_classify_ids_equals_the_mask(answer: str, data: st.DataObject) -> None:
-    state = live(answer[: data.draw(st.integers(0, len(answer)))])
-    token = st.integers(0, len(VOCABULARY) - 1)
-    ids = np.array(data.draw(st.lists(token, min_size=4, max_size=4)))
-    expected = modal_sets().mask(state)[ids]
-    for token_ids, shaped in ((ids, expected), (ids.reshape(2, 2), expected.reshape(2, 2))):
-        got = modal_sets().classify_ids(state, token_ids)
-        assert got.dtype == np.bool_
-        assert np.array_equal(got, shaped)
-    assert modal_sets().classify_ids(state, []).shape == (0,)
 
 
 def test_masks_are_shared_and_read_only() -> None:

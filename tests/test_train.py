@@ -14,18 +14,18 @@ from torch import Tensor
 import markov
 from opdcliff import measure as measuring
 from opdcliff import update as updating
-from opdcliff.calibrate import modal_sets_for
 from opdcliff.config import RunConfig
 from opdcliff.contract import RANKING_WITH_REASON, FailureCode
 from opdcliff.data.example import Splits
 from opdcliff.data.prompts import batch_of_update, prompt_batch
-from opdcliff.engine import open_engine
+from opdcliff.engine_open import open_engine
 from opdcliff.meter import Meter
 from opdcliff.models import Trio, assemble
 from opdcliff.objective import LossOutput
 from opdcliff.rollout import EVALUATION_STREAM, TRAIN_STREAM, Rollout
 from opdcliff.rollout_backends import SAMPLERS, sample
 from opdcliff.theory import lambda_star
+from opdcliff.tokenization import modal_sets_for
 from opdcliff.train import Outcome, train
 
 SMALL = (

@@ -12,7 +12,6 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,11 @@ from opdcliff.canonical import (
     fsync_folder,
     fsync_tree,
     write_json_atomic,
-    write_text_atomic,
 )
-from opdcliff.data.example import Example, Splits
 from opdcliff.errors import RecordError
 from opdcliff.paths import StudyPaths
 
 MANIFEST = "asset.json"
-SPLITS = "splits.jsonl"
 _FIELDS = ("kind", "identity", "key", "facts")
 
 
@@ -103,36 +99,6 @@ def content_digest(folder: Path) -> str:
     """Digest of an asset's files, its manifest left out: what was built, not how it was named."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     return digest({str(p.relative_to(folder)): file_digest(p) for p in files}, "asset-content")
-
-
-def write_splits(folder: Path, splits: Splits) -> str:
-    """Write examples as JSON lines; returns the digest of their content."""
-    rows = [
-        {"split": name, **asdict(example)}
-        for name in ("train", "calibration", "test")
-        for example in getattr(splits, name)
-    ]
-    lines = [json.dumps(row, ensure_ascii=True) + "\n" for row in rows]
-    write_text_atomic(folder / SPLITS, "".join(lines))
-    return digest(rows, "examples")
-
-
-def read_splits(folder: Path) -> Splits:
-    """Read what `write_splits` wrote.
-
-    Raises:
-        RecordError: it cannot be read.
-    """
-    parts: dict[str, list[Example]] = {"train": [], "calibration": [], "test": []}
-    try:
-        with (folder / SPLITS).open() as lines:
-            for line in lines:
-                row = json.loads(line)
-                candidates, grades = tuple(row["candidates"]), tuple(row["grades"])
-                parts[row["split"]].append(Example(row["prompt"], candidates, grades, row["key"]))
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise _damaged(folder / SPLITS, error) from error
-    return Splits(parts["train"], parts["calibration"], parts["test"])
 
 
 def _damaged(file: Path, error: Exception) -> RecordError:

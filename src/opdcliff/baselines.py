@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from opdcliff.config import RunConfig
 from opdcliff.contract import REASON, get_contract
-from opdcliff.engine import pick_device
+from opdcliff.device import pick_device
 from opdcliff.evaluate import evaluate_model
-from opdcliff.launch import Job
+from opdcliff.job import Job
 from opdcliff.loaded import Loaded, load_kept
 from opdcliff.models import build
 from opdcliff.sft import fine_tune

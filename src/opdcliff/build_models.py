@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from opdcliff import assets
 from opdcliff.config import RunConfig
 from opdcliff.contract import REASON, get_contract
 from opdcliff.data.answers import draw_answer
 from opdcliff.data.example import Splits
-from opdcliff.engine import pick_device
+from opdcliff.data.splits_file import read_splits
+from opdcliff.device import pick_device
 from opdcliff.errors import ModelError
 from opdcliff.models import build, load_model, load_tokenizer, same_vocabulary
 from opdcliff.progress import Stage
@@ -36,7 +36,7 @@ def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: a model cannot be loaded, or student and teacher do not fit together.
     """
-    splits = assets.read_splits(data)
+    splits = read_splits(data)
     roles = [STUDENT]
     if config.model.student is None:
         tokenizer = train_bpe(_tokenizer_texts(config, splits), config.data.tokenizer_entries)
@@ -103,7 +103,7 @@ def _fine_tune_role(
     loss = fine_tune(
         model.to(pick_device(config.engine)),
         tokenizer,
-        assets.read_splits(data).train,
+        read_splits(data).train,
         config.sft,
         getattr(config.sft, role),
         seed=seed,

@@ -22,12 +22,13 @@ from opdcliff.contract import Contract
 from opdcliff.data.example import Example
 from opdcliff.data.prompts import prompt_batch
 from opdcliff.masses import CLASSES, NO_CLASS, Positions, label, modal_logits
+from opdcliff.modal_sets import ModalSets
 from opdcliff.models import Trio
 from opdcliff.rollout import CALIBRATION_STREAM, FORCED_STREAM, Rollout
 from opdcliff.rollout_backends import sample
 from opdcliff.theory import lambda_star
-from opdcliff.token_classes import TAIL_NEEDED, ModalSets, PrefixState, advance, token_class
-from opdcliff.tokenization import pad_left, vocabulary_texts
+from opdcliff.token_classes import TAIL_NEEDED, PrefixState, advance, token_class
+from opdcliff.tokenization import modal_sets_for, pad_left
 
 # A row needs this many positions before its threshold is reported as binding.
 MIN_POSITIONS = 100
@@ -60,11 +61,6 @@ class Calibration:
 
     table: pd.DataFrame
     binding: Binding | None
-
-
-def modal_sets_for(contract: Contract, tokenizer: Any) -> ModalSets:
-    """Modal sets over the vocabulary of a tokenizer."""
-    return ModalSets(contract, vocabulary_texts(tokenizer), tokenizer.eos_token_id)
 
 
 def calibrate(

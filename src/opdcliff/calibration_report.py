@@ -8,10 +8,11 @@ import pandas as pd
 from rich.console import Console
 
 from opdcliff.calibrate import Calibration
+from opdcliff.calibration_asset import prepare_calibration
 from opdcliff.canonical import write_text_atomic
 from opdcliff.config import RunConfig
 from opdcliff.paths import StudyPaths
-from opdcliff.prepare import prepare, prepare_calibration
+from opdcliff.prepare import prepare
 from opdcliff.study import LAM_DECIMALS
 from opdcliff.tables import print_table, with_intervals
 

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import PreTrainedModel
 
 from opdcliff import checkpoint
 from opdcliff.assets import content_digest
 from opdcliff.baselines import BASELINES
-from opdcliff.canonical import fsync_tree, writing
 from opdcliff.cell_identity import OPD, cell_identity
 from opdcliff.config import RunConfig
-from opdcliff.engine import Engine, open_engine
-from opdcliff.engine_state import load_parameters
 from opdcliff.errors import PreemptedError
-from opdcliff.generators import set_generator_state
-from opdcliff.launch import Job, Place, train_on_ranks
-from opdcliff.loaded import load_kept
-from opdcliff.models import fresh_student
+from opdcliff.job import Job, Place
+from opdcliff.launch import train_on_ranks
 from opdcliff.paths import StudyPaths
-from opdcliff.preemption import ADVICE, deferred, requested, stop_if_requested
+from opdcliff.preemption import ADVICE, deferred, stop_if_requested
 from opdcliff.prepare import Prepared
 from opdcliff.records import OUTCOMES, PREEMPTED, RunRecord, status_of, terminal_status
-from opdcliff.resume import about, find_start, save_position
+from opdcliff.resume import about, find_start
 from opdcliff.settings import science
 from opdcliff.tracking import open_tracker
-from opdcliff.train import Outcome, Position, train
+from opdcliff.train import Outcome
+from opdcliff.training_run import train_here
 
-# Beside the files of a cell's record: what its ranks printed, and the distilled student.
+# Beside the files of a cell's record: what its ranks printed.
 RANKS_LOG = "ranks.log"
-STUDENT = "student"
 
 
 @dataclass(frozen=True)
@@ -165,68 +154,6 @@ def _train(
         return train_here(job, report=report, advance=advance)
     log = job.place.record / RANKS_LOG
     return train_on_ranks(job, log=log, report=report, advance=advance)
-
-
-def train_here(
-    job: Job, *, report: Callable[[int, dict[str, float]], None], advance: Callable[[int], None]
-) -> Outcome:
-    """Train in this process, or as one rank of several; callbacks as in `train.train`."""
-    config, place = job.config, job.place
-    torch.set_num_threads(config.engine.threads)
-    models = load_kept(config, job.prepared)
-    trio = fresh_student(models.trio)
-    engine, start = _open(trio.student, job)
-    engine.adopt(trio.teacher)
-    if place is None:
-        save: Callable[[Position], None] = lambda position: None  # noqa: E731
-    else:
-        root, keep = place.record / checkpoint.FOLDER, config.checkpoint.keep
-        save = partial(save_position, root, engine=engine, about=place.about, keep=keep)
-    outcome = train(
-        config,
-        job.lam,
-        replace(trio, student=engine.student),
-        models.splits,
-        models.modal_sets,
-        engine,
-        report=report,
-        advance=advance,
-        stop=requested,
-        save=save,
-        start=start,
-    )
-    if place is not None and config.checkpoint.final_student and outcome.status in OUTCOMES:
-        _keep_student(engine, trio.tokenizer, place.record / STUDENT)
-    return outcome
-
-
-def _open(student: PreTrainedModel, job: Job) -> tuple[Engine, Position | None]:
-    """The engine around a student at the warm start, or at the checkpoint a run goes on from."""
-    if job.place is None or job.place.resume is None:
-        return open_engine(student, job.config), None
-    saved = checkpoint.read(job.place.resume)
-    with saved.state() as state:
-        load_parameters(list(student.named_parameters()), state)
-        engine = open_engine(student, job.config)
-        engine.load_state(state)
-    mine = f"rank{engine.rank}/"
-    generators = saved.generators().items()
-    set_generator_state({k.removeprefix(mine): v for k, v in generators if k.startswith(mine)})
-    return engine, Position.of(saved.position)
-
-
-def _keep_student(engine: Engine, tokenizer: Any, folder: Path) -> None:
-    """Save the distilled student as a folder that `from_pretrained` loads."""
-    aside = folder.with_name(f".{folder.name}.partial")
-    with engine.whole_student(), writing(folder):
-        if engine.rank != 0:
-            return
-        for left_over in (aside, folder):
-            shutil.rmtree(left_over, ignore_errors=True)
-        engine.student.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-        fsync_tree(aside)
-        aside.rename(folder)
 
 
 def _close(record: RunRecord, outcome: Outcome, mirror_problem: str | None) -> None:

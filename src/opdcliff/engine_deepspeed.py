@@ -22,8 +22,10 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from opdcliff.config import RunConfig
-from opdcliff.deepspeed_settings import STAGES, deepspeed_settings, teacher_settings
-from opdcliff.engine import build_optimizer, pick_device, scoring_module
+from opdcliff.deepspeed_settings import deepspeed_settings, teacher_settings
+from opdcliff.device import pick_device
+from opdcliff.engine_checks import STAGES
+from opdcliff.engine_parts import build_optimizer, scoring_module
 from opdcliff.engine_state import (
     State,
     read_plain,

@@ -14,11 +14,12 @@ from opdcliff.data.example import Example
 from opdcliff.data.prompts import prompt_batch
 from opdcliff.masses import CLASSES, Positions, label, modal_logits
 from opdcliff.metrics import answer_metrics, judge
+from opdcliff.modal_sets import ModalSets
 from opdcliff.models import Trio
 from opdcliff.ranking import Gain
 from opdcliff.rollout import EVALUATION_STREAM, Rollout
 from opdcliff.rollout_backends import sample
-from opdcliff.token_classes import TAIL_NEEDED, ModalSets
+from opdcliff.token_classes import TAIL_NEEDED
 
 # Prompts sampled at a time; answers do not depend on it.
 BATCH = 256

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
 from opdcliff.calibrate import Binding, Calibration
+from opdcliff.calibration_asset import prepare_calibration
 from opdcliff.canonical import digest
 from opdcliff.cells import Cell, is_finished, run_cell
 from opdcliff.compose import Grid, run_multirun
@@ -22,7 +23,7 @@ from opdcliff.config import RunConfig
 from opdcliff.errors import PreemptedError, StudyIncompleteError
 from opdcliff.paths import StudyPaths
 from opdcliff.preemption import stop_if_requested
-from opdcliff.prepare import prepare, prepare_calibration
+from opdcliff.prepare import prepare
 from opdcliff.progress import Stage
 from opdcliff.slurm import requeueing
 from opdcliff.study import resolve_lam

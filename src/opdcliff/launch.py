@@ -23,13 +23,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from omegaconf import OmegaConf
+import torch
 
-from opdcliff.config import EngineConfig, RunConfig
-from opdcliff.engine import free_device
+from opdcliff.config import EngineConfig
+from opdcliff.device import free_device
 from opdcliff.errors import EngineError
+from opdcliff.job import Job
 from opdcliff.launch_command import (
     for_ranks,
     free_port,
@@ -38,63 +39,13 @@ from opdcliff.launch_command import (
     require_launcher,
 )
 from opdcliff.preemption import deferred, requested
-from opdcliff.prepare import Prepared
 from opdcliff.rank_events import decode
 from opdcliff.records import PREEMPTED
 from opdcliff.redaction import redact_file
-from opdcliff.settings import load
 from opdcliff.train import Outcome
+from opdcliff.training_run import train_here
 
 RANK_MODULE = "opdcliff.rank"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run keeps what it leaves besides metrics: in its record.
-
-    about: what its checkpoints carry. resume: the checkpoint it goes on from, if any.
-    """
-
-    record: Path
-    about: dict[str, str]
-    resume: Path | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a rank has to know; without a place it leaves no checkpoints."""
-
-    config: RunConfig
-    lam: float
-    prepared: Prepared
-    place: Place | None = None
-
-    def write(self, path: Path) -> None:
-        """Write the job as YAML."""
-        prepared = {name: str(value) for name, value in asdict(self.prepared).items()}
-        plain = {"config": asdict(self.config), "lam": self.lam, "prepared": prepared}
-        if self.place is not None:
-            resume = self.place.resume and str(self.place.resume)
-            place = {"record": str(self.place.record), "about": self.place.about, "resume": resume}
-            plain["place"] = place
-        OmegaConf.save(OmegaConf.create(plain), path)
-
-    @classmethod
-    def read(cls, path: Path) -> Job:
-        """Read what `write` wrote; the config is checked again."""
-        plain: Any = OmegaConf.load(path)
-        prepared, place = plain.prepared, plain.get("place")
-        return cls(
-            load(plain.config),
-            plain.lam,
-            Prepared(Path(prepared.data), Path(prepared.models), prepared.models_identity),
-            None if place is None else _place(place),
-        )
-
-
-def _place(plain: Any) -> Place:
-    resume = None if plain.resume is None else Path(plain.resume)
-    return Place(Path(plain.record), dict(plain.about), resume)
 
 
 def train_on_ranks(
@@ -231,3 +182,14 @@ def _cause(told: _Told, ranks: int, code: int) -> str:
     if silent and "by peer" in text:
         return f"rank {silent} was killed or ran out of memory; rank {rank} lost touch with it"
     return f"rank {rank} failed: {text}"
+
+
+def train_rank(path: Path, tell: Callable[..., None]) -> None:
+    """One rank's part of the job in the file `path`; `tell` sends the events above."""
+    outcome = train_here(
+        Job.read(path),
+        report=lambda update, metrics: tell("report", update=update, metrics=metrics),
+        advance=lambda update: tell("advance", update=update),
+    )
+    tell("outcome", **asdict(outcome))
+    torch.distributed.destroy_process_group()

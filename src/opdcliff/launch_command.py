@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from opdcliff.config import EngineConfig, RunConfig
-from opdcliff.engine import pick_device
+from opdcliff.device import pick_device
 from opdcliff.errors import ConfigError
 from opdcliff.hostfile import Host, read_hostfile, resolved
 

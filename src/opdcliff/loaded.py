@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from opdcliff import assets
-from opdcliff.calibrate import modal_sets_for
 from opdcliff.config import RunConfig
 from opdcliff.contract import get_contract
 from opdcliff.data.example import Splits
+from opdcliff.data.splits_file import read_splits
+from opdcliff.modal_sets import ModalSets
 from opdcliff.models import Trio
 from opdcliff.prepare import Prepared, load_trio
-from opdcliff.token_classes import ModalSets
+from opdcliff.tokenization import modal_sets_for
 
 
 @dataclass(frozen=True)
@@ -37,5 +37,5 @@ def load_kept(config: RunConfig, prepared: Prepared) -> Loaded:
         _last.clear()
         trio = load_trio(config, prepared)
         modal_sets = modal_sets_for(get_contract(config.data.contract), trio.tokenizer)
-        _last[key] = Loaded(trio, assets.read_splits(prepared.data), modal_sets)
+        _last[key] = Loaded(trio, read_splits(prepared.data), modal_sets)
     return _last[key]

@@ -11,6 +11,7 @@ from typing import Any
 from opdcliff import assets
 from opdcliff.baselines import BASELINES
 from opdcliff.calibrate import Binding, Calibration
+from opdcliff.calibration_asset import prepare_calibration
 from opdcliff.canonical import encode_floats, file_digest, write_text_atomic
 from opdcliff.cell_identity import OPD
 from opdcliff.config import PredictionConfig, ProtocolArm, RunConfig
@@ -19,7 +20,7 @@ from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.pilot import PilotFacts, pilot_facts, pilot_rows
 from opdcliff.pool import run_cells
 from opdcliff.predictions import LARGER_SFT, Grounds, write_tests
-from opdcliff.prepare import Prepared, prepare, prepare_calibration
+from opdcliff.prepare import Prepared, prepare
 from opdcliff.prereg import (
     FORMAT,
     LOCK,

@@ -17,9 +17,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from opdcliff.data.example import Example
+from opdcliff.modal_sets import ModalSets
 from opdcliff.rollout import Rollout
 from opdcliff.scoring import iter_full_logp
-from opdcliff.token_classes import ModalSets, TokenClass, token_class
+from opdcliff.token_classes import TokenClass, token_class
 
 CLASSES: tuple[TokenClass, ...] = tuple(TokenClass)
 CODE: dict[TokenClass, int] = {name: code for code, name in enumerate(CLASSES)}

@@ -11,10 +11,10 @@ from opdcliff.engine import Engine
 from opdcliff.evaluate import class_metrics, sample_answers
 from opdcliff.meter import Meter
 from opdcliff.metrics import Judged, answer_metrics, judge
+from opdcliff.modal_sets import ModalSets
 from opdcliff.models import Trio
 from opdcliff.ranking import Gain
 from opdcliff.rollout import Rollout
-from opdcliff.token_classes import ModalSets
 
 # Answers whose class masses are measured per evaluation: three full-vocabulary passes each.
 CLASS_ANSWERS = 48

@@ -9,37 +9,15 @@ All log-probs are natural logarithms at the temperature of the rollouts.
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from opdcliff.clip_rules import ClipRule
 from opdcliff.errors import ConfigError
 
 ASPO_SOFT_CAP = 3.0
-
-
-class ClipRule(StrEnum):
-    """What happens to a token whose importance ratio is beyond the clip strength c.
-
-    On pi_T/pi_S (the ratio of the theorem): `mask` drops r > c, `truncate` weighs by min(1, c/r),
-    `two_sided` drops r outside [1/c, c], `none` keeps every token.
-    On pi_theta/pi_old (staleness inside one rollout batch): `ppo` and `aspo`, see `sampled_loss`.
-    Source: docs/theory.md, "The importance ratios".
-    """
-
-    MASK = "mask"
-    TRUNCATE = "truncate"
-    TWO_SIDED = "two_sided"
-    NONE = "none"
-    PPO = "ppo"
-    ASPO = "aspo"
-
-    @property
-    def uses_policy_ratio(self) -> bool:
-        """True where the clipped ratio is pi_theta/pi_old."""
-        return self in (ClipRule.PPO, ClipRule.ASPO)
 
 
 class LossOutput(NamedTuple):
@@ -48,16 +26,14 @@ class LossOutput(NamedTuple):
     loss: nats per completion token; the only field with a gradient.
     advantage_BT: A of the sampled token, or its mean under pi_S for `full_loss`; nats.
     clipped_BT: 1 where the rule changed the token's weight, or the pi_S mass of such entries.
-    ratio_BT: pi_T/pi_S of the sampled token, or `tail_ratio` for `full_loss`.
     kl_BT: log pi_S - log pi_T of the sampled token, an unbiased estimate of KL(pi_S || pi_T) where
         pi_S sampled it, or that KL over the given entries for `full_loss`; nats.
-    Outside the mask advantage_BT, clipped_BT and kl_BT are 0 and ratio_BT says nothing.
+    Outside the mask all three are 0.
     """
 
     loss: Tensor
     advantage_BT: Tensor
     clipped_BT: Tensor
-    ratio_BT: Tensor
     kl_BT: Tensor
 
 
@@ -68,29 +44,6 @@ class FoldedLogp(NamedTuple):
     teacher_BTK: Tensor
     base_BTK: Tensor | None
     index_BTK: Tensor
-
-
-def validate_clip(rule: ClipRule, strength: float | None, updates_per_batch: int) -> None:
-    """Refuse a clip that is out of range or can never act.
-
-    strength: c, a bound on a probability ratio, finite and > 1; without meaning for `none`.
-    updates_per_batch: optimizer updates made on one rollout batch. With a single one
-    pi_theta = pi_old, so the ratio of `ppo` and `aspo` is identically 1.
-    Raises ConfigError.
-    """
-    if rule is ClipRule.NONE:
-        return
-    if strength is None or not 1.0 < strength < math.inf:
-        raise ConfigError(
-            f"clip strength {strength} with rule '{rule}': it bounds a probability ratio and must "
-            "be finite and > 1; set e.g. 5, or choose the rule 'none'"
-        )
-    if rule.uses_policy_ratio and updates_per_batch < 2:
-        raise ConfigError(
-            f"clip rule '{rule}' with {updates_per_batch} update per rollout batch can never act: "
-            "pi_theta/pi_old stays 1; use at least 2 updates or a rule on pi_T/pi_S "
-            "(mask, truncate, two_sided)"
-        )
 
 
 def extrapolated_advantage(
@@ -188,7 +141,6 @@ def sampled_loss(
         -objective_BT.sum() / token_count,
         advantage_BT,
         clipped_BT.to(advantage_BT.dtype),
-        log_ratio_BT.exp(),
         -log_ratio_BT,
     )
 
@@ -203,7 +155,6 @@ def full_loss(
     rule: ClipRule,
     strength: float | None,
     token_count: int,
-    modal_BTV: Tensor | None = None,
 ) -> LossOutput:
     """Loss whose gradient is the exact expectation of the sampled one over the next token.
 
@@ -212,7 +163,6 @@ def full_loss(
     a clip it is the reverse KL(pi_S || pi_T) per token.
 
     mask_BT, token_count: as in `sampled_loss`. Entries may also be those of `fold_topk`.
-    modal_BTV: the modal class for the `ratio_BT` diagnostic, as in `tail_ratio`.
     Raises ConfigError: no base at lam != 1, a rule on pi_theta/pi_old.
     Source: [M] docs/theory.md, point 13.
     """
@@ -227,27 +177,8 @@ def full_loss(
         -(coefficient_BTV * logp_student_BTV.exp()).sum() / token_count,
         (mass_BTV * advantage_BTV).sum(-1).masked_fill(padding_BT, 0.0),
         (mass_BTV * (weight_BTV < 1.0)).sum(-1).masked_fill(padding_BT, 0.0),
-        tail_ratio(logp_teacher_BTV, detached_BTV, modal_BTV),
         -(mass_BTV * log_ratio_BTV).sum(-1).masked_fill(padding_BT, 0.0),
     )
-
-
-@torch.no_grad()
-def tail_ratio(
-    logp_teacher_BTV: Tensor, logp_student_BTV: Tensor, modal_BTV: Tensor | None = None
-) -> Tensor:
-    """(1 - p)/(1 - q): teacher over student mass outside the modal class, shape BT.
-
-    The clip starts to act on the tail when it passes c [D] (docs/theory.md, points 3 and 12).
-    modal_BTV: boolean, true on the modal class, at least one entry false; broadcasts. Without it
-    the class is the teacher's most likely entry alone.
-    """
-    if modal_BTV is None:
-        top_BT1 = logp_teacher_BTV.argmax(-1, keepdim=True)
-        modal_BTV = torch.zeros_like(logp_teacher_BTV, dtype=torch.bool).scatter(-1, top_BT1, True)
-    tail_teacher_BT = logp_teacher_BTV.masked_fill(modal_BTV, -math.inf).logsumexp(-1)
-    tail_student_BT = logp_student_BTV.masked_fill(modal_BTV, -math.inf).logsumexp(-1)
-    return (tail_teacher_BT - tail_student_BT).exp()
 
 
 def fold_topk(

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from opdcliff.config import ArchConfig, RunConfig
-from opdcliff.deepspeed_settings import STAGES
+from opdcliff.engine_checks import STAGES
 from opdcliff.errors import ModelError
 from opdcliff.evaluate import BATCH
 from opdcliff.measure import CLASS_ANSWERS

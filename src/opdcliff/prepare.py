@@ -6,18 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
-
 from opdcliff import assets
 from opdcliff.build_models import STUDENT, TEACHER, build_models
-from opdcliff.calibrate import Binding, Calibration, calibrate
-from opdcliff.canonical import decode_float, encode_floats, file_digest, write_json_atomic
+from opdcliff.canonical import file_digest
 from opdcliff.config import RunConfig
-from opdcliff.contract import get_contract
 from opdcliff.data.load import load_splits
-from opdcliff.engine import pick_device
-from opdcliff.evaluate import evaluate_model
+from opdcliff.data.splits_file import write_splits
+from opdcliff.device import pick_device
 from opdcliff.models import (
     Trio,
     assemble,
@@ -29,7 +24,7 @@ from opdcliff.paths import StudyPaths
 # The modules whose code decides what an asset holds.
 _DATA_CODE = tuple(f"data/{n}" for n in ("mini", "jsonl", "amazon", "amazon_lists", "amazon_rows"))
 _MODEL_CODE = ("build_models", "data/answers", "data/prompts", "models", "sft", "tokenization")
-_MEASURING_CODE = (
+MEASURING_CODE = (
     "calibrate",
     "contract",
     "evaluate",
@@ -101,89 +96,10 @@ def load_trio(config: RunConfig, prepared: Prepared) -> Trio:
     return trio
 
 
-def prepare_calibration(
-    config: RunConfig, paths: StudyPaths, prepared: Prepared
-) -> tuple[Calibration, Path]:
-    """Measure or find p, b and lambda* of the prepared models."""
-    key = {
-        "models": prepared.models_identity,
-        "code": assets.code_digest(*_MEASURING_CODE),
-        "calibration": asdict(config.calibration),
-        "max_new_tokens": config.rollout.max_new_tokens,
-        "temperature": config.rollout.temperature,
-        "contract": config.data.contract,
-    }
-    folder = assets.ensure(
-        paths, "calibration", key, lambda aside: _build_calibration(config, prepared, aside)
-    )
-    binding = assets.manifest(folder)["facts"]["binding"]
-    table = pd.read_csv(folder / "table.csv")
-    return Calibration(table, None if binding is None else Binding(**binding)), folder
-
-
-def references(config: RunConfig, paths: StudyPaths, prepared: Prepared) -> dict[str, Any]:
-    """Metrics of teacher and warm start on the test prompts, measured once."""
-    key = {
-        "models": prepared.models_identity,
-        "code": assets.code_digest(*_MEASURING_CODE),
-        "evaluation": asdict(config.evaluation),
-        "max_new_tokens": config.rollout.max_new_tokens,
-        "temperature": config.rollout.temperature,
-    }
-    folder = assets.ensure(
-        paths, "references", key, lambda aside: _build_references(config, prepared, aside)
-    )
-    facts: dict[str, Any] = assets.manifest(folder)["facts"]
-    return {
-        name: {key: decode_float(value) for key, value in metrics.items()}
-        for name, metrics in facts.items()
-    }
-
-
 def _build_data(config: RunConfig, folder: Path) -> dict[str, Any]:
     splits, report = load_splits(config.data)
-    facts = {"digest": assets.write_splits(folder, splits)}
+    facts = {"digest": write_splits(folder, splits)}
     return facts if report is None else facts | {"report": report}
-
-
-def _build_calibration(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
-    torch.set_num_threads(config.engine.threads)
-    result = calibrate(
-        load_trio(config, prepared),
-        assets.read_splits(prepared.data).calibration,
-        get_contract(config.data.contract),
-        config.calibration,
-        max_new_tokens=config.rollout.max_new_tokens,
-        temperature=config.rollout.temperature,
-        backend=config.rollout.backend,
-        chunk_tokens=config.engine.score_chunk_tokens,
-    )
-    result.table.to_csv(folder / "table.csv", index=False)
-    return {"binding": None if result.binding is None else asdict(result.binding)}
-
-
-def _build_references(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
-    trio = load_trio(config, prepared)
-    examples = assets.read_splits(prepared.data).test[: config.evaluation.final_prompts]
-    contract = get_contract(config.data.contract)
-    metrics = {
-        name: evaluate_model(
-            model,
-            trio.tokenizer,
-            examples,
-            contract,
-            config.evaluation,
-            seed=config.seed,
-            max_new_tokens=config.rollout.max_new_tokens,
-            temperature=config.rollout.temperature,
-            backend=config.rollout.backend,
-        )
-        for name, model in ((TEACHER, trio.teacher), ("warm_start", trio.base))
-    }
-    # NDCG of the answers that parsed is NaN where none did.
-    encoded: dict[str, Any] = encode_floats(metrics)
-    write_json_atomic(folder / "metrics.json", encoded)
-    return encoded
 
 
 def _folder_digests(config: RunConfig) -> dict[str, Any]:

@@ -1,15 +1,16 @@
-"""One rank of a cell: `python -m opdcliff.rank JOB`, started by `opdcliff.launch`.
+"""One rank of several: `python -m opdcliff.rank JOB`, started by a launcher.
 
-It keeps no record; it tells the parent what happens, as described there.
+JOB is a YAML file whose `entry` names the function that does the work. A rank keeps no record; it
+tells its parent what happens (see `rank_events`).
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _LONGEST_ERROR = 600
 
 
 def main(job: Path) -> None:
-    """Train, and tell; raises what training raises."""
+    """Do the job, and tell; raises what the job raises."""
     tell, rank = _channel(), int(os.environ["RANK"])
     try:
         with listening(always=True):
@@ -41,20 +42,12 @@ def main(job: Path) -> None:
     os._exit(0)
 
 
-def _train(path: Path, tell: Callable[..., None]) -> None:
+def _train(job: Path, tell: Callable[..., None]) -> None:
     # Imported here, so that what a library prints or raises on import is heard as well.
-    from torch import distributed as dist
+    import yaml
 
-    from opdcliff.cells import train_here
-    from opdcliff.launch import Job
-
-    outcome = train_here(
-        Job.read(path),
-        report=lambda update, metrics: tell("report", update=update, metrics=metrics),
-        advance=lambda update: tell("advance", update=update),
-    )
-    tell("outcome", **asdict(outcome))
-    dist.destroy_process_group()
+    module, _, function = yaml.safe_load(job.read_text(encoding="utf-8"))["entry"].partition(":")
+    getattr(importlib.import_module(module), function)(job, tell)
 
 
 def _channel() -> Callable[..., None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -17,13 +17,14 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from opdcliff.clip_rules import ClipRule, validate_clip
 from opdcliff.config import ArchConfig, PredictionConfig, RunConfig
 from opdcliff.contract import get_contract
-from opdcliff.deepspeed_settings import check_stage
+from opdcliff.engine_checks import check_stage
 from opdcliff.errors import ConfigError
 from opdcliff.hostfile import check_slots
-from opdcliff.objective import ClipRule, validate_clip
 from opdcliff.paths import StudyPaths
+from opdcliff.ranges import RANGES, value_at
 from opdcliff.redaction import refuse_secrets
 
 # `${oc.env:NAME}` would copy the environment, secrets and all, into every record.
@@ -73,8 +74,8 @@ def science_of(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 def check(config: RunConfig) -> None:
     """Raise ConfigError for the first value outside its range."""
-    for name, allowed, holds in _RANGES:
-        value = _lookup(config, name)
+    for name, allowed, holds in RANGES:
+        value = value_at(config, name)
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name}={value} is not finite; allowed: {allowed}")
         if value is not None and not holds(value):
@@ -239,100 +240,9 @@ def _looks_like_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1
 
 
-def _lookup(config: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        config = getattr(config, part)
-        if config is None:
-            return None
-    return config
-
-
-def _positive(value: float) -> bool:
-    return value > 0
-
-
-def _not_negative(value: float) -> bool:
-    return value >= 0
-
-
-def _inside(value: float) -> bool:
-    return 0 < value < 1
-
-
-def _rate(value: float) -> bool:
-    return 0 <= value < 1
-
-
-def _strengths(values: list[float]) -> bool:
-    return bool(values) and all(1 < value < math.inf for value in values)
-
-
-def _one_of(*names: str) -> tuple[str, Callable[[Any], bool]]:
-    return " | ".join(names), lambda value: value in names
-
-
 _TYPES = {
     "Float": "a number",
     "Integer": "a whole number",
     "Boolean": "true or false",
     "String": "a text",
 }
-
-_POSITIVE = ("a number > 0", _positive)
-_COUNT = ("a whole number >= 1", lambda value: value >= 1)
-_NOT_NEGATIVE = ("a number >= 0", _not_negative)
-_SEED = ("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
-_INSIDE = ("a number between 0 and 1, both excluded", _inside)
-_RATE = ("a number from 0 up to, not including, 1", _rate)
-
-_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
-    (name, allowed, holds)
-    for names, (allowed, holds) in (
-        ("seed data.seed sft.seed calibration.seed", _SEED),
-        ("lam.value lam.warmup_updates", _NOT_NEGATIVE),
-        ("lam.of_threshold protocol.predictions.safe_multiple", _POSITIVE),
-        ("sft.warmup_steps sft.weight_decay optim.weight_decay data.max_history", _NOT_NEGATIVE),
-        ("rollout.temperature optim.lr optim.grad_clip sft.teacher.lr sft.student.lr", _POSITIVE),
-        ("sft.grad_clip", _POSITIVE),
-        ("rollout.prompts_per_update rollout.max_new_tokens rollout.updates_per_batch", _COUNT),
-        ("optim.updates optim.topk evaluation.every evaluation.prompts", _COUNT),
-        ("evaluation.final_prompts evaluation.ndcg_k evaluation.collapse_patience", _COUNT),
-        ("calibration.prompts calibration.offset_bin calibration.bootstrap", _COUNT),
-        ("calibration.forced_words sft.long_words sft.teacher.steps sft.student.steps", _COUNT),
-        ("engine.ranks engine.threads engine.micro_batch engine.score_chunk_tokens", _COUNT),
-        ("engine.bucket_elements", _COUNT),
-        ("engine.persistent_elements", _NOT_NEGATIVE),
-        ("data.train data.calibration data.test data.min_items data.max_title_words", _COUNT),
-        ("data.answer_room", _COUNT),
-        ("data.tokenizer_entries", ("a whole number >= 258", lambda value: value >= 258)),
-        ("sft.batch_size protocol.workers", _COUNT),
-        ("model.arch.hidden_size model.arch.intermediate_size model.arch.layers", _COUNT),
-        ("model.arch.heads model.arch.kv_heads model.arch.head_dim", _COUNT),
-        ("model.arch.max_positions", _COUNT),
-        ("calibration.strengths", ("one or more numbers > 1", _strengths)),
-        ("sft.teacher.continue_mass sft.student.continue_mass", _INSIDE),
-        ("protocol.predictions.upper_plateau protocol.predictions.lower_plateau", _INSIDE),
-        ("protocol.predictions.flat_delta protocol.predictions.least_lift", _INSIDE),
-        ("protocol.predictions.parity_margin", _INSIDE),
-        # An interval over seeds needs two of them.
-        ("protocol.predictions.least_seeds", ("a whole number >= 2", lambda value: value >= 2)),
-        ("sft.teacher.corrupt_rate sft.student.corrupt_rate sft.long_share", _RATE),
-        ("sft.teacher.swap_rate sft.student.swap_rate evaluation.collapse_floor", _RATE),
-        ("optim.beta1 optim.beta2", _RATE),
-        ("data.candidates", ("2 to 26", lambda value: 2 <= value <= 26)),
-        ("data.name", _one_of("mini", "amazon_fashion", "prompts")),
-        ("optim.estimator", _one_of("sampled", "full")),
-        ("evaluation.gain", _one_of("exp", "linear")),
-        ("engine.name", _one_of("single", "zero0", "zero1", "zero2", "zero3")),
-        ("engine.device", _one_of("auto", "cpu", "cuda")),
-        ("engine.launcher", _one_of("torchrun", "deepspeed")),
-        ("rollout.backend", _one_of("generate", "continuous")),
-        ("model.dtype", _one_of("float32", "bfloat16", "float64")),
-        ("model.arch.family", _one_of("qwen3", "llama")),
-        ("checkpoint.every", ("a whole number >= 0; 0 is never", _not_negative)),
-        ("checkpoint.keep", _COUNT),
-        ("checkpoint.resume", _one_of("auto", "force", "never")),
-        ("tracking.mode", _one_of("offline", "online", "off")),
-    )
-    for name in names.split()
-)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from opdcliff import theory
+from opdcliff import budget_flow, theory
 from opdcliff.errors import ConfigError, TheoryDomainError
 
 Array = NDArray[np.float64]
@@ -147,7 +147,7 @@ def run(
     """
     _check_settings(rule, estimator, updates, batch, warmup_updates)
     p, b, n_modal = position.p, position.b, position.n_modal
-    theory.updates_to_exit(p, b, c, lam, eta)  # refuses values outside the domain
+    budget_flow.updates_to_exit(p, b, c, lam, eta)  # refuses values outside the domain
     z_c = theory.clip_safe_logit(p, c)
     step = class_step(eta, position)
     rng = np.random.default_rng(seed)
@@ -159,7 +159,7 @@ def run(
     for n in range(updates):
         logp = logits - special.logsumexp(logits)
         pi = np.exp(logp)
-        lams[n] = theory.lambda_at(n, lam, warmup_updates)
+        lams[n] = budget_flow.lambda_at(n, lam, warmup_updates)
         weight = _weight(rule, logp_teacher - logp, c)
         freq = pi if estimator == "expected" else rng.multinomial(batch, pi / pi.sum()) / batch
         advantage = lams[n] * logp_teacher - logp - (lams[n] - 1.0) * logp_base

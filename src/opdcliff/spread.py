@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from opdcliff import theory
+from opdcliff import budget_flow, theory
 from opdcliff.errors import TheoryDomainError
 
 Array = NDArray[np.float64]
@@ -38,7 +38,7 @@ _LAM_TOLERANCE = 1e-4
 class Flow:
     """How fast the shared logit follows its force, per update: one of two laws.
 
-    eta: plain gradient steps, dZ/dn = eta w(Z) G(Z), as in `theory.updates_to_exit`.
+    eta: plain gradient steps, dZ/dn = eta w(Z) G(Z), as in `budget_flow.updates_to_exit`.
     speed: logits per update whatever the size of the force, dZ/dn = speed sign G(Z): what an
         optimizer that divides the gradient by its own running size (AdamW) does far from a rest
         point. Near one it is slower than that; the windows that use it say so.
@@ -166,7 +166,7 @@ def trajectory(
     for update in range(updates):
         if path[-1] >= z_end:
             break
-        lam_now = theory.lambda_at(update, lam, warmup_updates)
+        lam_now = budget_flow.lambda_at(update, lam, warmup_updates)
         path.append(_advanced(population, flow, path[-1], lam_now))
     return np.array(path)
 

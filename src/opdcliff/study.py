@@ -11,13 +11,15 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from opdcliff.calibrate import Binding
+from opdcliff.calibration_asset import prepare_calibration
 from opdcliff.cells import Cell
 from opdcliff.conf_groups import options_of
 from opdcliff.config import ClipConfig, ModelConfig, ProtocolArm, RunConfig
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths, conf_dir
 from opdcliff.pool import run_cells
-from opdcliff.prepare import prepare, prepare_calibration, references
+from opdcliff.prepare import prepare
+from opdcliff.references import references
 from opdcliff.settings import check
 from opdcliff.summary import Summary, summarise, write
 

@@ -16,9 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 from opdcliff.contract import JSON_WHITESPACE, RANKING, Contract
 from opdcliff.errors import DataError
 
@@ -142,6 +139,11 @@ def token_class(state: PrefixState) -> TokenClass:
     return _CLASS_OF_PHASE[state.phase]
 
 
+def is_complete(state: PrefixState) -> bool:
+    """Whether the prefix is a whole answer, after which only the end token may come."""
+    return state.phase is _Phase.COMPLETE
+
+
 def live_states(
     contract: Contract, candidates: Sequence[str], token_texts: Sequence[str | None]
 ) -> list[PrefixState | None]:
@@ -156,99 +158,6 @@ def live_states(
         if state is not None:
             state = None if text is None else advance(state, text)
     return states
-
-
-def label_tokens(
-    contract: Contract, candidates: Sequence[str], token_texts: Sequence[str | None]
-) -> list[TokenClass | None]:
-    """The class of each position, given the live prefix before it; arguments as `live_states`.
-
-    The position at which the answer breaks (or EOS comes too early) still has its class, because
-    its prefix was live; all positions after it have None.
-    """
-    states = live_states(contract, candidates, token_texts)
-    return [None if state is None else token_class(state) for state in states]
-
-
-class ModalSets:
-    """For a vocabulary, the tokens that belong to the modal class at a state.
-
-    text: tokens that keep the string open; its tail closes the string or breaks the answer.
-    eos: EOS alone. All others: tokens after which the prefix is still live (`advance`).
-
-    token_texts: decoded text of every token id; None or "" for special and unused ids, which are
-    never modal but for EOS. A piece of a multi-byte character (decoded as U+FFFD) counts as text.
-    """
-
-    def __init__(self, contract: Contract, token_texts: Sequence[str | None], eos_id: int) -> None:
-        self._contract = contract
-        self.texts = [None if i == eos_id else text or None for i, text in enumerate(token_texts)]
-        self._eos_id = eos_id
-        self._masks: dict[PrefixState, NDArray[np.bool_]] = {}
-        self._by_first: dict[str, list[int]] = {}
-        for token_id, text in enumerate(self.texts):
-            if text is not None:
-                self._by_first.setdefault(text[0], []).append(token_id)
-
-    def states(
-        self, candidates: Sequence[str], token_ids: Sequence[int]
-    ) -> list[PrefixState | None]:
-        """`live_states` of an answer given as token ids; a special token ends it.
-
-        So does an id beyond the tokenizer: some models have more outputs than entries.
-        """
-        known = len(self.texts)
-        texts = [self.texts[i] if i < known else None for i in token_ids]
-        return live_states(self._contract, candidates, texts)
-
-    def mask(self, state: PrefixState) -> NDArray[np.bool_]:
-        """Modal set at `state`: read-only booleans, shape [vocabulary]; computed once per state."""
-        key = _cache_key(state)
-        if key not in self._masks:
-            self._masks[key] = self._compute(key)
-        return self._masks[key]
-
-    def classify_ids(self, state: PrefixState, token_ids: ArrayLike) -> NDArray[np.bool_]:
-        """`mask(state)[token_ids]`, shape of `token_ids`, without a pass over the vocabulary.
-
-        For class text the pass is made once (six escape situations in all), since its modal mass
-        spreads over the whole vocabulary; elsewhere only the given tokens are tried.
-        """
-        ids = np.asarray(token_ids, dtype=np.int64)
-        key = _cache_key(state)
-        if key in self._masks or token_class(state) is TokenClass.TEXT:
-            return self.mask(state)[ids]
-        modal = [self._is_modal(key, int(token_id)) for token_id in ids.flat]
-        return np.array(modal, dtype=np.bool_).reshape(ids.shape)
-
-    def _compute(self, state: PrefixState) -> NDArray[np.bool_]:
-        mask = np.zeros(len(self.texts), dtype=np.bool_)
-        mask[self._eos_id] = self._is_modal(state, self._eos_id)
-        # Tokens with one first character live or die together on it: most groups end here.
-        for first, token_ids in self._by_first.items():
-            if advance(state, first) is not None:
-                mask[token_ids] = [self._is_modal(state, token_id) for token_id in token_ids]
-        mask.flags.writeable = False
-        return mask
-
-    def _is_modal(self, state: PrefixState, token_id: int) -> bool:
-        text = self.texts[token_id]
-        if text is None:
-            return token_id == self._eos_id and state.phase is _Phase.COMPLETE
-        after = advance(state, text)
-        if after is None:
-            return False
-        return token_class(state) is not TokenClass.TEXT or token_class(after) is TokenClass.TEXT
-
-
-def _cache_key(state: PrefixState) -> PrefixState:
-    """The state, or for class text its escape situation alone: staying in the string needs no more.
-
-    Sound because the string, once left, is never entered again.
-    """
-    if token_class(state) is not TokenClass.TEXT:
-        return state
-    return replace(state, keys_left=frozenset(), ids_left=frozenset())
 
 
 def _step(state: PrefixState, char: str) -> PrefixState | None:

@@ -9,6 +9,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from opdcliff.contract import Contract
+from opdcliff.modal_sets import ModalSets
+
 PAD, EOS = "<pad>", "<eos>"
 
 
@@ -49,6 +52,11 @@ def vocabulary_texts(tokenizer: Any) -> list[str]:
         "" if i in special else tokenizer.decode([i], skip_special_tokens=False)
         for i in range(len(tokenizer))
     ]
+
+
+def modal_sets_for(contract: Contract, tokenizer: Any) -> ModalSets:
+    """Modal sets over the vocabulary of a tokenizer."""
+    return ModalSets(contract, vocabulary_texts(tokenizer), tokenizer.eos_token_id)
 
 
 def answer_text(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from opdcliff.budget_flow import lambda_at
+from opdcliff.clip_rules import ClipRule
 from opdcliff.config import EvaluationConfig, RunConfig
 from opdcliff.data.example import Splits
 from opdcliff.engine import Engine
 from opdcliff.masses import label
 from opdcliff.measure import measure
 from opdcliff.meter import Meter, Timed
+from opdcliff.modal_sets import ModalSets
 from opdcliff.models import Trio
-from opdcliff.objective import ClipRule
-from opdcliff.theory import lambda_at
-from opdcliff.token_classes import ModalSets
 from opdcliff.update import accumulate, collect, log_tokens
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opdcliff.clip_rules import ClipRule
 from opdcliff.config import RunConfig
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.prompts import batch_of_update, prompt_batch
@@ -19,7 +20,7 @@ from opdcliff.engine import Engine
 from opdcliff.masses import CLASSES
 from opdcliff.meter import Meter, Timed
 from opdcliff.models import Trio
-from opdcliff.objective import ClipRule, LossOutput, fold_topk, full_loss, sampled_loss
+from opdcliff.objective import LossOutput, fold_topk, full_loss, sampled_loss
 from opdcliff.rollout import TRAIN_STREAM, Rollout
 from opdcliff.rollout_backends import sample
 from opdcliff.scoring import completion_full_logp, completion_logp

@@ -1,0 +1,45 @@
+"""Prompts on disk: one JSON line per example, with the split it belongs to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from opdcliff.canonical import digest, write_text_atomic
+from opdcliff.data.example import Example, Splits
+from opdcliff.errors import RecordError
+
+SPLITS_FILE = "splits.jsonl"
+
+
+def write_splits(folder: Path, splits: Splits) -> str:
+    """Write examples as JSON lines; returns the digest of their content."""
+    rows = [
+        {"split": name, **asdict(example)}
+        for name in ("train", "calibration", "test")
+        for example in getattr(splits, name)
+    ]
+    lines = [json.dumps(row, ensure_ascii=True) + "\n" for row in rows]
+    write_text_atomic(folder / SPLITS_FILE, "".join(lines))
+    return digest(rows, "examples")
+
+
+def read_splits(folder: Path) -> Splits:
+    """Read what `write_splits` wrote.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
+    parts: dict[str, list[Example]] = {"train": [], "calibration": [], "test": []}
+    try:
+        with (folder / SPLITS_FILE).open() as lines:
+            for line in lines:
+                row = json.loads(line)
+                candidates, grades = tuple(row["candidates"]), tuple(row["grades"])
+                parts[row["split"]].append(Example(row["prompt"], candidates, grades, row["key"]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RecordError(
+            f"{folder / SPLITS_FILE} cannot be read ({error!r}); delete its folder to build it anew"
+        ) from error
+    return Splits(parts["train"], parts["calibration"], parts["test"])

@@ -1,0 +1,60 @@
+"""Teacher and warm start on the test prompts: measured once, then found again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from opdcliff import assets
+from opdcliff.build_models import TEACHER
+from opdcliff.canonical import decode_float, encode_floats, write_json_atomic
+from opdcliff.config import RunConfig
+from opdcliff.contract import get_contract
+from opdcliff.data.splits_file import read_splits
+from opdcliff.evaluate import evaluate_model
+from opdcliff.paths import StudyPaths
+from opdcliff.prepare import MEASURING_CODE, Prepared, load_trio
+
+
+def references(config: RunConfig, paths: StudyPaths, prepared: Prepared) -> dict[str, Any]:
+    """Metrics of teacher and warm start on the test prompts, measured once."""
+    key = {
+        "models": prepared.models_identity,
+        "code": assets.code_digest(*MEASURING_CODE),
+        "evaluation": asdict(config.evaluation),
+        "max_new_tokens": config.rollout.max_new_tokens,
+        "temperature": config.rollout.temperature,
+    }
+    folder = assets.ensure(
+        paths, "references", key, lambda aside: _build_references(config, prepared, aside)
+    )
+    facts: dict[str, Any] = assets.manifest(folder)["facts"]
+    return {
+        name: {key: decode_float(value) for key, value in metrics.items()}
+        for name, metrics in facts.items()
+    }
+
+
+def _build_references(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
+    trio = load_trio(config, prepared)
+    examples = read_splits(prepared.data).test[: config.evaluation.final_prompts]
+    contract = get_contract(config.data.contract)
+    metrics = {
+        name: evaluate_model(
+            model,
+            trio.tokenizer,
+            examples,
+            contract,
+            config.evaluation,
+            seed=config.seed,
+            max_new_tokens=config.rollout.max_new_tokens,
+            temperature=config.rollout.temperature,
+            backend=config.rollout.backend,
+        )
+        for name, model in ((TEACHER, trio.teacher), ("warm_start", trio.base))
+    }
+    # NDCG of the answers that parsed is NaN where none did.
+    encoded: dict[str, Any] = encode_floats(metrics)
+    write_json_atomic(folder / "metrics.json", encoded)
+    return encoded
