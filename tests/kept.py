@@ -15,23 +15,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from opdcliff import rank, training_run, update
+from opdcliff import answering, rank, training_run
 from opdcliff.engine import Engine
-from opdcliff.rollout import Rollout
+from opdcliff.rollout import TRAIN_STREAM, Rollout
 
 FOLDER = "OPDCLIFF_KEPT"
 
 
 def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
     """Make the training loop of this process keep what it does."""
-    sample, run, make_optimizer = update.sample, training_run.train, torch.optim.AdamW.__init__
+    sample, run, make_optimizer = answering.sample, training_run.train, torch.optim.AdamW.__init__
     answers: list[dict[int, list[int]]] = []
     optimizers: list[torch.optim.AdamW] = []
     optimized: set[int] = set()
 
     def sample_and_keep(*arguments: Any, **options: Any) -> Rollout:
         rollout = sample(*arguments, **options)
-        answers.append(dict(zip(options["numbers"], rollout.answers(), strict=True)))
+        if options["stream"] == TRAIN_STREAM:
+            answers.append(dict(zip(options["numbers"], rollout.answers(), strict=True)))
         return rollout
 
     def make_and_keep(optimizer: Any, parameters: Any, **options: Any) -> None:
@@ -55,7 +56,7 @@ def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
         torch.save(kept, Path(os.environ[FOLDER], f"rank{engine.rank}.pt"))
         return outcome
 
-    set_attribute(update, "sample", sample_and_keep)
+    set_attribute(answering, "sample", sample_and_keep)
     set_attribute(training_run, "train", run_and_keep)
     set_attribute(torch.optim.AdamW, "__init__", make_and_keep)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from scipy import stats
 
 import markov
+from opdcliff import answering
 from opdcliff import calibrate as module
 from opdcliff.calibrate import MIN_POSITIONS, Calibration, calibrate, summarise
 from opdcliff.config import CalibrationConfig
@@ -41,8 +43,7 @@ def measured(trio: Trio, contract: Contract = RANKING_WITH_REASON, **changes: An
         [markov.example(i) for i in range(40)],
         contract,
         settings(**changes),
-        max_new_tokens=24,
-        temperature=1.0,
+        replace(markov.config().rollout, max_new_tokens=24, temperature=1.0),
         chunk_tokens=64,
     )
 
@@ -57,13 +58,14 @@ def row(calibration: Calibration, name: str, offsets: str = "all") -> pd.Series[
 def rollouts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Rollout, list[int]]]:
     """What calibration samples, natural answers first, with the numbers of their prompts."""
     seen: list[tuple[Rollout, list[int]]] = []
-    original = module.sample
+    original = answering.sample
 
     def recording(*arguments: Any, **options: Any) -> Rollout:
         seen.append((original(*arguments, **options), list(options["numbers"])))
         return seen[-1][0]
 
-    monkeypatch.setattr(module, "sample", recording)
+    for place in (answering, module):
+        monkeypatch.setattr(place, "sample", recording)
     return seen
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 import markov
 from opdcliff import evaluate
 from opdcliff.contract import RANKING_WITH_REASON, FailureCode, Verdict
-from opdcliff.evaluate import class_metrics, sample_answers
+from opdcliff.evaluate import class_metrics
 from opdcliff.metrics import Judged, answer_metrics, judge
 from opdcliff.models import Trio, assemble
 from opdcliff.rollout import Rollout
@@ -93,10 +94,10 @@ def test_without_a_parsed_answer_its_ndcg_is_not_a_number() -> None:
 def test_answers_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = markov.chain([0.7] * 4), markov.tokenizer(4)
     numbered = [(7 * i, markov.example(i)) for i in range(8)]
-    settings = {"seed": 3, "max_new_tokens": 30, "temperature": 1.0}
+    how = replace(markov.config().rollout, max_new_tokens=30, temperature=1.0)
 
     def answers(part: list[tuple[int, markov.Example]]) -> list[list[int]]:
-        batches = sample_answers(model, tokenizer, part, **settings)
+        batches = evaluate.answers_in_batches(model, tokenizer, part, how, seed=3)
         assert [e for examples, _ in batches for e in examples] == [e for _, e in part]
         return [answer for _, rollout in batches for answer in rollout.answers()]
 
@@ -116,9 +117,8 @@ def test_a_chain_parses_as_often_as_it_must() -> None:
         [markov.example(i) for i in range(count)],
         RANKING_WITH_REASON,
         markov.config().evaluation,
+        replace(markov.config().rollout, max_new_tokens=40, temperature=1.0),
         seed=0,
-        max_new_tokens=40,
-        temperature=1.0,
     )
     # Opened, left by the close token (nine in ten, not the control character), ended at once.
     expected = 0.9 * 0.9 * 0.8

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import markov
+from opdcliff import answering
 from opdcliff import measure as measuring
 from opdcliff import update as updating
 from opdcliff.config import RunConfig
@@ -116,11 +117,13 @@ def rollouts(monkeypatch: pytest.MonkeyPatch, numbers: list[int]) -> list[Rollou
     seen: list[Rollout] = []
 
     def recording(*arguments: Any, **options: Any) -> Rollout:
-        numbers.extend(options["numbers"])
-        seen.append(sample(*arguments, **options))
-        return seen[-1]
+        rollout = sample(*arguments, **options)
+        if options["stream"] == TRAIN_STREAM:
+            numbers.extend(options["numbers"])
+            seen.append(rollout)
+        return rollout
 
-    monkeypatch.setattr(updating, "sample", recording)
+    monkeypatch.setattr(answering, "sample", recording)
     return seen
 
 

@@ -69,8 +69,6 @@ def _measured(model: PreTrainedModel, loaded: Loaded, config: RunConfig) -> dict
         loaded.splits.test[: config.evaluation.final_prompts],
         get_contract(config.data.contract),
         config.evaluation,
+        config.rollout,
         seed=config.seed,
-        max_new_tokens=config.rollout.max_new_tokens,
-        temperature=config.rollout.temperature,
-        backend=config.rollout.backend,
     )

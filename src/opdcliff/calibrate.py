@@ -15,12 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
 
-from opdcliff.config import CalibrationConfig
+from opdcliff.answering import sample_answers
+from opdcliff.config import CalibrationConfig, RolloutConfig
 from opdcliff.contract import Contract
 from opdcliff.data.example import Example
-from opdcliff.data.prompts import prompt_batch
 from opdcliff.masses import CLASSES, NO_CLASS, Positions, label, modal_logits
 from opdcliff.modal_sets import ModalSets
 from opdcliff.models import Trio
@@ -68,11 +67,9 @@ def calibrate(
     examples: Sequence[Example],
     contract: Contract,
     config: CalibrationConfig,
+    how: RolloutConfig,
     *,
-    max_new_tokens: int,
-    temperature: float,
     chunk_tokens: int,
-    backend: str = "generate",
 ) -> Calibration:
     """Measure p and b of every token class, and where the first threshold lies.
 
@@ -84,31 +81,23 @@ def calibrate(
     """
     chosen = examples[: config.prompts]
     modal_sets = modal_sets_for(contract, trio.tokenizer)
-    settings = {
-        "temperature": temperature,
-        "tokenizer": trio.tokenizer,
-        "seed": config.seed,
-        "backend": backend,
-    }
     numbers = range(len(chosen))
-    prompt_BL, attention_BL = prompt_batch(trio.tokenizer, chosen)
-    natural = sample(
+    natural = sample_answers(
         trio.base,
-        prompt_BL,
-        attention_BL,
-        numbers=numbers,
+        trio.tokenizer,
+        list(enumerate(chosen)),
+        how,
+        seed=config.seed,
         stream=CALIBRATION_STREAM,
-        max_new_tokens=max_new_tokens,
-        **settings,
     )
     parts = [(list(numbers), natural, label(natural, chosen, modal_sets))]
     opened = _open_texts(natural, chosen, modal_sets)
     if opened:
-        forced = _force_on(trio.base, natural, opened, modal_sets, config, settings)
+        forced = _force_on(trio, natural, opened, modal_sets, config, how)
         parts.append((list(opened), forced, _forced_positions(forced, opened, modal_sets)))
     rows = pd.concat(
         [
-            _rows(trio, prompts, rollout, positions, temperature, chunk_tokens)
+            _rows(trio, prompts, rollout, positions, how.temperature, chunk_tokens)
             for prompts, rollout, positions in parts
         ],
         ignore_index=True,
@@ -246,12 +235,12 @@ def _in_plain_text(state: PrefixState) -> bool:
 
 
 def _force_on(
-    base: PreTrainedModel,
+    trio: Trio,
     natural: Rollout,
     opened: dict[int, tuple[int, PrefixState]],
     modal_sets: ModalSets,
     config: CalibrationConfig,
-    settings: dict[str, Any],
+    how: RolloutConfig,
 ) -> Rollout:
     """Continue each opened text for `forced_words` tokens without letting it close."""
     width = natural.ids_BL.shape[1] - natural.mask_BT.shape[1]
@@ -259,22 +248,25 @@ def _force_on(
     for b, (t, _) in opened.items():
         row = natural.ids_BL[b, : width + t]
         rows.append(row[natural.attention_BL[b, : width + t].bool()].tolist())
-    prompt_BL, attention_BL = pad_left(rows, settings["tokenizer"].pad_token_id)
+    prompt_BL, attention_BL = pad_left(rows, trio.tokenizer.pad_token_id)
     # Any opened state: all are at the same point of the string.
     (_, state) = next(iter(opened.values()))
     stays = [text is not None and advance(state, text) == state for text in modal_sets.texts]
-    outputs = base.config.get_text_config().vocab_size
-    banned_V = torch.ones(outputs, dtype=torch.bool, device=base.device)
-    banned_V[: len(stays)] = ~torch.tensor(stays, device=base.device)
+    outputs = trio.base.config.get_text_config().vocab_size
+    banned_V = torch.ones(outputs, dtype=torch.bool, device=trio.base.device)
+    banned_V[: len(stays)] = ~torch.tensor(stays, device=trio.base.device)
     return sample(
-        base,
+        trio.base,
         prompt_BL,
         attention_BL,
         numbers=list(opened),
         stream=FORCED_STREAM,
         max_new_tokens=config.forced_words,
         banned_V=banned_V,
-        **settings,
+        seed=config.seed,
+        temperature=how.temperature,
+        tokenizer=trio.tokenizer,
+        backend=how.backend,
     )
 
 

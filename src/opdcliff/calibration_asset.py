@@ -45,9 +45,7 @@ def _build_calibration(config: RunConfig, prepared: Prepared, folder: Path) -> d
         read_splits(prepared.data).calibration,
         get_contract(config.data.contract),
         config.calibration,
-        max_new_tokens=config.rollout.max_new_tokens,
-        temperature=config.rollout.temperature,
-        backend=config.rollout.backend,
+        config.rollout,
         chunk_tokens=config.engine.score_chunk_tokens,
     )
     result.table.to_csv(folder / "table.csv", index=False)

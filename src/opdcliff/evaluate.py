@@ -8,17 +8,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from opdcliff.config import EvaluationConfig
+from opdcliff.answering import sample_answers
+from opdcliff.config import EvaluationConfig, RolloutConfig
 from opdcliff.contract import Contract
 from opdcliff.data.example import Example
-from opdcliff.data.prompts import prompt_batch
 from opdcliff.masses import CLASSES, Positions, label, modal_logits
 from opdcliff.metrics import answer_metrics, judge
 from opdcliff.modal_sets import ModalSets
 from opdcliff.models import Trio
 from opdcliff.ranking import Gain
 from opdcliff.rollout import EVALUATION_STREAM, Rollout
-from opdcliff.rollout_backends import sample
 from opdcliff.token_classes import TAIL_NEEDED
 
 # Prompts sampled at a time; answers do not depend on it.
@@ -28,36 +27,23 @@ BATCH = 256
 _MIDDLE = (0.158655, 0.5, 0.841345)
 
 
-def sample_answers(
+def answers_in_batches(
     model: PreTrainedModel,
     tokenizer: Any,
     numbered: Sequence[tuple[int, Example]],
+    how: RolloutConfig,
     *,
     seed: int,
-    max_new_tokens: int,
-    temperature: float,
-    backend: str = "generate",
 ) -> list[tuple[list[Example], Rollout]]:
-    """Answers to numbered prompts, in batches."""
-    batches = []
-    for start in range(0, len(numbered), BATCH):
-        part = numbered[start : start + BATCH]
-        examples = [example for _, example in part]
-        prompt_BL, attention_BL = prompt_batch(tokenizer, examples)
-        rollout = sample(
-            model,
-            prompt_BL,
-            attention_BL,
-            numbers=[number for number, _ in part],
-            seed=seed,
-            stream=EVALUATION_STREAM,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            tokenizer=tokenizer,
-            backend=backend,
+    """Answers to numbered test prompts, `BATCH` at a time."""
+    parts = [numbered[start : start + BATCH] for start in range(0, len(numbered), BATCH)]
+    return [
+        (
+            [example for _, example in part],
+            sample_answers(model, tokenizer, part, how, seed=seed, stream=EVALUATION_STREAM),
         )
-        batches.append((examples, rollout))
-    return batches
+        for part in parts
+    ]
 
 
 def evaluate_model(
@@ -66,24 +52,14 @@ def evaluate_model(
     examples: Sequence[Example],
     contract: Contract,
     config: EvaluationConfig,
+    how: RolloutConfig,
     *,
     seed: int,
-    max_new_tokens: int,
-    temperature: float,
-    backend: str = "generate",
 ) -> dict[str, float]:
     """`answer_metrics` of one model on its own, e.g. the teacher or the warm start."""
-    batches = sample_answers(
-        model,
-        tokenizer,
-        list(enumerate(examples)),
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        backend=backend,
-    )
+    batches = answers_in_batches(model, tokenizer, list(enumerate(examples)), how, seed=seed)
     judged = [j for part, rollout in batches for j in judge(rollout, part, contract, tokenizer)]
-    return answer_metrics(judged, config.ndcg_k, _gain(config))
+    return answer_metrics(judged, config.ndcg_k, gain_of(config))
 
 
 def class_metrics(
@@ -146,5 +122,6 @@ def _can_bind(positions: Positions) -> torch.Tensor:
     return mask_BT
 
 
-def _gain(config: EvaluationConfig) -> Gain:
+def gain_of(config: EvaluationConfig) -> Gain:
+    """The gain of NDCG as configured."""
     return "exp" if config.gain == "exp" else "linear"

@@ -8,12 +8,11 @@ from opdcliff.config import RunConfig
 from opdcliff.contract import get_contract
 from opdcliff.data.example import Splits
 from opdcliff.engine import Engine
-from opdcliff.evaluate import class_metrics, sample_answers
+from opdcliff.evaluate import answers_in_batches, class_metrics, gain_of
 from opdcliff.meter import Meter
 from opdcliff.metrics import Judged, answer_metrics, judge
 from opdcliff.modal_sets import ModalSets
 from opdcliff.models import Trio
-from opdcliff.ranking import Gain
 from opdcliff.rollout import Rollout
 
 # Answers whose class masses are measured per evaluation: three full-vocabulary passes each.
@@ -38,14 +37,8 @@ def measure(
     numbered = list(enumerate(splits.test[:prompts]))[engine.rank :: engine.world]
     started = time.perf_counter()
     with engine.whole_student():
-        batches = sample_answers(
-            engine.student,
-            trio.tokenizer,
-            numbered,
-            seed=config.seed,
-            max_new_tokens=config.rollout.max_new_tokens,
-            temperature=config.rollout.temperature,
-            backend=config.rollout.backend,
+        batches = answers_in_batches(
+            engine.student, trio.tokenizer, numbered, config.rollout, seed=config.seed
         )
         judged: list[Judged] = []
         for examples, rollout in batches:
@@ -63,8 +56,7 @@ def measure(
             temperature=config.rollout.temperature,
             chunk_tokens=config.engine.score_chunk_tokens,
         )
-    gain: Gain = "exp" if settings.gain == "exp" else "linear"
-    metrics |= answer_metrics(engine.gather(judged), settings.ndcg_k, gain)
+    metrics |= answer_metrics(engine.gather(judged), settings.ndcg_k, gain_of(settings))
     return metrics | {"time/evaluate_s": time.perf_counter() - started}
 
 

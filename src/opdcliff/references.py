@@ -47,10 +47,8 @@ def _build_references(config: RunConfig, prepared: Prepared, folder: Path) -> di
             examples,
             contract,
             config.evaluation,
+            config.rollout,
             seed=config.seed,
-            max_new_tokens=config.rollout.max_new_tokens,
-            temperature=config.rollout.temperature,
-            backend=config.rollout.backend,
         )
         for name, model in ((TEACHER, trio.teacher), ("warm_start", trio.base))
     }

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opdcliff.answering import sample_answers
 from opdcliff.clip_rules import ClipRule
 from opdcliff.config import RunConfig
 from opdcliff.data.example import Example, Splits
-from opdcliff.data.prompts import batch_of_update, prompt_batch
+from opdcliff.data.prompts import batch_of_update
 from opdcliff.engine import Engine
 from opdcliff.masses import CLASSES
 from opdcliff.meter import Meter, Timed
 from opdcliff.models import Trio
 from opdcliff.objective import LossOutput, fold_topk, full_loss, sampled_loss
 from opdcliff.rollout import TRAIN_STREAM, Rollout
-from opdcliff.rollout_backends import sample
 from opdcliff.scoring import completion_full_logp, completion_logp
 
 
@@ -51,19 +51,14 @@ def collect(
     whole = batch_of_update(splits.train, config.rollout.prompts_per_update, number, config.seed)
     numbered = whole[engine.rank :: engine.world]
     examples = [example for _, example in numbered]
-    prompt_BL, attention_BL = prompt_batch(trio.tokenizer, examples)
     with Timed(meter, "generate"), engine.whole_student():
-        rollout = sample(
+        rollout = sample_answers(
             engine.student,
-            prompt_BL,
-            attention_BL,
-            numbers=[running for running, _ in numbered],
+            trio.tokenizer,
+            numbered,
+            config.rollout,
             seed=config.seed,
             stream=TRAIN_STREAM,
-            max_new_tokens=config.rollout.max_new_tokens,
-            temperature=config.rollout.temperature,
-            tokenizer=trio.tokenizer,
-            backend=config.rollout.backend,
         )
     with Timed(meter, "score"), torch.no_grad():
         length = rollout.mask_BT.shape[1]
