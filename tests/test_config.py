@@ -15,13 +15,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from opdcliff.compose import compose_grid, compose_one, run_multirun
+from opdcliff.compose import clip_option, compose_grid, compose_one, run_multirun
 from opdcliff.conf_groups import default_of, describe, group_names, options_of
 from opdcliff.config import ProtocolArm, RunConfig, field_names
 from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
 from opdcliff.settings import check, load, science
-from opdcliff.study import check_protocol, clip_option
+from opdcliff.study import check_protocol
 
 GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
 OPTIONS = [

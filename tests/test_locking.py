@@ -20,7 +20,7 @@ from opdcliff import assets, confirm, locking
 from opdcliff.calibrate import Binding, Calibration
 from opdcliff.cell_identity import OPD
 from opdcliff.cells import Cell
-from opdcliff.compose import compose_one
+from opdcliff.compose import compose_one, model_option
 from opdcliff.config import RunConfig
 from opdcliff.confirm import locked_cells, run_locked
 from opdcliff.errors import ConfigError, InadmissibleError, StudyIncompleteError, TamperedError
@@ -32,7 +32,7 @@ from opdcliff.prepare import Prepared
 from opdcliff.prereg import LOCK, Lock, LockedTest, read_lock, read_test
 from opdcliff.records import Record
 from opdcliff.settings import load, science
-from opdcliff.study import arm_config, model_option
+from opdcliff.study import arm_config
 from opdcliff.theory import lambda_star
 
 P, B = 0.876, 0.476

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
+import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from opdcliff.conf_groups import group_names, options_of
-from opdcliff.config import RunConfig, field_names
+from opdcliff.config import ClipConfig, ModelConfig, RunConfig, field_names
 from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
-from opdcliff.settings import load, science
+from opdcliff.settings import load, science, typed
 
 ROOT = "config"
 
@@ -79,8 +82,7 @@ def compose_grid(overrides: Sequence[str]) -> Grid:
         words = [f"{key}={value}" for key, value in params.items()]
         words += list(master.hydra.overrides.task)
         parser = OverridesParser.create(config_loader=hydra.config_loader)
-        # What the sweeper will do, done beforehand; `None` keeps its batches in one list.
-        (cells,) = BasicSweeper.split_arguments(parser.parse_overrides(words), None)
+        cells = _product(parser.parse_overrides(words))
         checked = [
             GridCell(_checked(hydra.config_loader.load_sweep_config(master, cell), names), names)
             for cell, names in zip(cells, _varied(cells), strict=True)
@@ -97,6 +99,21 @@ def run_multirun(overrides: Sequence[str], task: Callable[[DictConfig], Any]) ->
     with hydra_session() as hydra:
         batches = hydra.multirun(ROOT, task, list(overrides))
     return [job.return_value for batch in batches for job in batch]
+
+
+def clip_option(name: str) -> ClipConfig:
+    """An option of the group `clip`. ConfigError if there is none of that name."""
+    return copy.deepcopy(_with_option("clip", name).clip)
+
+
+def model_option(name: str) -> ModelConfig:
+    """An option of the group `model`. ConfigError if there is none of that name."""
+    return copy.deepcopy(_with_option("model", name).model)
+
+
+@functools.cache
+def _with_option(group: str, name: str) -> RunConfig:
+    return typed(compose_one([f"{group}={name}"]))
 
 
 @contextlib.contextmanager
@@ -124,7 +141,7 @@ def one_line(error: Exception, overrides: Sequence[str] = ()) -> str:
         )
     if match := re.match(r"Could not delete from config. '(.+?)'", text):
         return f"{match[1]} cannot be removed; every setting needs a value, which may be null"
-    if "does not support sweep type" in text:
+    if "Can only enumerate CHOICE and RANGE sweeps" in text:
         return "a grid lists its values: key=value,value,... or key=range(start,stop,step)"
     if type(error) is ValueError:
         for word in overrides:
@@ -205,6 +222,23 @@ def _refuse_repeats(cells: Sequence[GridCell]) -> None:
                 f"cells {first[key]} and {number} of the grid are the same run{names}; drop one"
             )
         first[key] = number
+
+
+def _product(overrides: Sequence[Override]) -> list[list[str]]:
+    """What Hydra's sweeper will do, done beforehand: every combination, the last varies fastest.
+
+    A key given again, as on a command line after an experiment, replaces what it was.
+    """
+    choices: dict[str, list[str]] = {}
+    for override in overrides:
+        values = (
+            override.sweep_string_iterator()
+            if override.is_sweep_override()
+            else [override.get_value_element_as_str()]
+        )
+        key = override.get_key_element()
+        choices[key] = [f"{key}={value}" for value in values]
+    return [list(cell) for cell in itertools.product(*choices.values())]
 
 
 def _varied(cells: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

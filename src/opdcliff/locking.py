@@ -14,6 +14,7 @@ from opdcliff.calibrate import Binding, Calibration
 from opdcliff.calibration_asset import prepare_calibration
 from opdcliff.canonical import encode_floats, file_digest, write_text_atomic
 from opdcliff.cell_identity import OPD
+from opdcliff.compose import model_option
 from opdcliff.config import PredictionConfig, ProtocolArm, RunConfig
 from opdcliff.errors import ConfigError, StudyIncompleteError
 from opdcliff.paths import REPO_ROOT, StudyPaths
@@ -35,7 +36,7 @@ from opdcliff.prereg import (
 from opdcliff.provenance import git_state, now, package_version
 from opdcliff.records import read_record
 from opdcliff.settings import science
-from opdcliff.study import arm_config, check_protocol, grid, model_option
+from opdcliff.study import arm_config, check_protocol, grid
 
 
 def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = None) -> Path:

@@ -27,9 +27,6 @@ from opdcliff.paths import StudyPaths
 from opdcliff.ranges import RANGES, value_at
 from opdcliff.redaction import refuse_secrets
 
-# `${oc.env:NAME}` would copy the environment, secrets and all, into every record.
-OmegaConf.clear_resolver("oc.env")
-
 # Plumbing: where a run executes and is mirrored, and the study it belongs to.
 _NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol")
 
@@ -40,14 +37,24 @@ def load(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: one line naming the field, its value and what is allowed.
     """
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), composed)
-        config = cast(RunConfig, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        raise ConfigError(_in_words(error)) from error
+    config = typed(composed)
     refuse_secrets(asdict(config))
     check(config)
     return config
+
+
+def typed(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
+    """The composed config with its types checked, but no range.
+
+    Raises:
+        ConfigError: one line naming the field, its value and what is allowed.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), composed)
+        _refuse_resolvers(OmegaConf.to_container(merged, resolve=False))
+        return cast(RunConfig, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_in_words(error)) from error
 
 
 def science(config: RunConfig) -> dict[str, Any]:
@@ -103,8 +110,6 @@ def _in_words(error: OmegaConfBaseException) -> str:
         return f"{name}={error.value} is not {_TYPES.get(match[1], match[1])}"
     if "is not a valid bool" in text:
         return f"{name}={error.value} is not {_TYPES['Boolean']}"
-    if text.startswith("Unsupported interpolation type"):
-        return f"{name} refers to a value outside of the settings; write the value out"
     if text.startswith("Incompatible value 'None'"):
         return f"{name}=null is not allowed; give a value"
     if text.startswith("Invalid type assigned"):
@@ -112,6 +117,16 @@ def _in_words(error: OmegaConfBaseException) -> str:
     if text.startswith("Invalid value assigned"):
         return f"{name}={error.value} is not a list; write {name}=[VALUE,...]"
     return f"{name}: {text}"
+
+
+def _refuse_resolvers(plain: object, name: str = "") -> None:
+    """Refuse `${oc.env:NAME}` and its like: records would get secrets of the environment."""
+    if isinstance(plain, Mapping | list):
+        items = plain.items() if isinstance(plain, Mapping) else enumerate(plain)
+        for key, value in items:
+            _refuse_resolvers(value, f"{name}.{key}".strip("."))
+    elif isinstance(plain, str) and _RESOLVER.search(plain):
+        raise ConfigError(f"{name} refers to a value outside of the settings; write the value out")
 
 
 def _check_arch(arch: ArchConfig | None) -> None:
@@ -239,6 +254,9 @@ def is_commit(revision: str | None) -> bool:
 def _looks_like_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1
 
+
+# A reference with a colon calls a resolver; one to another setting has none.
+_RESOLVER = re.compile(r"(?<!\\)\$\{[^{}]*:")
 
 _TYPES = {
     "Float": "a number",

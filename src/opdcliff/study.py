@@ -6,17 +6,14 @@ import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
-
-from omegaconf import DictConfig, OmegaConf
 
 from opdcliff.calibrate import Binding
 from opdcliff.calibration_asset import prepare_calibration
 from opdcliff.cells import Cell
-from opdcliff.conf_groups import options_of
-from opdcliff.config import ClipConfig, ModelConfig, ProtocolArm, RunConfig
+from opdcliff.compose import clip_option
+from opdcliff.config import ProtocolArm, RunConfig
 from opdcliff.errors import ConfigError
-from opdcliff.paths import StudyPaths, conf_dir
+from opdcliff.paths import StudyPaths
 from opdcliff.pool import run_cells
 from opdcliff.prepare import prepare
 from opdcliff.references import references
@@ -157,35 +154,3 @@ def resolve_lam(config: RunConfig, binding: Binding | None) -> float:
         return config.lam.value
     assert config.lam.of_threshold is not None, "checked by settings.check"
     return round(config.lam.of_threshold * threshold(config, binding), LAM_DECIMALS)
-
-
-def clip_option(name: str) -> ClipConfig:
-    """An option of the group `clip`, as Hydra would read it.
-
-    Raises:
-        ConfigError: no such option.
-    """
-    return cast(ClipConfig, _option("clip", name, ClipConfig))
-
-
-def model_option(name: str) -> ModelConfig:
-    """An option of the group `model`, as Hydra would read it.
-
-    Raises:
-        ConfigError: no such option.
-    """
-    return cast(ModelConfig, _option("model", name, ModelConfig))
-
-
-def _option(group: str, name: str, schema: type) -> object:
-    if name not in options_of(group):
-        raise ConfigError(
-            f"{group}={name} is unknown; allowed: {', '.join(sorted(options_of(group)))}"
-        )
-    file = conf_dir() / group / f"{name}.yaml"
-    content = OmegaConf.load(file)
-    assert isinstance(content, DictConfig), "options are mappings"
-    parents = [word for word in content.pop("defaults", []) if word != "_self_"]
-    chain = [OmegaConf.load(file.with_name(f"{parent}.yaml")) for parent in parents]
-    merged = OmegaConf.merge(OmegaConf.structured(schema), *chain, content)
-    return OmegaConf.to_object(merged)

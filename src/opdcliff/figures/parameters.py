@@ -38,8 +38,8 @@ def _count(name: str, entries: int) -> int:
     # Only this figure needs the model libraries.
     import torch
 
+    from opdcliff.compose import model_option
     from opdcliff.models import build
-    from opdcliff.study import model_option
 
     arch = model_option(name).arch
     if arch is None:
