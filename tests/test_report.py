@@ -74,7 +74,9 @@ def test_the_verb_writes_the_same_bytes_elsewhere_and_leaves_verdicts_and_report
     made = paths.own.locked_dir("mini") / report.PAGE
     assert made.read_text(encoding="utf-8") == page
     assert (paths.own.root / report.BESIDE).is_file()
-    assert {path: path.read_bytes() for path in paths.results.rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in paths.results.rglob("*") if path.is_file()
+    } == before
     assert not (tmp_path / "docs").exists()
 
 

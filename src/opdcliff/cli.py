@@ -72,8 +72,8 @@ are reused; settings other than the locked ones are refused.""",
     "verify": """usage: opdcliff verify [protocol=mini] [source=records|wandb|wandb_online|table]
 
 Checks lock and records, estimates the onset per seed, and gives each locked test its verdict.
-Writes verdicts.json, report.md and cells.csv in runs/results/locked/<protocol>/. source: where metrics are read
-from; wandb reads the W&B files in the records' folders, wandb_online the server
+Writes verdicts.json, report.md and cells.csv in runs/results/locked/<protocol>/. source: where
+metrics are read from; wandb reads the W&B files in the records' folders, wandb_online the server
 (entity=NAME project=NAME), table the committed cells.csv. Exit codes: 0 all confirmed and clean,
 10 a refutation, 11 inconclusive, or confirmed and not clean, 12 not run or inadmissible,
 13 tampered.""",

@@ -54,7 +54,8 @@ def collect(protocol: str, paths: StudyPaths) -> Collected:
 
     They go where the protocol's other results are: locked/<protocol> if it has a lock, where
     `study` has written its tables, studies/<data.name>/<protocol>, or grids/<protocol>. Records of
-    one protocol and the same code give the same bytes. A run without an outcome is left out and counted.
+    one protocol and the same code give the same bytes. A run without an outcome is left out and
+    counted.
 
     Raises:
         InadmissibleError: there are no runs with an outcome.

@@ -144,17 +144,18 @@ def report(words: list[str]) -> int:
 
 def compare(words: list[str]) -> int:
     """Set one's own tables of a study beside the committed ones, number by number."""
-    from opdcliff.compare_report import compare_study, show
+    from opdcliff.compare import compare as compare_study
+    from opdcliff.compare_report import show, write
 
     protocol, rest = _own_word("protocol", words)
     data, rest = _own_word("data", rest)
     if rest:
-        raise ConfigError(
-            f"{rest[0]} is no setting of compare; allowed: protocol=NAME, data=NAME"
-        )
-    found = compare_study(data or "mini", protocol or "quick", StudyPaths())
+        raise ConfigError(f"{rest[0]} is no setting of compare; allowed: protocol=NAME, data=NAME")
+    name, paths = (data or "mini", protocol or "quick"), StudyPaths()
+    found, folder = compare_study(*name, paths), paths.own.study_dir(*name)
+    write(found, folder)
     show(found, console())
-    _say(f"written to {found.folder}")
+    _say(f"written to {folder}: comparison.csv, comparison.png, comparison.svg")
     found.raise_if_different()
     _say(found.last_line())
     return 0
