@@ -4,21 +4,25 @@ BIN := $(VENV)/bin
 # The interpreter that makes the environment; 3.11 and 3.12 are supported.
 PYTHON ?= python3
 
-.PHONY: help reproduce confirm verify figures report docs test check install clean
+.PHONY: help reproduce confirm verify figures report docs renew renew-docs test check install clean
 
 help:
-	@echo "make reproduce  environment, quick study, tables and figure (about 12 minutes on 2 cores)"
+	@echo "make reproduce  environment, quick study, its numbers beside the committed ones (20 minutes"
+	@echo "                of CPU where it was measured; says how long it takes here)"
 	@echo "make confirm    runs of the locked study prereg/mini and their verdicts (resumable; see README)"
 	@echo "make verify     verdicts from the committed table of runs"
-	@echo "make figures    all figures from the committed results (under a minute)"
-	@echo "make report     results/mini/report.html, one page on the locked study (seconds)"
-	@echo "make docs       pages and API reference in build/docs/; docs/config.md from conf/"
+	@echo "make figures    all figures from the committed results, in runs/results/ (under a minute)"
+	@echo "make report     report.html, one page on the locked study, in runs/results/ (seconds)"
+	@echo "make docs       pages and API reference in build/docs/"
+	@echo "make renew      overwrite the committed figures and pages in results/ and docs/"
+	@echo "make renew-docs overwrite docs/config.md and docs/default_config.yaml from conf/"
 	@echo "make test       all tests (about 11 minutes on 2 cores)"
 	@echo "make check      format, lint and types"
-	@echo "make clean      remove run records and prepared models (results/ stays)"
+	@echo "make clean      remove runs/: records, prepared models, your results (results/ stays)"
 
 reproduce: install
 	$(BIN)/opdcliff study protocol=quick
+	$(BIN)/opdcliff compare protocol=quick
 
 confirm: install
 	$(BIN)/opdcliff confirm protocol=mini
@@ -33,8 +37,15 @@ figures: install
 report: install
 	$(BIN)/opdcliff report protocol=mini
 
-docs: install
+# Only these two write files that are in git.
+renew: install
+	$(BIN)/opdcliff figures renew_committed=true
+	$(BIN)/opdcliff report protocol=mini renew_committed=true
+
+renew-docs: install
 	$(BIN)/python docs/make_config.py
+
+docs: install
 	rm -rf build/docs
 	$(BIN)/python docs/make_site.py build/docs
 

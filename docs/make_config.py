@@ -1,4 +1,4 @@
-"""Write config.md and default_config.yaml beside this file, from conf/: `make docs`.
+"""Write config.md and default_config.yaml beside this file, from conf/: `make renew-docs`.
 
 The comments of conf/*.yaml are the only place where a setting is explained; this page repeats them.
 """
@@ -37,7 +37,7 @@ _TYPES = {
 }
 _HEAD = """# Every setting
 
-Written by `make docs` from the comments in [conf/](../conf/); edit those, not this page. A setting
+Written by `make renew-docs` from the comments in [conf/](../conf/); edit those, not this page. A setting
 is a field of a group: `opdcliff train GROUP=OPTION FIELD=VALUE`, where FIELD is the dotted name in
 the tables. An option that names others takes their values first and lists only what it changes.
 [default_config.yaml](default_config.yaml) is the whole default, resolved, as `opdcliff config`

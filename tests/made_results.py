@@ -17,13 +17,18 @@ from opdcliff.summary import onset_table
 MASSES = (0.8557, 0.4563)
 STRENGTHS = {"c1p5": 1.5, "c2": 2.0, "c3": 3.0, "c5": 5.0, "c8": 8.0, "truncate": 5.0,
              "two_sided": 5.0}  # fmt: skip
-COMMITTED = ("cells.csv", "verdicts.json", "trajectories.csv", "provenance.json")
+KEPT = (
+    "locked/mini",
+    "studies/mini/quick",
+    "studies/amazon_fashion/quick",
+    "grids/scope_ranking_only",
+)
 
 
 def made_results(root: Path) -> StudyPaths:
     """All inputs of all figures: the committed locked study and quick one, the others made up."""
     results, source = root / "results", REPO_ROOT / "results"
-    for folder in ("mini", "mini/quick", "amazon_fashion/quick", "scope_ranking_only"):
+    for folder in KEPT:
         (results / folder).mkdir(parents=True, exist_ok=True)
         for path in (source / folder).iterdir():
             if path.is_file():
@@ -42,7 +47,7 @@ def make_study(
     results: Path, name: str, arms: Mapping[str, Sequence[float]], onset: float = 0.955
 ) -> None:
     """Tables of a study of `arms`, clip -> multiples of lambda*, that fall at `onset` lambda*."""
-    folder = results / "mini" / name
+    folder = results / "studies" / "mini" / name
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for clip, multiples in arms.items():
@@ -61,6 +66,6 @@ def make_study(
     cells = pd.DataFrame(rows)
     cells.to_csv(folder / "cells.csv", index=False, float_format="%.6g")
     onset_table(cells).to_csv(folder / "onsets.csv", index=False, float_format="%.6g")
-    shutil.copy(REPO_ROOT / "results/mini/quick/calibration.csv", folder)
-    committed = json.loads((REPO_ROOT / "results/mini/quick/references.json").read_text())
+    shutil.copy(REPO_ROOT / "results/studies/mini/quick/calibration.csv", folder)
+    committed = json.loads((REPO_ROOT / "results/studies/mini/quick/references.json").read_text())
     write_json_atomic(folder / "references.json", committed)

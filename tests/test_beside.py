@@ -18,8 +18,8 @@ COMMITTED = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "p
 PAGE = (REPO_ROOT / "docs" / "paper_beside_ours.md").read_text()
 LINES = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("|")]
 ROWS = {line[0]: dict(zip(LINES[0], line, strict=True)) for line in LINES[2:]}
-VERDICTS: dict[str, Any] = json.loads((REPO_ROOT / "results/mini/verdicts.json").read_text())
-CELLS = pd.read_csv(REPO_ROOT / "results/mini/cells.csv")
+VERDICTS: dict[str, Any] = json.loads((REPO_ROOT / "results/locked/mini/verdicts.json").read_text())
+CELLS = pd.read_csv(REPO_ROOT / "results/locked/mini/cells.csv")
 
 
 def numbers(text: str) -> list[float]:
@@ -48,7 +48,7 @@ def test_a_locked_onset_is_that_of_the_verdicts_and_its_percents_follow(
     quantity: str, test: str, column: str
 ) -> None:
     found, said = VERDICTS["tests"][test], numbers(ROWS[quantity]["ours"])
-    calibration = pd.read_csv(REPO_ROOT / "results/mini/quick/calibration.csv")
+    calibration = pd.read_csv(REPO_ROOT / "results/studies/mini/quick/calibration.csv")
     star = float(calibration[calibration.binding].iloc[0][column])
     values = (found["mean"], *found["interval"])
     assert said[:3] == rounded(*values)
@@ -100,10 +100,10 @@ def test_onsets_of_other_studies_are_those_of_their_tables() -> None:
 
 
 def test_what_another_row_says_of_its_runs_is_so() -> None:
-    scope = pd.read_csv(REPO_ROOT / "results/scope_ranking_only/cells.csv")["eval/parse_rate"]
+    scope = pd.read_csv(REPO_ROOT / "results/grids/scope_ranking_only/cells.csv")["eval/parse_rate"]
     said = numbers(ROWS["scope: answers without free text"]["ours"])
     assert said[:3] == [round(100 * scope.min(), 1), round(100 * scope.max(), 1), len(scope)]
-    rules = pd.read_csv(REPO_ROOT / "results/mini/policy_ratio_rules/cells.csv")
+    rules = pd.read_csv(REPO_ROOT / "results/studies/mini/policy_ratio_rules/cells.csv")
     for clip, name in (("aspo", "ASPO"), ("c5", "mask on")):
         runs = rules[rules["clip"] == clip]
         count = f"{sum(runs.status == 'collapsed')} of {len(runs)} runs collapsed"

@@ -161,7 +161,7 @@ def test_every_experiment_runs(
 def test_calibrate_the_generated_task(run: Run, first_run: Reply, workshop: Path) -> None:
     reply = run("calibrate", *SECONDS)
     assert reply.code == 0, reply.err
-    table = pd.read_csv(workshop / "results" / "mini" / "calibration" / "calibration.csv")
+    table = pd.read_csv(workshop / "runs/results/studies/mini/calibration/calibration.csv")
     row = table[table.binding].iloc[0]
     assert row.lambda_star_c5 == pytest.approx(lambda_star(row.p, row.b, 5.0), rel=1e-4)
     assert "safe is 0.9 x lambda*" in reply.out
@@ -177,7 +177,7 @@ def test_calibrate_a_pair_on_prompts_of_ones_own(
     assert reply.code == 0, reply.err
     assert "Binding: class text" in reply.out
     assert "safe" not in reply.out
-    assert (workshop / "results" / "prompts" / "calibration" / "calibration.csv").is_file()
+    assert (workshop / "runs/results/studies/prompts/calibration/calibration.csv").is_file()
 
 
 def test_calibrate_says_when_there_is_no_threshold(run: Run, first_run: Reply) -> None:
@@ -334,7 +334,7 @@ def test_help_of_a_verb(verb: str, elsewhere: Run) -> None:
     assert reply.code == 0
     assert reply.out.startswith(f"usage: opdcliff {verb}")
     # The others take no settings of a run.
-    if verb not in ("threshold", "verify", "collect", "figures", "report"):
+    if verb not in ("threshold", "verify", "collect", "compare", "figures", "report"):
         for word in ("mini_fine_grid", "c5*", "A margin below the calibrated cliff."):
             assert word in reply.out
 

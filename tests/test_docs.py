@@ -24,9 +24,9 @@ from opdcliff.study import check_protocol
 from workshop import OWN_SIZES, SECONDS, Run, prepared_pair, write_own_prompts
 
 COMMANDS = all_commands("opdcliff")
-STALE = "{} is stale; run `make docs` and commit it"
+STALE = "{} is stale; run `make renew-docs` and commit it"
 # Their words are no settings of a run.
-PLAIN_VERBS = ("threshold", "verify", "collect", "figures", "report")
+PLAIN_VERBS = ("threshold", "verify", "collect", "compare", "figures", "report")
 # The hub needs a commit to be named.
 HUB = ["model.student_revision=" + "0" * 40, "model.teacher_revision=" + "0" * 40]
 
@@ -113,14 +113,14 @@ def places(workshop: Path, fashion: Path) -> dict[str, str]:
 
 def test_make_commands_are_targets_of_the_makefile() -> None:
     makefile = (REPO_ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     found = all_commands("make")
     assert found
     for command in found:
         words = command.split()[1:]
         assert {word for word in words if "=" not in word} <= targets, command
     # And the Makefile itself: help names every target, and each is there for all names.
-    helped = set(re.findall(r'@echo "make ([a-z]+) ', makefile))
+    helped = set(re.findall(r'@echo "make ([a-z-]+) ', makefile))
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert targets == set(phony.split())
     assert helped == targets - {"help", "install"}

@@ -55,7 +55,7 @@ def csv_of(name: str, paths: StudyPaths) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_committed_results_give_the_committed_numbers_and_provenance(name: str) -> None:
-    folder = COMMITTED.figures_dir()
+    folder = COMMITTED.committed.figures_dir()
     if name not in ALWAYS and not (folder / f"{name}.csv").exists():
         with pytest.raises(MissingInputError):
             build_figure(name, Inputs(COMMITTED))
@@ -76,8 +76,8 @@ def described(path: Path) -> str:
 
 
 def test_the_locked_figures_name_lock_records_and_the_code_of_the_records() -> None:
-    verdicts = json.loads((COMMITTED.verdicts_dir("mini") / "verdicts.json").read_text())
-    said = described(COMMITTED.figures_dir() / "fine_grid.png")
+    verdicts = json.loads((COMMITTED.committed.locked_dir("mini") / "verdicts.json").read_text())
+    said = described(COMMITTED.committed.figures_dir() / "fine_grid.png")
     assert verdicts["lock_sha256"][:12] in said
     assert verdicts["runs_sha256"][:12] in said
     assert "code c35ce51a7272" in said
@@ -86,7 +86,7 @@ def test_the_locked_figures_name_lock_records_and_the_code_of_the_records() -> N
 def test_twice_built_is_the_same_bytes(made: StudyPaths, tmp_path: Path) -> None:
     write_page(build_figure("small_clip", Inputs(made)), tmp_path, "small_clip")
     for path in tmp_path.iterdir():
-        assert path.read_bytes() == (made.figures_dir() / path.name).read_bytes(), path.name
+        assert path.read_bytes() == (made.own.figures_dir() / path.name).read_bytes(), path.name
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -95,11 +95,11 @@ def test_a_missing_input_skips_its_figure_in_one_line_with_the_command(
 ) -> None:
     results = tmp_path / "results"
     shutil.copytree(made.results, results)
-    shutil.rmtree(results / "mini" / "clips")
+    shutil.rmtree(results / "studies" / "mini" / "clips")
     paths = StudyPaths(made.runs, results, made.prereg)
     (line,) = (line for line in build_figures(paths, None) if "skipped" in line)
     assert line == (
-        "small_clip: skipped, results/mini/clips/cells.csv is missing; "
+        "small_clip: skipped, results/studies/mini/clips/cells.csv is missing; "
         "`opdcliff study experiment=clips` makes it"
     )
     with pytest.raises(MissingInputError, match=r"figure small_clip: .*clips"):
@@ -116,8 +116,8 @@ def test_the_command_line_tells_an_unknown_figure_and_setting(
 
 
 def test_every_locked_run_of_the_fine_grid_is_a_point() -> None:
-    table = pd.read_csv(COMMITTED.figures_dir() / "fine_grid.csv")
-    cells = pd.read_csv(COMMITTED.verdicts_dir("mini") / "cells.csv")
+    table = pd.read_csv(COMMITTED.committed.figures_dir() / "fine_grid.csv")
+    cells = pd.read_csv(COMMITTED.committed.locked_dir("mini") / "cells.csv")
     mine, runs = table[table.row == "run"], cells[cells.arm == "fine_grid"]
     assert len(mine) == len(runs) == 48
     assert sorted(mine.parse_rate) == pytest.approx(sorted(runs["eval/parse_rate"]), rel=1e-5)
@@ -143,14 +143,14 @@ def test_a_table_written_after_collecting_is_not_taken_for_the_records(
     shutil.copytree(made.results, results)
     paths = StudyPaths(made.runs, results, made.prereg)
     assert "records 9d70bb1c3a10" in Inputs(paths).study("mini", "quick", "x").origin
-    (results / "mini/quick/cells.csv").write_text("clip\nc5\n")
+    (results / "studies/mini/quick/cells.csv").write_text("clip\nc5\n")
     assert "records not noted" in Inputs(paths).study("mini", "quick", "x").origin
 
 
 def test_the_flow_of_the_budget_figure_ends_where_the_windows_do() -> None:
     predictions = compose_one(["protocol=mini"]).protocol.predictions
     assert predictions.upper_plateau == UPPER_PLATEAU
-    table = pd.read_csv(COMMITTED.figures_dir() / "budget.csv")
+    table = pd.read_csv(COMMITTED.committed.figures_dir() / "budget.csv")
     flow = table[table.row.str.startswith("flow")]
     star = table[table.row == "lambda_star"].lam.iloc[0]
     assert flow.lam.min() < star == pytest.approx(theory.lambda_star(0.855742, 0.456257, 5.0), 1e-5)
@@ -184,7 +184,7 @@ def test_collected_tables_hold_every_evaluation_and_name_the_records(tmp_path: P
     for lam, seed in ((1.9, 1), (1.5, 0), (1.5, 1)):
         finished_run(paths, "own_grid", lam, seed)
     found = collect("own_grid", paths)
-    assert (found.folder, found.runs, found.left_out) == (paths.verdicts_dir("own_grid"), 3, 0)
+    assert (found.folder, found.runs, found.left_out) == (paths.own.grid_dir("own_grid"), 3, 0)
     table = pd.read_csv(found.folder / "trajectories.csv")
     assert table[["lam", "seed", "step"]].to_numpy().tolist() == [
         [lam, seed, step] for lam, seed in ((1.5, 0), (1.5, 1), (1.9, 1)) for step in (0, 20, 40)
@@ -197,7 +197,7 @@ def test_collected_tables_hold_every_evaluation_and_name_the_records(tmp_path: P
     assert (noted["lock_sha256"], noted["runs"]) == (None, 3)
     assert (
         Inputs(paths)
-        .study("", "own_grid", "x")
+        .grid("own_grid", "x")
         .origin.startswith(
             f"own_grid: exploratory, no lock, records {noted['runs_sha256'][:12]}, code "
         )
@@ -208,7 +208,7 @@ def test_collected_tables_hold_every_evaluation_and_name_the_records(tmp_path: P
 
 
 def test_the_committed_trajectories_end_where_the_committed_runs_do() -> None:
-    folder = COMMITTED.verdicts_dir("mini")
+    folder = COMMITTED.committed.locked_dir("mini")
     keys = ["arm", "lam", "seed"]
     ends = pd.read_csv(folder / "trajectories.csv").groupby(keys)["eval/parse_rate"].last()
     cells = pd.read_csv(folder / "cells.csv")

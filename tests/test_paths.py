@@ -48,7 +48,12 @@ def test_layout(study: StudyPaths) -> None:
     assert cell == study.runs / "mini" / "lam=1.25_c=5_seed=3-0123456789ab"
     assert study.cell_dir("mini", "a", DIGEST[:12]).name == "a-0123456789ab"
     assert study.assets_dir("teacher", DIGEST) == study.runs / "assets" / "teacher-0123456789ab"
-    assert study.results_dir("mini", "v1") == study.results / "mini" / "v1"
+    assert study.committed.study_dir("mini", "v1") == study.results / "studies" / "mini" / "v1"
+    own = study.runs / "results"
+    assert study.own.study_dir("mini", "v1") == own / "studies" / "mini" / "v1"
+    assert study.own.locked_dir("v1") == own / "locked" / "v1"
+    assert study.own.grid_dir("v1") == own / "grids" / "v1"
+    assert study.own.figures_dir() == own / "figures"
 
 
 HOSTILE = [
@@ -77,8 +82,10 @@ def test_hostile_names_are_refused_in_one_line(study: StudyPaths, name: str) -> 
         lambda: study.cell_dir(name, "a", DIGEST),
         lambda: study.cell_dir("mini", name, DIGEST),
         lambda: study.assets_dir(name, DIGEST),
-        lambda: study.results_dir(name, "v1"),
-        lambda: study.results_dir("mini", name),
+        lambda: study.output.study_dir(name, "v1"),
+        lambda: study.output.study_dir("mini", name),
+        lambda: study.committed.locked_dir(name),
+        lambda: study.readable.grid_dir(name),
     ):
         with pytest.raises(ConfigError, match="not usable in a path") as caught:
             build()
@@ -111,9 +118,27 @@ def test_bad_digest_is_refused(study: StudyPaths, identity: str) -> None:
         study.cell_dir("mini", "a", identity)
 
 
-def test_assets_folder_is_not_a_protocol(study: StudyPaths) -> None:
+@pytest.mark.parametrize("name", ["assets", "results"])
+def test_folders_of_other_things_are_no_protocols(study: StudyPaths, name: str) -> None:
     with pytest.raises(ConfigError, match="reserved"):
-        study.cell_dir("assets", "a", DIGEST)
+        study.cell_dir(name, "a", DIGEST)
+
+
+def test_results_are_written_to_ones_own_unless_the_committed_are_renewed(
+    study: StudyPaths,
+) -> None:
+    assert study.output == study.own
+    renewing = StudyPaths(study.runs, study.results, renew=True)
+    assert renewing.output == renewing.committed
+
+
+def test_committed_results_are_read_before_ones_own(study: StudyPaths) -> None:
+    committed, own = (r.study_dir("mini", "v1") for r in (study.committed, study.own))
+    assert study.readable.study_dir("mini", "v1") == committed
+    own.mkdir(parents=True)
+    assert study.readable.study_dir("mini", "v1") == own
+    committed.mkdir(parents=True)
+    assert study.readable.study_dir("mini", "v1") == committed
 
 
 def test_symlink_out_of_the_root_is_refused(study: StudyPaths, tmp_path: Path) -> None:
@@ -122,11 +147,13 @@ def test_symlink_out_of_the_root_is_refused(study: StudyPaths, tmp_path: Path) -
         folder.mkdir()
     (study.runs / "mini").symlink_to(outside)
     (study.runs / "assets").symlink_to("../outside")
-    (study.results / "mini").symlink_to(tmp_path / "not-yet-there")
+    (study.results / "studies").symlink_to(tmp_path / "not-yet-there")
+    (study.runs / "results").symlink_to(outside)
     for build in (
         lambda: study.cell_dir("mini", "a", DIGEST),
         lambda: study.assets_dir("teacher", DIGEST),
-        lambda: study.results_dir("mini", "v1"),
+        lambda: study.committed.study_dir("mini", "v1"),
+        lambda: study.own.study_dir("mini", "v1"),
     ):
         with pytest.raises(ConfigError, match="symbolic link"):
             build()

@@ -26,7 +26,7 @@ from opdcliff.report_figures import CAPTIONS
 from opdcliff.report_inputs import ReportInputs, read_inputs
 
 COMMITTED = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
-FOLDER = COMMITTED.verdicts_dir("mini")
+FOLDER = COMMITTED.committed.locked_dir("mini")
 STALE = "results and page disagree: run `opdcliff report`, and look at what changed"
 
 
@@ -65,15 +65,34 @@ def test_the_verb_writes_the_same_bytes_elsewhere_and_leaves_verdicts_and_report
 ) -> None:
     paths = copied(tmp_path)
     monkeypatch.chdir(tmp_path)
-    folder = paths.verdicts_dir("mini")
-    (folder / report.PAGE).unlink()
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.delenv("OPDCLIFF_RUNS", raising=False)
+    (paths.committed.locked_dir("mini") / report.PAGE).unlink()
+    before = {path: path.read_bytes() for path in paths.results.rglob("*") if path.is_file()}
     assert cli.main(["report"]) == 0
     said = capsys.readouterr().out
     assert "this checkout's git: UNANCHORED, the records: CLEAN" in " ".join(said.split())
-    assert (folder / report.PAGE).read_text(encoding="utf-8") == page
-    assert {path: path.read_bytes() for path in before} == before
+    made = paths.own.locked_dir("mini") / report.PAGE
+    assert made.read_text(encoding="utf-8") == page
+    assert (paths.own.root / report.BESIDE).is_file()
+    assert {
+        path: path.read_bytes() for path in paths.results.rglob("*") if path.is_file()
+    } == before
     assert not (tmp_path / "docs").exists()
+
+
+def test_renewing_writes_the_same_page_over_the_committed_one(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = copied(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPDCLIFF_RUNS", raising=False)
+    made = paths.committed.locked_dir("mini") / report.PAGE
+    made.unlink()
+    (tmp_path / "docs").mkdir()
+    assert cli.main(["report", "renew_committed=true"]) == 0
+    assert made.read_text(encoding="utf-8") == page
+    assert (tmp_path / "docs" / report.BESIDE).is_file()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_every_verdict_stands_in_the_page_with_its_window_and_interval(
@@ -156,7 +175,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_verdicts_that_do_not_fit_the_table_give_no_page(what: str, tmp_path: Path) -> None:
     paths = copied(tmp_path)
     change, said = BROKEN[what]
-    change(paths.verdicts_dir("mini"))
+    change(paths.committed.locked_dir("mini"))
     with pytest.raises(InadmissibleError, match=said):
         report.make_report("mini", paths)
 
@@ -181,10 +200,10 @@ def test_an_unknown_protocol_and_setting_end_in_one_line(
 def test_a_missing_figure_and_one_of_other_records_are_told_not_shown(
     inputs: ReportInputs, tmp_path: Path
 ) -> None:
-    shutil.copytree(COMMITTED.figures_dir(), tmp_path / "results" / "figures")
+    shutil.copytree(COMMITTED.committed.figures_dir(), tmp_path / "results" / "figures")
     paths = StudyPaths(tmp_path / "runs", tmp_path / "results", COMMITTED.prereg)
-    (paths.figures_dir() / "geometry.svg").unlink()
-    grid = paths.figures_dir() / "fine_grid.svg"
+    (paths.committed.figures_dir() / "geometry.svg").unlink()
+    grid = paths.committed.figures_dir() / "fine_grid.svg"
     grid.write_text(grid.read_text().replace("records 5977f427d4e2", "records 5977f427d4e3"))
     moved = dataclasses.replace(inputs, paths=paths)
     assert "is missing" in moved.drawing("geometry").missing

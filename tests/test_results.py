@@ -13,7 +13,7 @@ from opdcliff.sources import read_runs
 from opdcliff.verify import Integrity, Verification, verify
 
 PATHS = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
-FOLDER = PATHS.verdicts_dir("mini")
+FOLDER = PATHS.committed.locked_dir("mini")
 # What git says depends on how much of the history a checkout has.
 ANCHORED = ("integrity", "exit_code", "deviations")
 

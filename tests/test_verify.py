@@ -105,7 +105,7 @@ def test_all_confirmed_and_clean_is_exit_code_zero(repo: Path) -> None:
 def test_the_results_tell_the_same_from_the_records_and_from_the_committed_table(
     repo: Path,
 ) -> None:
-    folder = paths_of(repo).verdicts_dir(PROTOCOL)
+    folder = paths_of(repo).committed.locked_dir(PROTOCOL)
     verify_report.write(checked(repo), folder)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(first) == {"cells.csv", "report.md", "verdicts.json"}
@@ -118,7 +118,7 @@ def test_the_results_tell_the_same_from_the_records_and_from_the_committed_table
 
 
 def test_no_result_names_the_folder_it_was_made_in(repo: Path) -> None:
-    folder = paths_of(repo).verdicts_dir(PROTOCOL)
+    folder = paths_of(repo).committed.locked_dir(PROTOCOL)
     (repo / "runs" / PROTOCOL / "odd").mkdir()
     verify_report.write(checked(repo), folder)
     assert all(str(repo) not in path.read_text() for path in folder.iterdir())
@@ -191,7 +191,7 @@ def test_a_changed_locked_file_is_tampered_and_shows_no_outcome(
     found = checked(repo)
     assert (found.integrity, found.exit_code) == (Integrity.TAMPERED, 13)
     assert found.verdicts == []
-    folder = paths_of(repo).verdicts_dir(PROTOCOL)
+    folder = paths_of(repo).committed.locked_dir(PROTOCOL)
     assert verify_report.write(found, folder) == "tampered: nothing was written"
     assert not folder.exists()
 
@@ -480,7 +480,7 @@ def test_what_cannot_be_verified_is_one_line_and_overwrites_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    verify_report.write(checked(repo), paths_of(repo).verdicts_dir(PROTOCOL))
+    verify_report.write(checked(repo), paths_of(repo).committed.locked_dir(PROTOCOL))
     before = {path: path.read_bytes() for path in (repo / "results").rglob("*.*")}
     breaking(repo)
     monkeypatch.chdir(repo)
@@ -493,7 +493,7 @@ def test_what_cannot_be_verified_is_one_line_and_overwrites_nothing(
 
 
 def test_fewer_runs_do_not_overwrite_verdicts_on_more(repo: Path) -> None:
-    folder = paths_of(repo).verdicts_dir(PROTOCOL)
+    folder = paths_of(repo).committed.locked_dir(PROTOCOL)
     verify_report.write(checked(repo), folder)
     before = (folder / "verdicts.json").read_bytes()
     shutil.rmtree(run_of(repo))
@@ -502,7 +502,7 @@ def test_fewer_runs_do_not_overwrite_verdicts_on_more(repo: Path) -> None:
 
 
 def test_a_verdict_file_that_is_none_is_not_overwritten(repo: Path) -> None:
-    folder = paths_of(repo).verdicts_dir(PROTOCOL)
+    folder = paths_of(repo).committed.locked_dir(PROTOCOL)
     folder.mkdir(parents=True)
     (folder / "verdicts.json").write_text("[]")
     with pytest.raises(InadmissibleError, match="move it away"):

@@ -45,7 +45,7 @@ class Committed:
         return self.inputs.locked()
 
     def verdict(self, test: str) -> dict[str, Any]:
-        """One entry of results/mini/verdicts.json."""
+        """One entry of results/locked/mini/verdicts.json."""
         found: dict[str, Any] = self.locked.verdicts["tests"][test]
         return found
 
@@ -85,15 +85,15 @@ class Committed:
 
     def studied(self, data: str, protocol: str, command: str) -> pd.DataFrame:
         """onsets.csv of an exploratory study."""
-        return Study(self._folder(data, protocol), command, "").table("onsets")
+        return Study(self.inputs.paths.readable.study_dir(data, protocol), command, "").table(
+            "onsets"
+        )
 
     def cells(self, data: str, protocol: str, command: str) -> pd.DataFrame:
-        """cells.csv of an exploratory grid or study."""
-        return Study(self._folder(data, protocol), command, "").table("cells")
-
-    def _folder(self, data: str, protocol: str) -> Path:
-        paths = self.inputs.paths
-        return paths.results_dir(data, protocol) if data else paths.verdicts_dir(protocol)
+        """cells.csv of an exploratory study, or of a grid where `data` is empty."""
+        folders = self.inputs.paths.readable
+        folder = folders.study_dir(data, protocol) if data else folders.grid_dir(protocol)
+        return Study(folder, command, "").table("cells")
 
 
 def off(value: float, star: float) -> str:

@@ -18,9 +18,10 @@ MARKER, CLIP, BASE, ONSET = 1.22, 5.0, 0.5, (1.204, 1.228)
 # Published strict parse rates [P]: after fine-tuning, and just below lambda*.
 BEFORE_RATE, BELOW_RATE = 0.335, 0.948
 
-_VERDICTS = "results/mini/verdicts.json"
-_CELLS = "results/mini/cells.csv"
+_VERDICTS = "results/locked/mini/verdicts.json"
+_CELLS = "results/locked/mini/cells.csv"
 _RULES = "opdcliff study experiment=policy_ratio_rules"
+_RULES_FOLDER = "results/studies/mini/policy_ratio_rules"
 _ONSET = ("onset", "onset_lo", "onset_hi")
 _MODELS = "models of about 0.1M parameters on generated lists"
 
@@ -28,7 +29,7 @@ BEFORE = """# Paper beside ours
 
 Every published number of arXiv 2605.08737 that was readable, beside what this repository measured.
 Written by `opdcliff report`; the rows are in `src/opdcliff/beside_rows.py`, our numbers come from
-the files named. Tags as in [theory.md](theory.md): [P] the paper or its project page, [S] a
+the files named. Tags as in `docs/theory.md`: [P] the paper or its project page, [S] a
 secondary source, [D] derived here, [M] measured here.
 
 **No row compares like with like.** The authors ran Qwen3-1.7B under an 8B teacher on Amazon
@@ -107,7 +108,7 @@ def _scope(what: str, data: str, protocol: str, command: str, why: str) -> Row:
         f"scope: {what}",
         f"scope tests across task, family and architecture are reported [P]; numbers {UNKNOWN}",
         lambda committed: _study(data, protocol, command, committed),
-        f"results/{data}/{protocol}/onsets.csv",
+        f"results/studies/{data}/{protocol}/onsets.csv",
         DIFFERENT,
         why,
     )
@@ -184,7 +185,7 @@ ROWS = (
         "other clips, lambda*(p, c)",
         f"scope tests of lambda*(p, c) are reported [P]; numbers {UNKNOWN}",
         lambda committed: _study("mini", "clips", "opdcliff study experiment=clips", committed),
-        "results/mini/clips/onsets.csv",
+        "results/studies/mini/clips/onsets.csv",
         DIFFERENT,
         f"{_MODELS}; exploratory.",
     ),
@@ -273,7 +274,7 @@ ROWS = (
         "scope: answers without free text",
         f"{UNKNOWN} whether the paper's contract has free text, or was tested without",
         _without_text,
-        "results/scope_ranking_only/cells.csv",
+        "results/grids/scope_ranking_only/cells.csv",
         DIFFERENT,
         "without free text no class here has a tail that the contract needs (theory, point 11); "
         "exploratory.",
@@ -282,7 +283,7 @@ ROWS = (
         "ASPO beside the mask",
         f"a same-mechanism fix preserves the cliff [P], in words; numbers {UNKNOWN}",
         _rules,
-        "results/mini/policy_ratio_rules/onsets.csv, results/mini/policy_ratio_rules/cells.csv",
+        f"{_RULES_FOLDER}/onsets.csv, {_RULES_FOLDER}/cells.csv",
         DIFFERENT,
         "our ASPO clips pi_theta/pi_old over four updates a batch, and its parse rate falls "
         f"gradually; which ratio theirs clips is {UNKNOWN}. So ours neither supports nor "

@@ -24,7 +24,7 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
     """
     prepared = prepare(config, paths)
     calibration, _ = prepare_calibration(config, paths, prepared)
-    folder = paths.results_dir(config.data.name, "calibration")
+    folder = paths.output.study_dir(config.data.name, "calibration")
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(
         folder / "calibration.csv", calibration.table.to_csv(index=False, float_format="%.6g")

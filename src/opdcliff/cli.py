@@ -25,9 +25,10 @@ USAGE = """usage: opdcliff VERB [group=option] [key.field=value] ...
   lock       write locked predictions to prereg/<protocol>/
   confirm    run the cells of a lock
   verify     compare runs with the lock: verdicts, report, exit code
+  compare    your tables of a study beside the committed ones, number by number
   collect    from a protocol's records to the compact tables that figures need
-  figures    rebuild the figures in results/figures/ from the committed results
-  report     one page on a locked protocol, results/<protocol>/report.html, from committed results
+  figures    rebuild the figures from the committed results
+  report     one page on a locked protocol, report.html, from the committed results
 
 opdcliff VERB --help lists the groups and their options; opdcliff --version prints the version."""
 
@@ -35,7 +36,8 @@ VERBS = {
     "study": """usage: opdcliff study [protocol=OPTION] [group=option] [key.field=value] ...
 
 Prepares data and models, measures p and b, trains the cells of protocol.arms, and sets the observed
-onset beside lambda*. Finished cells are reused. Writes results/<data.name>/<protocol.name>/.""",
+onset beside lambda*. Finished cells are reused. Says beforehand about how long it takes on this
+machine. Writes runs/results/studies/<data.name>/<protocol.name>/.""",
     "train": """usage: opdcliff train [group=option] [key.field=value] ...
        opdcliff train -m key.field=value,value,... [group=option,option,...] ...
 
@@ -50,7 +52,7 @@ Whole grids are ready as experiments: opdcliff train -m experiment=mini_fine_gri
 Measures p and b per token class on the warm start's own answers and prints lambda* at each of
 calibration.strengths, and a safe lambda below it. A pair of your own:
   opdcliff calibrate model.student=DIR model.teacher=DIR data=prompts data.path=FILE.jsonl
-Writes results/<data.name>/calibration/calibration.csv.""",
+Writes runs/results/studies/<data.name>/calibration/calibration.csv.""",
     "threshold": """usage: opdcliff threshold p=NUMBER [b=NUMBER] [c=NUMBER] [lam=NUMBER]
 
 lambda*, the clip boundary z_c and the fixed point of one position, from the closed form.
@@ -70,25 +72,32 @@ are reused; settings other than the locked ones are refused.""",
     "verify": """usage: opdcliff verify [protocol=mini] [source=records|wandb|wandb_online|table]
 
 Checks lock and records, estimates the onset per seed, and gives each locked test its verdict.
-Writes results/<protocol>/verdicts.json, report.md and cells.csv. source: where metrics are read
-from; wandb reads the W&B files in the records' folders, wandb_online the server
+Writes verdicts.json, report.md and cells.csv in runs/results/locked/<protocol>/. source: where
+metrics are read from; wandb reads the W&B files in the records' folders, wandb_online the server
 (entity=NAME project=NAME), table the committed cells.csv. Exit codes: 0 all confirmed and clean,
 10 a refutation, 11 inconclusive, or confirmed and not clean, 12 not run or inadmissible,
 13 tampered.""",
     "collect": """usage: opdcliff collect protocol=NAME
 
 Reads the records in runs/<NAME>/ and writes trajectories.csv (every evaluation of every run) and
-provenance.json beside the protocol's other results, and cells.csv (the last evaluation of each run)
-for a grid of `train -m`, which has no table of its own.""",
+provenance.json beside the protocol's other results in runs/results/, and cells.csv (the last
+evaluation of each run) for a grid of `train -m`, which has no table of its own.""",
+    "compare": """usage: opdcliff compare [protocol=quick] [data=mini]
+
+Sets the tables that `study` wrote here, runs/results/studies/<data>/<protocol>/, beside the
+committed ones in results/studies/, number by number: the same printed bits, within the tolerance
+(docs/reproduction.md), or outside. Writes comparison.csv, .png and .svg there. Ends with error 15
+if a number is outside.""",
     "figures": """usage: opdcliff figures [only=NAME,NAME]
 
-Rebuilds results/figures/NAME.svg, .png and .csv (the plotted numbers) from the tables in results/
-and the lock in prereg/mini/; no run is needed. A figure whose inputs are missing is skipped with a
+Rebuilds NAME.svg, .png and .csv (the plotted numbers) in runs/results/figures/ from the tables in
+results/ and the lock in prereg/mini/; no run is needed. A table that is not committed is looked for
+in runs/results/. A figure whose inputs are missing is skipped with a
 line that names the command that makes them; with only= that is an error.""",
     "report": """usage: opdcliff report [protocol=mini]
 
-Writes results/<protocol>/report.html, one self-contained page (verdicts, figures, calibration,
-deviations, cells, provenance), and in a checkout the table docs/paper_beside_ours.md, from
+Writes runs/results/locked/<protocol>/report.html, one self-contained page (verdicts, figures,
+calibration, deviations, cells, provenance), and the table runs/results/paper_beside_ours.md, from
 committed results alone. Verdicts are first computed again from the committed table; ends with error
 12 if they are not those of verdicts.json, 13 if lock or code were changed.""",
     "config": """usage: opdcliff config [group=option] [key.field=value] ...
@@ -148,7 +157,7 @@ def _run(name: str, words: list[str]) -> int:
 
 def _help(name: str) -> int:
     print(VERBS[name])
-    if name not in ("threshold", "verify", "collect", "figures", "report"):
+    if name not in ("threshold", "verify", "collect", "compare", "figures", "report"):
         from opdcliff.conf_groups import print_groups
 
         print()

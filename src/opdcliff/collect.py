@@ -52,9 +52,10 @@ class Collected:
 def collect(protocol: str, paths: StudyPaths) -> Collected:
     """Write the tables of a protocol from its records in `runs/<protocol>`.
 
-    They go where the protocol's other results are: results/<protocol>, or where `study` has
-    written its tables, results/<data.name>/<protocol>. Records of one protocol and the same code
-    give the same bytes. A run without an outcome is left out and counted.
+    They go where the protocol's other results are: locked/<protocol> if it has a lock, where
+    `study` has written its tables, studies/<data.name>/<protocol>, or grids/<protocol>. Records of
+    one protocol and the same code give the same bytes. A run without an outcome is left out and
+    counted.
 
     Raises:
         InadmissibleError: there are no runs with an outcome.
@@ -72,11 +73,11 @@ def collect(protocol: str, paths: StudyPaths) -> Collected:
     lock = read_lock(prereg)[0] if (prereg / LOCK).exists() else None
     arms = {} if lock is None else {key: value[0] for key, value in lock.cells().items()}
     views = [view_of_record(record) for record in done]
-    folder = _folder(protocol, done, paths)
+    folder = _folder(protocol, done, paths, lock)
     folder.mkdir(parents=True, exist_ok=True)
     table = trajectories(done, arms)
     write_text_atomic(folder / TRAJECTORIES, table.to_csv(index=False, float_format="%.5g"))
-    if lock is None and folder == paths.verdicts_dir(protocol):
+    if lock is None and folder == paths.output.grid_dir(protocol):
         write_table(folder, table_of(views, arms))
     content = provenance(protocol, views, lock)
     if (folder / TABLE).exists():
@@ -126,11 +127,13 @@ def provenance(protocol: str, views: list[RunView], lock: Lock | None) -> dict[s
     }
 
 
-def _folder(protocol: str, records: list[Record], paths: StudyPaths) -> Path:
-    """Beside the tables of `study` if it wrote some, else results/<protocol>."""
+def _folder(protocol: str, records: list[Record], paths: StudyPaths, lock: Lock | None) -> Path:
+    """Beside what `verify` or `study` wrote, else the folder of a grid."""
+    if lock is not None:
+        return paths.output.locked_dir(protocol)
     names = {str(record.config["data"]["name"]) for record in records}
     for name in sorted(names):
-        folder = paths.results_dir(name, protocol)
+        folder = paths.output.study_dir(name, protocol)
         if (folder / TABLE).exists():
             return folder
-    return paths.verdicts_dir(protocol)
+    return paths.output.grid_dir(protocol)

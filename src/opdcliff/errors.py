@@ -88,3 +88,9 @@ class DoesNotFitError(OpdcliffError):
     """A run needs more memory per rank than there is."""
 
     exit_code = 14
+
+
+class NotReproducedError(OpdcliffError):
+    """Numbers of a study run here are outside the tolerance around the committed ones."""
+
+    exit_code = 15

@@ -19,7 +19,7 @@ REPO_ROOT = Path(__file__).resolve().parents[2]
 MAX_NAME_LENGTH = 120
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*")
 _DIGEST = re.compile(r"[0-9a-f]{12,64}")
-_ASSETS = "assets"
+_ASSETS, _RESULTS = "assets", "results"
 
 
 def conf_dir() -> Path:
@@ -40,8 +40,8 @@ def runs_root() -> Path:
 
 
 def results_root() -> Path:
-    """Folder of tables, verdicts and figures: `results` in the current folder."""
-    return Path("results").absolute()
+    """Folder of the committed tables, verdicts and figures: `results` in the current folder."""
+    return Path(_RESULTS).absolute()
 
 
 def safe_name(name: str) -> str:
@@ -68,12 +68,71 @@ def prereg_root() -> Path:
 
 
 @dataclass(frozen=True)
+class ResultFolders:
+    """The folders of tables, verdicts and figures below one root, a folder for each kind.
+
+    other: where a folder is looked for that `root` does not have, None to look nowhere else.
+    """
+
+    root: Path
+    other: Path | None = None
+
+    def locked_dir(self, protocol: str) -> Path:
+        """`locked/<protocol>`: verdicts, report and cells of one locked protocol."""
+        return self._folder("locked", safe_name(protocol))
+
+    def study_dir(self, data: str, protocol: str) -> Path:
+        """`studies/<data>/<protocol>`: tables and figure of one study on one data set."""
+        return self._folder("studies", safe_name(data), safe_name(protocol))
+
+    def grid_dir(self, protocol: str) -> Path:
+        """`grids/<protocol>`: collected tables of a grid of `train -m`."""
+        return self._folder("grids", safe_name(protocol))
+
+    def figures_dir(self) -> Path:
+        """`figures`: the figures over all studies, with their numbers."""
+        return self._folder("figures")
+
+    def _folder(self, *parts: str) -> Path:
+        folder = _under(self.root, *parts)
+        if self.other is None or folder.is_dir():
+            return folder
+        there = _under(self.other, *parts)
+        return there if there.is_dir() else folder
+
+
+@dataclass(frozen=True)
 class StudyPaths:
-    """Where one study reads and writes; the roots default to the environment's."""
+    """Where one study reads and writes; the roots default to the environment's.
+
+    runs: all that a command writes. results: the committed results, which are only read unless
+    `renew` says that they are to be written anew.
+    """
 
     runs: Path = field(default_factory=runs_root)
     results: Path = field(default_factory=results_root)
     prereg: Path = field(default_factory=prereg_root)
+    renew: bool = False
+
+    @property
+    def committed(self) -> ResultFolders:
+        """The results that are in git."""
+        return ResultFolders(self.results)
+
+    @property
+    def own(self) -> ResultFolders:
+        """The results that commands given here have written, `runs/results`."""
+        return ResultFolders(_under(self.runs, _RESULTS))
+
+    @property
+    def output(self) -> ResultFolders:
+        """Where a command writes its results."""
+        return self.committed if self.renew else self.own
+
+    @property
+    def readable(self) -> ResultFolders:
+        """What figures, report and `source=table` read: the committed, else one's own."""
+        return ResultFolders(self.results, self.own.root)
 
     def assets_dir(self, kind: str, digest: str) -> Path:
         """`runs/assets/<kind>-<digest12>`: a tokenizer, prompt set or model shared by cells."""
@@ -83,10 +142,13 @@ class StudyPaths:
         """`runs/<protocol>/<cell_name>-<identity12>`: the record of one run.
 
         Raises:
-            ConfigError: an unsafe name, or a protocol called `assets`, whose folder is taken.
+            ConfigError: an unsafe name, or a protocol called `assets` or `results`, whose folders
+                are taken.
         """
-        if protocol == _ASSETS:
-            raise ConfigError(f"protocol {protocol!r} is reserved for shared assets; rename it")
+        if protocol in (_ASSETS, _RESULTS):
+            raise ConfigError(
+                f"protocol {protocol!r} is reserved: runs/{protocol} holds other things; rename it"
+            )
         return _under(
             self.runs, safe_name(protocol), f"{safe_name(cell_name)}-{_digest12(identity)}"
         )
@@ -98,18 +160,6 @@ class StudyPaths:
     def prereg_dir(self, protocol: str) -> Path:
         """`prereg/<protocol>`: the locked tests of one protocol."""
         return _under(self.prereg, safe_name(protocol))
-
-    def verdicts_dir(self, protocol: str) -> Path:
-        """`results/<protocol>`: verdicts, report and cells of one locked protocol."""
-        return _under(self.results, safe_name(protocol))
-
-    def figures_dir(self) -> Path:
-        """`results/figures`: the figures over all studies, with their numbers."""
-        return _under(self.results, "figures")
-
-    def results_dir(self, data: str, protocol: str) -> Path:
-        """`results/<data>/<protocol>`: tables, verdicts, report and figures of one study."""
-        return _under(self.results, safe_name(data), safe_name(protocol))
 
 
 def refuse_links(folder: Path) -> None:

@@ -39,14 +39,15 @@ class Report:
 
 
 def make_report(protocol: str, paths: StudyPaths) -> Report:
-    """Write results/<protocol>/report.html.
+    """Write report.html beside the protocol's other results.
 
     Raises:
         InadmissibleError: no verdicts, or not those that the committed table gives.
         TamperedError: lock, sealed code or table do not hold.
     """
     inputs = read_inputs(protocol, paths)
-    path = paths.verdicts_dir(protocol) / PAGE
+    path = paths.output.locked_dir(protocol) / PAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, page(inputs))
     told, here = inputs.verdicts["integrity"], inputs.here
     note = f"; from the table and this checkout's git: {here}, the records: {told}"
@@ -54,10 +55,14 @@ def make_report(protocol: str, paths: StudyPaths) -> Report:
 
 
 def write_beside(paths: StudyPaths) -> Path | None:
-    """Write docs/paper_beside_ours.md beside `results`, where there is such a folder."""
-    folder = paths.results.parent / "docs"
-    if not folder.is_dir():
+    """Write the table beside one's own results or, to renew it, docs/paper_beside_ours.md.
+
+    Returns None where there is nothing to renew: no folder `docs` beside the results.
+    """
+    folder = paths.results.parent / "docs" if paths.renew else paths.own.root
+    if paths.renew and not folder.is_dir():
         return None
+    folder.mkdir(parents=True, exist_ok=True)
     beside.write_page(paths, folder / BESIDE)
     return folder / BESIDE
 
@@ -92,7 +97,7 @@ def page(inputs: ReportInputs) -> str:
         tag(
             "footer",
             prose(
-                f"Written by `opdcliff report protocol={name}` from `results/{name}/`, "
+                f"Written by `opdcliff report protocol={name}` from `results/locked/{name}/`, "
                 f"`prereg/{name}/`, `results/figures/` and the files that the table beside the "
                 "paper names; do not edit."
             ),

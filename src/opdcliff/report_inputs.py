@@ -56,7 +56,7 @@ class ReportInputs:
 
     def drawing(self, name: str) -> Drawing:
         """A figure of results/figures, if it was drawn from the records of these verdicts."""
-        path = self.paths.figures_dir() / f"{name}.svg"
+        path = self.paths.readable.figures_dir() / f"{name}.svg"
         if not path.is_file():
             where = f"results/figures/{name}.svg"
             return Drawing(name, missing=f"{where} is missing; `opdcliff figures` draws it")
@@ -83,7 +83,7 @@ def read_inputs(protocol: str, paths: StudyPaths) -> ReportInputs:
         InadmissibleError: a file is missing, or the verdicts are not those of the table.
         TamperedError: lock, sealed code or table do not hold.
     """
-    folder = paths.verdicts_dir(protocol)
+    folder = paths.readable.locked_dir(protocol)
     committed = _verdicts(folder / VERDICTS, protocol)
     found = verify(protocol, paths, read_runs("table", protocol, paths, entity=None, project=None))
     if found.lock is None or found.integrity is Integrity.TAMPERED:

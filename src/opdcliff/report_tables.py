@@ -76,8 +76,8 @@ def _with_interval(row: dict[str, Any], name: str) -> str:
 def _against_quick(inputs: ReportInputs) -> Html:
     """Whether the exploratory study of the same data measured the same."""
     data = str(inputs.lock.arms[0].settings["data"]["name"])
-    name = f"results/{data}/quick/calibration.csv"
-    path = inputs.paths.results_dir(data, "quick") / "calibration.csv"
+    name = f"results/studies/{data}/quick/calibration.csv"
+    path = inputs.paths.readable.study_dir(data, "quick") / "calibration.csv"
     if not path.is_file():
         return prose(f"`{name}` is missing, so nothing is set beside it.")
     quick = pd.read_csv(path)
@@ -116,7 +116,7 @@ def cell_section(inputs: ReportInputs) -> Html:
                 "p",
                 prose(
                     "Last evaluation of every run, one row an arm and lambda; all numbers of each "
-                    f"run are in `results/{inputs.protocol}/{TABLE}`."
+                    f"run are in `results/locked/{inputs.protocol}/{TABLE}`."
                 ),
             ),
             tag(
@@ -151,7 +151,7 @@ def _cell_row(inputs: ReportInputs, arm: LockedArm, lam: float, runs: pd.DataFra
 def provenance_section(inputs: ReportInputs) -> Html:
     """What was sealed when, which records and which code; what is not recorded is said."""
     lock, cells, verdicts = inputs.lock, inputs.cells, inputs.verdicts
-    folder = inputs.paths.verdicts_dir(inputs.protocol)
+    folder = inputs.paths.readable.locked_dir(inputs.protocol)
     dirty = "some with" if cells.code_dirty.any() else "none with"
     facts: dict[str, str] = {
         "lock made": f"{lock.created}, at commit {lock.code_commit}, opd-cliff "
@@ -192,7 +192,8 @@ def check_section(inputs: ReportInputs) -> Html:
     commands = f"""# verdicts again from the committed table (seconds)
 opdcliff verify protocol={name} source=table
 # this page again: the same bytes from the same files
-opdcliff report protocol={name} && git diff --stat -- results/{name}/report.html
+opdcliff report protocol={name}
+cmp runs/results/locked/{name}/report.html results/locked/{name}/report.html
 # the lock: one commit, never changed
 git log --format='%h %cI %s' -- prereg/{name}
 # hashes to compare with "tests" and "sources" in prereg/{name}/lock.json

@@ -56,7 +56,7 @@ def read_runs(
     if source not in SOURCES:
         raise ConfigError(f"source={source} is unknown; allowed: {', '.join(SOURCES)}")
     if source == "table":
-        return _of_protocol(Runs(source, read_table(paths.verdicts_dir(protocol))), protocol)
+        return _of_protocol(Runs(source, read_table(paths.readable.locked_dir(protocol))), protocol)
     records, damaged = read_all(paths.protocol_runs(protocol))
     if source == "wandb_online":
         if entity is None or project is None:

@@ -45,7 +45,7 @@ def run_study(config: RunConfig, paths: StudyPaths) -> StudyResult:
     cells = grid(config, calibration.binding)
     failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
     summary = summarise(config, cells, prepared, paths, calibration, reference)
-    folder = paths.results_dir(config.data.name, config.protocol.name)
+    folder = paths.output.study_dir(config.data.name, config.protocol.name)
     write(summary, folder)
     if failures:
         from opdcliff.errors import StudyIncompleteError

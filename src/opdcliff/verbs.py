@@ -20,6 +20,7 @@ _SET_BY_ARMS = ("clip", "seed", "lam.value", "lam.of_threshold")
 
 def study(words: list[str]) -> int:
     """Run or finish a study and print its tables."""
+    paths, words = _paths(words)
     from opdcliff.compose import compose_one
     from opdcliff.settings import load
     from opdcliff.study import run_study
@@ -32,7 +33,7 @@ def study(words: list[str]) -> int:
                 f"{word} has no effect on a study: protocol.arms sets it; change protocol.arms, or "
                 "use `opdcliff train`"
             )
-    result = run_study(load(compose_one(words)), StudyPaths())
+    result = run_study(load(compose_one(words)), paths)
     out = console()
     show(result.summary, out)
     _say(f"written to {result.folder}")
@@ -71,6 +72,7 @@ def verify(words: list[str]) -> int:
     from opdcliff.sources import read_runs
     from opdcliff.verify import verify as verify_protocol
 
+    paths, words = _paths(words)
     named = {}
     for name in ("protocol", "source", "entity", "project"):
         named[name], words = _own_word(name, words)
@@ -79,9 +81,9 @@ def verify(words: list[str]) -> int:
             f"{words[0]} is no setting of verify, whose settings are the lock's; allowed: "
             "protocol=, source=, entity=, project="
         )
-    protocol, paths = named["protocol"] or _LOCKED.partition("=")[2], StudyPaths()
+    protocol, source = named["protocol"] or _LOCKED.partition("=")[2], named["source"] or "records"
     runs = read_runs(
-        named["source"] or "records",
+        source,
         protocol,
         paths,
         entity=named["entity"],
@@ -89,7 +91,8 @@ def verify(words: list[str]) -> int:
     )
     found = verify_protocol(protocol, paths, runs)
     verify_report.show(found, console())
-    _say(verify_report.write(found, paths.verdicts_dir(protocol)))
+    folders = paths.readable if source == "table" else paths.output
+    _say(verify_report.write(found, folders.locked_dir(protocol)))
     return found.exit_code
 
 
@@ -97,13 +100,14 @@ def collect(words: list[str]) -> int:
     """Write the compact tables of a protocol's records that figures are drawn from."""
     from opdcliff.collect import collect as collect_protocol
 
-    protocol, rest = _own_word("protocol", words)
+    paths, plain = _paths(words)
+    protocol, rest = _own_word("protocol", plain)
     if rest or protocol is None:
         raise ConfigError(
             f"collect takes protocol=NAME, the folder in runs/, and nothing else; given: "
             f"{' '.join(words) or 'nothing'}"
         )
-    found = collect_protocol(protocol, StudyPaths())
+    found = collect_protocol(protocol, paths)
     left = f"; {found.left_out} without an outcome left out" if found.left_out else ""
     _say(f"{found.runs} runs written to {found.folder}{left}")
     return 0
@@ -113,10 +117,11 @@ def figures(words: list[str]) -> int:
     """Rebuild the figures whose inputs are there; those asked for by name must be."""
     from opdcliff.figures.build import build_figures
 
+    paths, words = _paths(words)
     only, rest = _own_word("only", words)
     if rest:
         raise ConfigError(f"{rest[0]} is no setting of figures; allowed: only=NAME,NAME")
-    for line in build_figures(StudyPaths(), None if only is None else only.split(",")):
+    for line in build_figures(paths, None if only is None else only.split(",")):
         _say(line)
     return 0
 
@@ -125,10 +130,10 @@ def report(words: list[str]) -> int:
     """Write the page on a locked protocol and the table beside the paper's numbers."""
     from opdcliff.report import make_report, write_beside
 
+    paths, words = _paths(words)
     protocol, rest = _own_word("protocol", words)
     if rest:
         raise ConfigError(f"{rest[0]} is no setting of report; allowed: protocol=NAME")
-    paths = StudyPaths()
     made = make_report(protocol or _LOCKED.partition("=")[2], paths)
     _say(f"written to {made.path}{made.note}")
     table = write_beside(paths)
@@ -137,9 +142,28 @@ def report(words: list[str]) -> int:
     return 0
 
 
+def compare(words: list[str]) -> int:
+    """Set one's own tables of a study beside the committed ones, number by number."""
+    from opdcliff.compare import compare as compare_study
+    from opdcliff.compare_report import show, write
+
+    protocol, rest = _own_word("protocol", words)
+    data, rest = _own_word("data", rest)
+    if rest:
+        raise ConfigError(f"{rest[0]} is no setting of compare; allowed: protocol=NAME, data=NAME")
+    name, paths = (data or "mini", protocol or "quick"), StudyPaths()
+    found, folder = compare_study(*name, paths), paths.own.study_dir(*name)
+    write(found, folder)
+    show(found, console())
+    _say(f"written to {folder}: comparison.csv, comparison.png, comparison.svg")
+    found.raise_if_different()
+    _say(found.last_line())
+    return 0
+
+
 def train(words: list[str]) -> int:
     """Run one cell, or with -m a grid of them, and print their table."""
-    dry_run, words = _dry_run(words)
+    dry_run, words = _flag("dry_run", words)
     settings = [_NO_ARMS, *(word for word in words if word not in _MULTIRUN)]
     if len(settings) <= len(words):
         return _train_grid(settings, dry_run)
@@ -195,12 +219,13 @@ def calibrate(words: list[str]) -> int:
     from opdcliff.compose import compose_one
     from opdcliff.settings import load
 
+    paths, words = _paths(words)
     # Nothing is evaluated, so prompts for that need not be there.
     unused = [f"evaluation.{name}=${{data.test}}" for name in ("prompts", "final_prompts")]
     config = load(compose_one([_NO_ARMS, *unused, *words]))
     from opdcliff.calibration_report import report
 
-    folder = report(config, StudyPaths(), console())
+    folder = report(config, paths, console())
     _say(f"written to {folder}")
     return 0
 
@@ -246,10 +271,16 @@ def _own_word(name: str, words: list[str]) -> tuple[str | None, list[str]]:
     return (values[0] if values else None), rest
 
 
-def _dry_run(words: list[str]) -> tuple[bool, list[str]]:
-    value, rest = _own_word("dry_run", words)
+def _paths(words: list[str]) -> tuple[StudyPaths, list[str]]:
+    """Where the verb reads and writes, and the words that are settings."""
+    renew, rest = _flag("renew_committed", words)
+    return StudyPaths(renew=renew), rest
+
+
+def _flag(name: str, words: list[str]) -> tuple[bool, list[str]]:
+    value, rest = _own_word(name, words)
     if value not in (None, "true", "false"):
-        raise ConfigError(f"dry_run={value} is not true or false")
+        raise ConfigError(f"{name}={value} is not true or false")
     return value == "true", rest
 
 

@@ -64,7 +64,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def tables(folder: Path) -> dict[str, bytes]:
-    results = folder / "results" / "mini" / "quick"
+    results = folder / "runs" / "results" / "studies" / "mini" / "quick"
     return {name: (results / name).read_bytes() for name in TABLES}
 
 
@@ -76,7 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_a_study_writes_every_table_and_prints_them(whole: tuple[Path, str]) -> None:
     folder, out = whole
-    results = folder / "results" / "mini" / "quick"
+    results = folder / "runs" / "results" / "studies" / "mini" / "quick"
     cells = pd.read_csv(results / "cells.csv")
     assert len(cells) == 5
     assert set(cells["clip"]) == {"c5", "none_"}
@@ -89,10 +89,12 @@ def test_a_study_writes_every_table_and_prints_them(whole: tuple[Path, str]) -> 
 
 def test_a_second_call_trains_nothing_and_writes_the_same(whole: tuple[Path, str]) -> None:
     folder, _ = whole
-    before, stamps = tables(folder), mtimes(folder / "runs")
-    shutil.rmtree(folder / "results")
+    before = tables(folder)
+    shutil.rmtree(folder / "runs" / "results")
+    stamps = mtimes(folder / "runs")
     finish(start(folder))
-    assert mtimes(folder / "runs") == stamps
+    now = mtimes(folder / "runs")
+    assert {path: now[path] for path in stamps} == stamps
     assert tables(folder) == before
 
 
@@ -112,6 +114,6 @@ def test_a_killed_study_goes_on_to_the_same_tables(whole: tuple[Path, str], tmp_
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert ended, "workers outlived the study"
-    assert not (tmp_path / "results").exists()
+    assert not (tmp_path / "runs" / "results").exists()
     finish(start(tmp_path))
     assert tables(tmp_path) == tables(whole[0])

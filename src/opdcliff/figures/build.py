@@ -1,4 +1,4 @@
-"""All figures by name: rebuilt from committed results into results/figures/."""
+"""All figures by name: rebuilt from committed results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def build_figures(paths: StudyPaths, only: Sequence[str] | None = None) -> list[
     unknown = [name for name in only or () if name not in NAMES]
     if unknown:
         raise ConfigError(f"only={unknown[0]} is no figure; allowed: {', '.join(NAMES)}")
-    folder, lines = paths.figures_dir(), []
+    folder, lines = paths.output.figures_dir(), []
     for name in NAMES if only is None else only:
         try:
             page = build_figure(name, Inputs(paths))

@@ -38,7 +38,7 @@ def table(studies: dict[str, Study]) -> pd.DataFrame:
 
 
 def build(inputs: Inputs) -> Page:
-    """From results/mini/clip_rules and results/mini/policy_ratio_rules."""
+    """From results/studies/mini/clip_rules and results/studies/mini/policy_ratio_rules."""
     studies = {
         name: inputs.study("mini", name, f"opdcliff study experiment={name}") for name in STUDIES
     }

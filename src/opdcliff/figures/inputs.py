@@ -81,7 +81,7 @@ class Inputs:
 
     def locked(self) -> LockedStudy:
         """The study of the lock in prereg/mini."""
-        folder, prereg = self.paths.verdicts_dir(PROTOCOL), self.paths.prereg_dir(PROTOCOL)
+        folder, prereg = self._locked_dir(), self.paths.prereg_dir(PROTOCOL)
         command = f"opdcliff verify protocol={PROTOCOL}"
         _there(prereg / LOCK, f"opdcliff lock protocol={PROTOCOL}")
         lock, broken = read_lock(prereg)
@@ -99,16 +99,25 @@ class Inputs:
 
     def trajectories(self) -> pd.DataFrame:
         """Every evaluation of every run of the locked study."""
-        path = self.paths.verdicts_dir(PROTOCOL) / TRAJECTORIES
+        path = self._locked_dir() / TRAJECTORIES
         return pd.read_csv(_there(path, f"opdcliff collect protocol={PROTOCOL}"))
 
+    def _locked_dir(self) -> Path:
+        return self.paths.readable.locked_dir(PROTOCOL)
+
     def study(self, data: str, protocol: str, command: str) -> Study:
-        """results/<data>/<protocol>, or results/<protocol> where `data` is empty."""
-        paths = self.paths
-        folder = paths.results_dir(data, protocol) if data else paths.verdicts_dir(protocol)
-        name = f"{data}/{protocol}" if data else protocol
-        cells = _there(folder / TABLE, command)
-        return Study(folder, command, f"{name}: exploratory, no lock, {_records(folder, cells)}")
+        """An exploratory study on one data set; `command` makes it."""
+        folder = self.paths.readable.study_dir(data, protocol)
+        return _exploratory(folder, f"{data}/{protocol}", command)
+
+    def grid(self, protocol: str, command: str) -> Study:
+        """A collected grid of `train -m`, which has no table but cells; `command` makes it."""
+        return _exploratory(self.paths.readable.grid_dir(protocol), protocol, command)
+
+
+def _exploratory(folder: Path, name: str, command: str) -> Study:
+    cells = _there(folder / TABLE, command)
+    return Study(folder, command, f"{name}: exploratory, no lock, {_records(folder, cells)}")
 
 
 def _records(folder: Path, cells: Path) -> str:
@@ -133,6 +142,11 @@ def _decoded(value: Any) -> Any:
 
 def _there(path: Path, command: str) -> Path:
     if not path.exists():
-        shown = path.relative_to(path.parents[3]) if len(path.parents) > 3 else path
-        raise MissingInputError(f"{shown} is missing; `{command}` makes it")
+        raise MissingInputError(f"{_shown(path)} is missing; `{command}` makes it")
     return path
+
+
+def _shown(path: Path) -> Path:
+    """The path from the folder of results or locks on, which is the same on every machine."""
+    roots = [parent for parent in path.parents if parent.name in ("results", "prereg")]
+    return path.relative_to(roots[-1].parent) if roots else path

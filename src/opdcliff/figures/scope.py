@@ -50,7 +50,7 @@ def build(inputs: Inputs) -> Page:
             about = {"what": f"{what}, c = {strengths[row['clip']]:g}", "evidence": EXPLORATORY}
             rows.append(about | {"seeds": row["seeds"]} | {key: row[key] for key in _KEPT})
         origins.append(other.origin)
-    contract = inputs.study("", RANKING_ONLY, _MAKES_IT)
+    contract = inputs.grid(RANKING_ONLY, _MAKES_IT)
     rows.append(_without_threshold(contract.table("cells")))
     data = _percent(pd.DataFrame(rows))
     return Page(_draw(data), data, [*origins, contract.origin])

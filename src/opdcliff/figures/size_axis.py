@@ -60,7 +60,7 @@ def _metrics(row: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
 
 
 def build(inputs: Inputs) -> Page:
-    """From the locked study and the quick and scope studies of results/mini."""
+    """From the locked study and the quick and scope studies of results/studies/mini."""
     study, others = inputs.locked(), {}
     for name in SIZES.values():
         command = "protocol=quick" if name == "quick" else f"experiment={name}"

@@ -42,7 +42,7 @@ def table(study: LockedStudy, others: dict[str, Study]) -> pd.DataFrame:
 
 
 def build(inputs: Inputs) -> Page:
-    """From the locked study, results/mini/quick and results/mini/clips."""
+    """From the locked study, results/studies/mini/quick and results/studies/mini/clips."""
     study = inputs.locked()
     others = {
         "clips": inputs.study("mini", "clips", CLIPS),
