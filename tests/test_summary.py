@@ -19,6 +19,7 @@ from opdcliff import assets
 from opdcliff.calibrate import Binding, Calibration
 from opdcliff.cells import Cell
 from opdcliff.config import RunConfig
+from opdcliff.figures.cliff import draw_study
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import Prepared
 from opdcliff.records import RunRecord
@@ -208,6 +209,7 @@ def test_a_run_without_a_clip_has_no_threshold(prepared: Prepared, paths: StudyP
 def test_written_tables_are_the_tables(tmp_path: Path) -> None:
     made = summary()
     write(made, tmp_path / "deep" / "folder")
+    draw_study(made, tmp_path / "deep" / "folder")
     folder = tmp_path / "deep" / "folder"
     for name in ("cells", "onsets", "calibration"):
         table = pd.read_csv(folder / f"{name}.csv")
@@ -224,6 +226,7 @@ def test_written_tables_are_the_tables(tmp_path: Path) -> None:
 def test_writing_again_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second", "second"):
         write(summary(), tmp_path / name)
+        draw_study(summary(), tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert len(files) == 8
     for name in files:
@@ -231,7 +234,9 @@ def test_writing_again_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_study_without_outcomes_writes_what_there_is(tmp_path: Path) -> None:
-    write(summary(cells=pd.DataFrame(), data_report=None), tmp_path)
+    nothing = summary(cells=pd.DataFrame(), data_report=None)
+    write(nothing, tmp_path)
+    draw_study(nothing, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("cells.csv", "onsets.csv", "calibration.csv", "references.json"),
     }

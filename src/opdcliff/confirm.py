@@ -10,10 +10,10 @@ from opdcliff import assets
 from opdcliff.cell_identity import OPD
 from opdcliff.cells import Cell
 from opdcliff.config import RunConfig
-from opdcliff.errors import ConfigError, StudyIncompleteError, TamperedError
+from opdcliff.errors import ConfigError, TamperedError
 from opdcliff.locking import baseline_config
 from opdcliff.paths import StudyPaths
-from opdcliff.pool import run_cells
+from opdcliff.pool import incomplete, run_cells
 from opdcliff.prepare import Prepared, prepare
 from opdcliff.prereg import Lock, LockedArm, read_lock
 from opdcliff.settings import science
@@ -38,11 +38,7 @@ def run_locked(config: RunConfig, paths: StudyPaths) -> None:
     cells = locked_cells(config, lock, prepared)
     failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
     if failures:
-        raise StudyIncompleteError(
-            f"{len(failures)} of {len(cells)} cells have no outcome: "
-            + "; ".join(f"{name} ({reason})" for name, reason in sorted(failures.items()))
-            + "; run the same command again to retry them"
-        )
+        raise incomplete(failures, len(cells))
 
 
 def locked_cells(config: RunConfig, lock: Lock, prepared: Prepared) -> list[Cell]:

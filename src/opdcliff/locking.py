@@ -16,10 +16,10 @@ from opdcliff.canonical import encode_floats, file_digest, write_text_atomic
 from opdcliff.cell_identity import OPD
 from opdcliff.compose import model_option
 from opdcliff.config import PredictionConfig, ProtocolArm, RunConfig
-from opdcliff.errors import ConfigError, StudyIncompleteError
+from opdcliff.errors import ConfigError
 from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.pilot import PilotFacts, pilot_facts, pilot_rows
-from opdcliff.pool import run_cells
+from opdcliff.pool import incomplete, run_cells
 from opdcliff.predictions import LARGER_SFT, Grounds, write_tests
 from opdcliff.prepare import Prepared, prepare
 from opdcliff.prereg import (
@@ -198,10 +198,7 @@ def _pilot(
     cells = grid(replace(config, protocol=protocol), binding)
     failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
     if failures:
-        raise StudyIncompleteError(
-            f"{len(failures)} of {len(cells)} pilot cells have no outcome: "
-            f"{'; '.join(f'{cell} ({why})' for cell, why in sorted(failures.items()))}"
-        )
+        raise incomplete(failures, len(cells), "pilot cells")
     records = [read_record(cell.folder(prepared, paths)) for cell in cells]
     return pilot_facts(records), pilot_rows(records)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 
 from opdcliff.cells import Cell, is_finished, run_cell
-from opdcliff.errors import PreemptedError
+from opdcliff.errors import PreemptedError, StudyIncompleteError
 from opdcliff.paths import StudyPaths
 from opdcliff.preemption import deferred, requested, stop_if_requested
 from opdcliff.prepare import Prepared
@@ -45,6 +45,17 @@ def run_cells(
                     crew.failures[cell.name] = "its process died; out of memory, or killed"
     stop_if_requested()
     return crew.failures
+
+
+def incomplete(
+    failures: Mapping[str, str], total: int, what: str = "cells"
+) -> StudyIncompleteError:
+    """The error for cells that have no outcome, by name with their reasons."""
+    named = "; ".join(f"{name} ({reason})" for name, reason in sorted(failures.items()))
+    return StudyIncompleteError(
+        f"{len(failures)} of {total} {what} have no outcome: {named}; run the same command again to "
+        "retry them"
+    )
 
 
 @dataclass

@@ -26,17 +26,19 @@ LAM_DECIMALS = 4
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Where the results lie, and what they are."""
+    """Where the results lie, what they are, and the reason of each cell that has no outcome."""
 
     folder: Path
     summary: Summary
+    failures: dict[str, str]
+    cells: int
 
 
 def run_study(config: RunConfig, paths: StudyPaths) -> StudyResult:
     """Run every missing cell of `config.protocol` and write the results.
 
-    Finished cells and prepared assets are reused. Raises StudyIncompleteError if cells failed,
-    after the results of the others have been written.
+    Finished cells and prepared assets are reused. Where cells failed, the results are those of the
+    others.
     """
     check_protocol(config)
     prepared = prepare(config, paths)
@@ -47,15 +49,7 @@ def run_study(config: RunConfig, paths: StudyPaths) -> StudyResult:
     summary = summarise(config, cells, prepared, paths, calibration, reference)
     folder = paths.output.study_dir(config.data.name, config.protocol.name)
     write(summary, folder)
-    if failures:
-        from opdcliff.errors import StudyIncompleteError
-
-        raise StudyIncompleteError(
-            f"{len(failures)} of {len(cells)} cells have no outcome: "
-            + "; ".join(f"{name} ({reason})" for name, reason in sorted(failures.items()))
-            + "; run the same command again to retry them"
-        )
-    return StudyResult(folder, summary)
+    return StudyResult(folder, summary, failures, len(cells))
 
 
 def check_protocol(config: RunConfig) -> None:

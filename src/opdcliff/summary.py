@@ -16,7 +16,6 @@ from opdcliff.calibrate import Calibration
 from opdcliff.canonical import encode_floats, write_json_atomic, write_text_atomic
 from opdcliff.cells import Cell
 from opdcliff.config import RunConfig
-from opdcliff.figures.cliff import draw_cliff
 from opdcliff.paths import StudyPaths
 from opdcliff.prepare import Prepared
 from opdcliff.records import OUTCOMES, read_record, terminal_status
@@ -150,7 +149,7 @@ def onset_table(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(summary: Summary, folder: Path) -> None:
-    """Write tables (CSV), references (JSON) and the cliff figure (PNG, SVG, CSV)."""
+    """Write tables (CSV) and references (JSON)."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("cells", "onsets", "calibration"):
         table: pd.DataFrame = getattr(summary, name)
@@ -159,15 +158,6 @@ def write(summary: Summary, folder: Path) -> None:
     write_json_atomic(folder / "references.json", encode_floats(summary.reference))
     if summary.data_report is not None:
         write_json_atomic(folder / "data.json", dict(summary.data_report))
-    if not summary.cells.empty:
-        draw_cliff(
-            summary.cells,
-            summary.onsets,
-            summary.calibration,
-            folder,
-            level=LEVEL,
-            provenance=f"models {summary.identity[:12]}, {len(summary.cells)} cells",
-        )
 
 
 def show(summary: Summary, console: Console) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opdcliff.errors import ConfigError, StudyIncompleteError
+from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
 from opdcliff.tables import console
 
@@ -22,6 +22,8 @@ def study(words: list[str]) -> int:
     """Run or finish a study and print its tables."""
     paths, words = _paths(words)
     from opdcliff.compose import compose_one
+    from opdcliff.figures.cliff import draw_study
+    from opdcliff.pool import incomplete
     from opdcliff.settings import load
     from opdcliff.study import run_study
     from opdcliff.summary import show
@@ -34,6 +36,9 @@ def study(words: list[str]) -> int:
                 "use `opdcliff train`"
             )
     result = run_study(load(compose_one(words)), paths)
+    draw_study(result.summary, result.folder)
+    if result.failures:
+        raise incomplete(result.failures, result.cells)
     out = console()
     show(result.summary, out)
     _say(f"written to {result.folder}")
@@ -194,6 +199,7 @@ def _train_grid(settings: list[str], dry_run: bool) -> int:
         raise ConfigError(f"dry_run=true {_DRY_RUN_NEEDS}")
     from opdcliff.cell_table import print_cells
     from opdcliff.jobs import run_grid, sweep_words
+    from opdcliff.pool import incomplete
 
     if dry_run:
         words = sweep_words(settings, StudyPaths())
@@ -201,16 +207,13 @@ def _train_grid(settings: list[str], dry_run: bool) -> int:
         return 0
     results = run_grid(grid, settings, StudyPaths())
     print_cells(grid.cells, results, console())
-    failed = [
-        f"{' '.join(cell.varied) or 'the cell'} ({result.problem})"
+    failed = {
+        " ".join(cell.varied) or "the cell": result.problem
         for cell, result in zip(grid.cells, results, strict=True)
         if result.problem is not None
-    ]
+    }
     if failed:
-        raise StudyIncompleteError(
-            f"{len(failed)} of {len(results)} cells have no outcome: {'; '.join(failed)}; run the "
-            "same command again to retry them"
-        )
+        raise incomplete(failed, len(results))
     return 0
 
 

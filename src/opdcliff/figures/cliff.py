@@ -11,9 +11,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opdcliff.figures import style
+from opdcliff.summary import LEVEL, Summary
 from opdcliff.tables import ARM_KEYS
 
 _MARKERS = "osv^Dp*h"
+
+
+def draw_study(summary: Summary, folder: Path) -> None:
+    """`draw_cliff` of a study's tables; nothing where no cell has an outcome."""
+    if not summary.cells.empty:
+        draw_cliff(
+            summary.cells,
+            summary.onsets,
+            summary.calibration,
+            folder,
+            level=LEVEL,
+            provenance=f"models {summary.identity[:12]}, {len(summary.cells)} cells",
+        )
 
 
 def draw_cliff(
