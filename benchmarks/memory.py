@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opdcliff.clip_rules import ClipRule
-from opdcliff.compose import compose_one
-from opdcliff.config import RunConfig
-from opdcliff.engine_single import SingleEngine
-from opdcliff.models import build
-from opdcliff.objective import sampled_loss
-from opdcliff.plan import BACKWARD, ROLLOUT, SCORING, STEP, make_plan
-from opdcliff.plan_sizes import Vocabulary, setup_of
-from opdcliff.rollout import TRAIN_STREAM, sample
-from opdcliff.scoring import completion_logp
-from opdcliff.settings import load
+from opdcliff.engine.single import SingleEngine
+from opdcliff.models.load import build
+from opdcliff.planning.memory import BACKWARD, ROLLOUT, SCORING, STEP, make_plan
+from opdcliff.planning.sizes import Vocabulary, setup_of
+from opdcliff.rollout.sampler import TRAIN_STREAM, sample
+from opdcliff.rollout.scoring import completion_logp
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
+from opdcliff.settings.schema import RunConfig
+from opdcliff.theory.clip_rules import ClipRule
+from opdcliff.training.objective import sampled_loss
 
 PROMPT, MB = 128, 1e6
 LARGE = {"hidden_size": 768, "intermediate_size": 2048, "layers": 12, "heads": 12, "kv_heads": 4}

@@ -23,15 +23,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from opdcliff import rollout, rollout_continuous
-from opdcliff.compose import compose_one
-from opdcliff.data.prompts import prompt_batch
 from opdcliff.data.splits_file import read_splits
-from opdcliff.evaluate import BATCH
+from opdcliff.models.batches import prompt_batch
+from opdcliff.models.prepare import load_trio, prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.prepare import load_trio, prepare
-from opdcliff.rollout import TRAIN_STREAM, Rollout
-from opdcliff.settings import load
+from opdcliff.rollout import continuous, sampler
+from opdcliff.rollout.sampler import TRAIN_STREAM, Rollout
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
+from opdcliff.training.evaluation.answers import BATCH
 
 REPEATS = 5
 
@@ -94,13 +94,13 @@ def main() -> None:
                 "tokenizer": trio.tokenizer,
             }
             print(f"\n{role}, limit {limit}: ", end="")
-            generate = partial(rollout.sample, model, *prompts, **settings)
+            generate = partial(sampler.sample, model, *prompts, **settings)
             compare(
                 model,
                 {
                     "whole": partial(generate, whole_up_to=limit),
                     "dropping": partial(generate, whole_up_to=0),
-                    "continuous": partial(rollout_continuous.sample, model, *prompts, **settings),
+                    "continuous": partial(continuous.sample, model, *prompts, **settings),
                 },
             )
 

@@ -16,14 +16,14 @@ from collections.abc import Callable
 
 import torch
 
-from opdcliff.compose import compose_one
-from opdcliff.data.prompts import batch_of_update, prompt_batch
 from opdcliff.data.splits_file import read_splits
+from opdcliff.models.batches import batch_of_update, prompt_batch
+from opdcliff.models.prepare import load_trio, prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.prepare import load_trio, prepare
-from opdcliff.rollout import TRAIN_STREAM, sample
-from opdcliff.scoring import completion_full_logp, completion_logp
-from opdcliff.settings import load
+from opdcliff.rollout.sampler import TRAIN_STREAM, sample
+from opdcliff.rollout.scoring import completion_full_logp, completion_logp
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
 
 REPEATS = 7
 

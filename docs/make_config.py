@@ -14,9 +14,11 @@ from typing import Any
 
 import yaml
 
-from opdcliff import config, settings, verbs
-from opdcliff.conf_groups import default_of, describe, group_names, options_of
+from opdcliff.cli import verbs
 from opdcliff.paths import conf_dir
+from opdcliff.settings import checks
+from opdcliff.settings import schema as schema_module
+from opdcliff.settings.groups import default_of, describe, group_names, options_of
 
 FOLDER = Path(__file__).parent
 # Groups that are no part of the typed configuration.
@@ -153,21 +155,21 @@ def _header(text: str) -> tuple[str, int]:
 def _purpose(group: str) -> str:
     """The docstring of the group's class, on one line."""
     name = {"lambda": "lam"}.get(group, group)
-    (kind,) = [field.type for field in fields(config.RunConfig) if field.name == name]
-    return " ".join(str(getattr(config, str(kind)).__doc__).split())
+    (kind,) = [field.type for field in fields(schema_module.RunConfig) if field.name == name]
+    return " ".join(str(getattr(schema_module, str(kind)).__doc__).split())
 
 
 def _allowed(name: str) -> str:
-    ranges = {known: text for known, text, _ in settings._RANGES}
+    ranges = {known: text for known, text, _ in checks._RANGES}
     kind, _, null = str(_field_types().get(name, "")).partition(" | ")
     text = ranges.get(name, _TYPES.get(kind, ""))
     return _cell(f"{text}, or null" if text and null else text)
 
 
-def _field_types(schema: Any = config.RunConfig, prefix: str = "") -> dict[str, str]:
+def _field_types(schema: Any = schema_module.RunConfig, prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for field in fields(schema):
-        inner = getattr(config, str(field.type).split(" | ", maxsplit=1)[0], None)
+        inner = getattr(schema_module, str(field.type).split(" | ", maxsplit=1)[0], None)
         if isinstance(inner, type) and is_dataclass(inner):
             found |= _field_types(inner, f"{prefix}{field.name}.")
         else:

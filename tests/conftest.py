@@ -44,7 +44,7 @@ def pytest_testnodedown(node: object) -> None:
 @pytest.fixture
 def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records of unknown commit: git takes most of the time that writing one takes."""
-    monkeypatch.setattr("opdcliff.provenance.git", lambda *_: None)
+    monkeypatch.setattr("opdcliff.storage.provenance.git", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def run(
 ) -> Run:
     """Calls the command line in this process, in the workshop."""
     # Heavy imports are left to the tests that need them.
-    from opdcliff import cli
+    from opdcliff.cli import command
     from workshop import Reply
 
     monkeypatch.chdir(workshop)
@@ -70,7 +70,7 @@ def run(
 
     def call(*words: str) -> Reply:
         capsys.readouterr()
-        code = cli.main(words)
+        code = command.main(words)
         return Reply(code, *capsys.readouterr())
 
     return call

@@ -18,23 +18,24 @@ from typing import Any
 
 import torch
 
-from opdcliff import checkpoint, provenance, resume
-from opdcliff.build_models import STUDENT, TEACHER
-from opdcliff.canonical import encode_floats
-from opdcliff.cells import Cell, run_cell
-from opdcliff.compose import compose_one
-from opdcliff.config import RunConfig
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.splits_file import write_splits
 from opdcliff.errors import OpdcliffError
-from opdcliff.models import build
+from opdcliff.models.load import build
+from opdcliff.models.make_pair import STUDENT, TEACHER
+from opdcliff.models.prepare import Prepared
+from opdcliff.models.tokenization import train_bpe
 from opdcliff.paths import StudyPaths
-from opdcliff.preemption import listening
-from opdcliff.prepare import Prepared
-from opdcliff.records import read_record
-from opdcliff.settings import load
-from opdcliff.tokenization import train_bpe
-from opdcliff.training_run import KEPT_STUDENT
+from opdcliff.processes.preemption import listening
+from opdcliff.records.record import read_record
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
+from opdcliff.settings.schema import RunConfig
+from opdcliff.storage import provenance
+from opdcliff.storage.canonical import encode_floats
+from opdcliff.study.cells import Cell, run_cell
+from opdcliff.training.checkpoints import checkpoint, resume
+from opdcliff.training.run import KEPT_STUDENT
 
 LAM = 1.5
 UPDATES = 12

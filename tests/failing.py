@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from opdcliff import rank
+from opdcliff.processes import rank
 
 FAULT = "OPDCLIFF_FAULT"
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import markov
-from opdcliff.cells import Cell
 from opdcliff.errors import OpdcliffError
+from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
-from opdcliff.pool import run_cells
-from opdcliff.preemption import listening, requested, stop_if_requested
-from opdcliff.prepare import Prepared
-from opdcliff.records import RunRecord
+from opdcliff.processes.preemption import listening, requested, stop_if_requested
+from opdcliff.records.record import RunRecord
+from opdcliff.study.cells import Cell
+from opdcliff.study.pool import run_cells
 
 PREPARED = Prepared(Path("data"), Path("models"), "ab" * 32)
 

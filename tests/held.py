@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
-from opdcliff.compose import compose_one
-from opdcliff.engine_deepspeed import DeepSpeedEngine
-from opdcliff.models import build
-from opdcliff.plan_sizes import Vocabulary
-from opdcliff.settings import load
+from opdcliff.engine.zero import DeepSpeedEngine
+from opdcliff.models.load import build
+from opdcliff.planning.sizes import Vocabulary
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
 
 
 def held() -> int:

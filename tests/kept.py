@@ -1,6 +1,6 @@
 """What a run leaves besides its record, for tests: rollouts, final parameters, a refused update.
 
-Also what the frozen models and the optimizer hold. `python -m kept JOB` is `opdcliff.rank` with
+Also what the frozen models and the optimizer hold. `python -m kept JOB` is `opdcliff.processes.rank` with
 these kept in the folder $OPDCLIFF_KEPT, per rank.
 """
 
@@ -15,16 +15,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from opdcliff import answering, rank, training_run
-from opdcliff.engine import Engine
-from opdcliff.rollout import TRAIN_STREAM, Rollout
+from opdcliff.engine.protocol import Engine
+from opdcliff.models import answering
+from opdcliff.processes import rank
+from opdcliff.rollout.sampler import TRAIN_STREAM, Rollout
+from opdcliff.training import run as run_module
 
 FOLDER = "OPDCLIFF_KEPT"
 
 
 def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
     """Make the training loop of this process keep what it does."""
-    sample, run, make_optimizer = answering.sample, training_run.train, torch.optim.AdamW.__init__
+    sample, run, make_optimizer = answering.sample, run_module.train, torch.optim.AdamW.__init__
     answers: list[dict[int, list[int]]] = []
     optimizers: list[torch.optim.AdamW] = []
     optimized: set[int] = set()
@@ -57,7 +59,7 @@ def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
         return outcome
 
     set_attribute(answering, "sample", sample_and_keep)
-    set_attribute(training_run, "train", run_and_keep)
+    set_attribute(run_module, "train", run_and_keep)
     set_attribute(torch.optim.AdamW, "__init__", make_and_keep)
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from opdcliff.canonical import file_digest
-from opdcliff.compose import compose_one
-from opdcliff.prereg import (
+from opdcliff.records.record import RunRecord
+from opdcliff.settings.checks import load, science_of
+from opdcliff.settings.compose import compose_one
+from opdcliff.storage.canonical import file_digest
+from opdcliff.verification.lock import (
     LOCK,
     Lock,
     LockedArm,
@@ -25,9 +27,7 @@ from opdcliff.prereg import (
     source_digests,
     write_test,
 )
-from opdcliff.records import RunRecord
-from opdcliff.settings import load, science_of
-from opdcliff.verdicts import CellValue
+from opdcliff.verification.verdicts import CellValue
 
 LAMS = [1.70, 1.75, 1.80, 1.85, 1.90]
 SEEDS = [11, 12, 13, 14, 15, 16]
@@ -220,6 +220,6 @@ def make_study(repo: Path) -> Lock:
     with pytest.MonkeyPatch.context() as patch:
         lock = make_lock(repo)
         commit = run_git(repo, "rev-parse", "HEAD")
-        patch.setattr("opdcliff.provenance.git_state", lambda _: (commit, False))
+        patch.setattr("opdcliff.storage.provenance.git_state", lambda _: (commit, False))
         write_runs(repo, lock)
     return lock

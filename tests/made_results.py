@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from opdcliff import theory
-from opdcliff.canonical import write_json_atomic
 from opdcliff.paths import REPO_ROOT, StudyPaths
-from opdcliff.summary import onset_table
+from opdcliff.storage.canonical import write_json_atomic
+from opdcliff.study.summary import onset_table
+from opdcliff.theory import threshold
 
 MASSES = (0.8557, 0.4563)
 STRENGTHS = {"c1p5": 1.5, "c2": 2.0, "c3": 3.0, "c5": 5.0, "c8": 8.0, "truncate": 5.0,
@@ -52,7 +52,7 @@ def make_study(
     rows = []
     for clip, multiples in arms.items():
         c = STRENGTHS.get(clip, float("nan"))
-        star = theory.lambda_star(*MASSES, STRENGTHS.get(clip, 5.0))
+        star = threshold.lambda_star(*MASSES, STRENGTHS.get(clip, 5.0))
         for multiple in multiples:
             for seed in (0, 1, 2):
                 rate = 0.95 if multiple < onset + 0.001 * seed else 0.05 + 0.01 * seed

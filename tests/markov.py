@@ -16,13 +16,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from opdcliff.compose import compose_one
-from opdcliff.config import RunConfig
 from opdcliff.data.example import Example, Splits
-from opdcliff.models import Trio, assemble
-from opdcliff.rollout import Rollout
-from opdcliff.settings import load
-from opdcliff.tokenization import encode, pad_left
+from opdcliff.models.load import Trio, assemble
+from opdcliff.models.tokenization import encode, pad_left
+from opdcliff.rollout.sampler import Rollout
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
+from opdcliff.settings.schema import RunConfig
 
 PAD, EOS, PROMPT, BREAK = "<pad>", "<eos>", "p", "\n"
 OPEN, CLOSE = '{"ranking":["A","B"],"reason":"', '"}'

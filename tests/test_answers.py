@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from opdcliff.contract import RANKING_ONLY, RANKING_WITH_REASON, Contract, FailureCode, Verdict
+from opdcliff.contract.parse import (
+    RANKING_ONLY,
+    RANKING_WITH_REASON,
+    Contract,
+    FailureCode,
+    Verdict,
+)
 from opdcliff.data import answers
 from opdcliff.data.answers import REASON_WORDS, AnswerStyle, Piece, draw_answer, ideal_ranking
 from opdcliff.data.example import Example, candidate_ids

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from opdcliff.assets import MANIFEST, ensure, manifest
-from opdcliff.canonical import digest
 from opdcliff.data.amazon import SPLITS
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.splits_file import read_splits, write_splits
 from opdcliff.errors import ConfigError, RecordError
 from opdcliff.paths import StudyPaths
+from opdcliff.storage.asset_cache import MANIFEST, ensure, manifest
+from opdcliff.storage.canonical import digest
 
 KEY = {"seed": 3, "sizes": [1, 2.5], "name": "caf\u00e9"}
 

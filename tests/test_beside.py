@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from opdcliff import beside, beside_rows
 from opdcliff.paths import REPO_ROOT, StudyPaths
+from opdcliff.report import paper_comparison, paper_rows
 
 COMMITTED = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
 PAGE = (REPO_ROOT / "docs" / "paper_beside_ours.md").read_text()
@@ -33,7 +33,9 @@ def rounded(*values: float) -> list[float]:
 
 
 def test_the_committed_table_is_what_the_committed_results_give() -> None:
-    assert beside.page(COMMITTED) == PAGE, "run `opdcliff report`, and look at what changed"
+    assert paper_comparison.page(COMMITTED) == PAGE, (
+        "run `opdcliff report`, and look at what changed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,13 +115,13 @@ def test_what_another_row_says_of_its_runs_is_so() -> None:
 
 def test_published_numbers_are_those_of_the_preregistered_replication_and_of_theory() -> None:
     t1 = yaml.safe_load((REPO_ROOT / "prereg/paper/T1.yaml").read_text())
-    assert (t1["window"]["lo"], t1["window"]["hi"]) == beside_rows.ONSET
-    assert str(t1["design"]["strength"]) == str(beside_rows.CLIP)
+    assert (t1["window"]["lo"], t1["window"]["hi"]) == paper_rows.ONSET
+    assert str(t1["design"]["strength"]) == str(paper_rows.CLIP)
     lift = (REPO_ROOT / "prereg/paper/lift.yaml").read_text()
     assert "33.5% after fine-tuning and 94.8% just below lambda* [P]" in lift
-    assert (beside_rows.BEFORE_RATE, beside_rows.BELOW_RATE) == (0.335, 0.948)
+    assert (paper_rows.BEFORE_RATE, paper_rows.BELOW_RATE) == (0.335, 0.948)
     theory = (REPO_ROOT / "docs/theory.md").read_text()
-    assert f"lambda* = {beside_rows.MARKER} at c = 5" in theory
+    assert f"lambda* = {paper_rows.MARKER} at c = 5" in theory
     for value in ("0.999337", "1.0948", "1.1502"):
         assert value in theory
         assert value in PAGE
@@ -129,12 +131,14 @@ def test_every_number_has_a_tag_and_every_row_a_reason_and_a_file() -> None:
     for row in ROWS.values():
         assert not numbers(row["paper"]) or re.search(r"\[[PSD]\]", row["paper"]), row
         assert row["ours"].startswith("nothing: ") or "[M]" in row["ours"], row
-        assert row["setting"] in (beside.SAME, beside.DIFFERENT)
+        assert row["setting"] in (paper_comparison.SAME, paper_comparison.DIFFERENT)
         assert len(row["why they differ, or may"]) > 20
         for name in row["file of ours"].split(", "):
             assert (REPO_ROOT / name).exists() or row["ours"].startswith(f"nothing: {name}")
 
 
 def test_a_table_that_is_not_there_is_told_with_its_command(tmp_path: Path) -> None:
-    rows = beside.rendered(StudyPaths(tmp_path, tmp_path / "results", REPO_ROOT / "prereg"))
+    rows = paper_comparison.rendered(
+        StudyPaths(tmp_path, tmp_path / "results", REPO_ROOT / "prereg")
+    )
     assert all(row[2].startswith("nothing: ") and "` makes it" in row[2] for row in rows)

@@ -13,14 +13,14 @@ import torch
 from scipy import stats
 
 import markov
-from opdcliff import answering
-from opdcliff import calibrate as module
-from opdcliff.calibrate import MIN_POSITIONS, Calibration, calibrate, summarise
-from opdcliff.config import CalibrationConfig
-from opdcliff.contract import RANKING_ONLY, RANKING_WITH_REASON, Contract
-from opdcliff.models import Trio, assemble
-from opdcliff.rollout import Rollout
-from opdcliff.theory import lambda_star
+from opdcliff.calibration import calibrate as module
+from opdcliff.calibration.calibrate import MIN_POSITIONS, Calibration, calibrate, summarise
+from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, Contract
+from opdcliff.models import answering
+from opdcliff.models.load import Trio, assemble
+from opdcliff.rollout.sampler import Rollout
+from opdcliff.settings.schema import CalibrationConfig
+from opdcliff.theory.threshold import lambda_star
 
 TEACHER, BASE = [0.9] * 6, [0.5] * 6
 

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opdcliff.canonical import (
+from opdcliff.errors import ConfigError, RecordError
+from opdcliff.storage.canonical import (
     canonical_json,
     decode_float,
     digest,
@@ -25,7 +26,6 @@ from opdcliff.canonical import (
     write_json_atomic,
     write_text_atomic,
 )
-from opdcliff.errors import ConfigError, RecordError
 
 NFC_TEXT = st.text(max_size=8).map(lambda text: unicodedata.normalize("NFC", text))
 SCALARS = (

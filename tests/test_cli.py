@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from opdcliff import cli
-from opdcliff.conf_groups import options_of
+from opdcliff.cli import command
 from opdcliff.errors import OpdcliffError
-from opdcliff.records import read_record
-from opdcliff.theory import lambda_star
-from opdcliff.tracking import read_offline_run
+from opdcliff.records.record import read_record
+from opdcliff.records.tracking import read_offline_run
+from opdcliff.settings.groups import options_of
+from opdcliff.theory.threshold import lambda_star
 from workshop import SECONDS, Reply, Run, in_a_process, prepared_pair, write_own_prompts
 
 
@@ -127,7 +127,7 @@ def test_a_launcher_that_gives_up_is_one_line(run: Run, monkeypatch: pytest.Monk
     def stop(*_: object) -> None:
         raise RuntimeError("no\nworkers")
 
-    monkeypatch.setattr("opdcliff.jobs.run_multirun", stop)
+    monkeypatch.setattr("opdcliff.study.jobs.run_multirun", stop)
     reply = run("train", "-m", *SECONDS, "seed=0,1")
     assert reply.code == 7
     assert "launcher stopped before all 2 cells were done (RuntimeError: no workers)" in reply.line
@@ -300,7 +300,7 @@ def test_every_error_has_its_exit_code(
     def fail(words: list[str]) -> int:
         raise kind("two\nlines")
 
-    monkeypatch.setattr("opdcliff.verbs.config", fail)
+    monkeypatch.setattr("opdcliff.cli.verbs.config", fail)
     reply = elsewhere("config")
     assert reply.code == kind.exit_code
     assert reply.line == "opdcliff: two lines\n"
@@ -312,7 +312,7 @@ def test_an_interrupt_says_that_cells_are_kept(
     def stop(words: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("opdcliff.verbs.config", stop)
+    monkeypatch.setattr("opdcliff.cli.verbs.config", stop)
     reply = elsewhere("config")
     assert reply.code == 130
     assert "finished cells are kept" in reply.line
@@ -328,7 +328,7 @@ def test_usage_and_version(elsewhere: Run) -> None:
     assert elsewhere("--version").out.startswith("opdcliff 0.")
 
 
-@pytest.mark.parametrize("verb", sorted(cli.VERBS))
+@pytest.mark.parametrize("verb", sorted(command.VERBS))
 def test_help_of_a_verb(verb: str, elsewhere: Run) -> None:
     reply = elsewhere(verb, "lam.value=-1", "--help")
     assert reply.code == 0
@@ -348,7 +348,7 @@ def test_config_prints_every_field_resolved(elsewhere: Run) -> None:
 
 def test_help_and_threshold_start_without_the_heavy_libraries(tmp_path: Path) -> None:
     program = (
-        "import sys; from opdcliff.cli import main; main(['train', '--help']); "
+        "import sys; from opdcliff.cli.command import main; main(['train', '--help']); "
         "assert 'pandas' not in sys.modules; main(['threshold', 'p=0.9']); "
         "assert not {'torch', 'transformers', 'hydra'} & sys.modules.keys()"
     )

@@ -15,13 +15,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from opdcliff.compose import clip_option, compose_grid, compose_one, run_multirun
-from opdcliff.conf_groups import default_of, describe, group_names, options_of
-from opdcliff.config import ProtocolArm, RunConfig, field_names
 from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
-from opdcliff.settings import check, load, science
-from opdcliff.study import check_protocol
+from opdcliff.settings.checks import check, load, science
+from opdcliff.settings.compose import clip_option, compose_grid, compose_one, run_multirun
+from opdcliff.settings.groups import default_of, describe, group_names, options_of
+from opdcliff.settings.schema import ProtocolArm, RunConfig, field_names
+from opdcliff.study.study import check_protocol
 
 GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
 OPTIONS = [
@@ -502,6 +502,6 @@ def test_a_lambda_beside_a_protocol_is_refused(default: RunConfig) -> None:
 
 
 def test_a_sweep_leaves_our_warnings_audible(tmp_path: Path) -> None:
-    ours = logging.getLogger("opdcliff.tracking")
+    ours = logging.getLogger("opdcliff.records.tracking")
     run_multirun(["protocol=grid", "seed=0,1", f"hydra.sweep.dir={tmp_path}"], lambda _: None)
     assert not ours.disabled

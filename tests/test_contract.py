@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from opdcliff.contract import (
+from opdcliff.contract.parse import (
     MAX_CHARS,
     MAX_DEPTH,
     RANKING_ONLY,

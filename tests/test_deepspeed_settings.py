@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from opdcliff.compose import compose_one
-from opdcliff.config import RunConfig
-from opdcliff.deepspeed_settings import deepspeed_settings, teacher_settings
-from opdcliff.settings import load
+from opdcliff.engine.zero_settings import deepspeed_settings, teacher_settings
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
+from opdcliff.settings.schema import RunConfig
 
 
 def _config(*words: str) -> RunConfig:

@@ -15,20 +15,20 @@ import torch
 
 import failing
 from kept import parameters, refused_update
-from opdcliff import launch
-from opdcliff.cells import RANKS_LOG, Cell, run_cell
-from opdcliff.compose import compose_one
-from opdcliff.config import RunConfig
-from opdcliff.device import pick_device
-from opdcliff.engine_single import SingleEngine
+from opdcliff.engine.single import SingleEngine
 from opdcliff.errors import ConfigError, EngineError
-from opdcliff.job import Job
-from opdcliff.models import build
+from opdcliff.models.device import pick_device
+from opdcliff.models.load import build
+from opdcliff.models.prepare import Prepared
+from opdcliff.models.tokenization import train_bpe
 from opdcliff.paths import StudyPaths
-from opdcliff.prepare import Prepared
-from opdcliff.records import read_record
-from opdcliff.settings import load
-from opdcliff.tokenization import train_bpe
+from opdcliff.records.record import read_record
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
+from opdcliff.settings.schema import RunConfig
+from opdcliff.study.cells import RANKS_LOG, Cell, run_cell
+from opdcliff.training import ranks as ranks_module
+from opdcliff.training.job import Job
 
 LAM = 1.5
 WORDS = [
@@ -184,7 +184,7 @@ def _failing_cell(
 ) -> tuple[Cell, Prepared, StudyPaths]:
     monkeypatch.setenv(failing.FAULT, fault)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    monkeypatch.setattr(launch, "RANK_MODULE", "failing")
+    monkeypatch.setattr(ranks_module, "RANK_MODULE", "failing")
     cell = Cell(_config("engine=zero2"), LAM, "test")
     return cell, Prepared(folder, folder, "none"), StudyPaths(folder / "runs", folder)
 

@@ -18,21 +18,21 @@ import torch
 
 import kept
 from kept import keeping
-from opdcliff import launch
-from opdcliff.build_models import STUDENT, TEACHER
-from opdcliff.cells import Cell, run_cell
-from opdcliff.compose import compose_one
-from opdcliff.config import RunConfig
 from opdcliff.data.answers import draw_answer
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.splits_file import write_splits
-from opdcliff.models import build, load_model
+from opdcliff.models.load import build, load_model
+from opdcliff.models.make_pair import STUDENT, TEACHER
+from opdcliff.models.prepare import Prepared
+from opdcliff.models.sft import answer_style, fine_tune
+from opdcliff.models.tokenization import train_bpe
 from opdcliff.paths import StudyPaths
-from opdcliff.prepare import Prepared
-from opdcliff.records import read_record
-from opdcliff.settings import load
-from opdcliff.sft import answer_style, fine_tune
-from opdcliff.tokenization import train_bpe
+from opdcliff.records.record import read_record
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
+from opdcliff.settings.schema import RunConfig
+from opdcliff.study.cells import Cell, run_cell
+from opdcliff.training import ranks as ranks_module
 
 LAM = 1.5
 UPDATES = 20
@@ -108,7 +108,7 @@ def _run(prepared: Prepared, folder: Path, *words: str) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(kept.FOLDER, str(folder / "kept"))
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        patch.setattr(launch, "RANK_MODULE", "kept")
+        patch.setattr(ranks_module, "RANK_MODULE", "kept")
         keeping(patch.setattr)
         config, paths = _config(*words), StudyPaths(folder / "runs", folder / "results")
         cell, done = Cell(config, LAM, "test"), list[int]()

@@ -12,14 +12,14 @@ import torch
 from transformers import PreTrainedModel
 
 import markov
-from opdcliff import evaluate
-from opdcliff.contract import RANKING_WITH_REASON, FailureCode, Verdict
-from opdcliff.evaluate import class_metrics
-from opdcliff.metrics import Judged, answer_metrics, judge
-from opdcliff.models import Trio, assemble
-from opdcliff.rollout import Rollout
-from opdcliff.theory import clip_safe_logit, logit
-from opdcliff.tokenization import modal_sets_for
+from opdcliff.contract.parse import RANKING_WITH_REASON, FailureCode, Verdict
+from opdcliff.models.load import Trio, assemble
+from opdcliff.models.tokenization import modal_sets_for
+from opdcliff.rollout.sampler import Rollout
+from opdcliff.theory.threshold import clip_safe_logit, logit
+from opdcliff.training.evaluation import answers as answers_module
+from opdcliff.training.evaluation.answers import class_metrics
+from opdcliff.training.evaluation.metrics import Judged, answer_metrics, judge
 
 VOCABULARY = [
     *(markov.PAD, markov.EOS, "p", '{"ranking":["', "A", "B", "Z", '","', '"],"reason":"'),
@@ -97,13 +97,13 @@ def test_answers_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) -
     how = replace(markov.config().rollout, max_new_tokens=30, temperature=1.0)
 
     def answers(part: list[tuple[int, markov.Example]]) -> list[list[int]]:
-        batches = evaluate.answers_in_batches(model, tokenizer, part, how, seed=3)
+        batches = answers_module.answers_in_batches(model, tokenizer, part, how, seed=3)
         assert [e for examples, _ in batches for e in examples] == [e for _, e in part]
         return [answer for _, rollout in batches for answer in rollout.answers()]
 
     whole = answers(numbered)
     assert len({tuple(answer) for answer in whole}) > 3
-    monkeypatch.setattr(evaluate, "BATCH", 3)
+    monkeypatch.setattr(answers_module, "BATCH", 3)
     assert answers(numbered) == whole
     assert answers(numbered[5:]) == whole[5:]
 
@@ -111,7 +111,7 @@ def test_answers_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) -
 def test_a_chain_parses_as_often_as_it_must() -> None:
     model = markov.chain([0.5] * 4, opens=0.9, ends=0.8)
     count = 3000
-    metrics = evaluate.evaluate_model(
+    metrics = answers_module.evaluate_model(
         model,
         markov.tokenizer(4),
         [markov.example(i) for i in range(count)],

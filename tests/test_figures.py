@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from grid_frames import CLIFF, STARS, calibration, cells
-from opdcliff.figures import style
-from opdcliff.figures.cliff import draw_cliff
-from opdcliff.summary import onset_table
+from opdcliff.report.drawing import style
+from opdcliff.report.figures.cliff import draw_cliff
+from opdcliff.study.summary import onset_table
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -18,19 +18,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from made_results import made_results, make_study
-from opdcliff import cli, theory
-from opdcliff.collect import collect
-from opdcliff.compose import compose_one
+from opdcliff.cli import command
 from opdcliff.errors import ConfigError, InadmissibleError
-from opdcliff.figures import style
-from opdcliff.figures.budget_flow import UPPER_PLATEAU
-from opdcliff.figures.build import NAMES, build_figure, build_figures
-from opdcliff.figures.inputs import Inputs, MissingInputError
-from opdcliff.figures.page import write_page
-from opdcliff.figures.parameters import parameter_counts
 from opdcliff.paths import REPO_ROOT, StudyPaths
-from opdcliff.records import RunRecord
-from opdcliff.settings import load
+from opdcliff.records.record import RunRecord
+from opdcliff.report.drawing import style
+from opdcliff.report.drawing.build import NAMES, build_figure, build_figures
+from opdcliff.report.drawing.inputs import Inputs, MissingInputError
+from opdcliff.report.drawing.page import write_page
+from opdcliff.report.drawing.parameters import parameter_counts
+from opdcliff.report.figures.budget_flow import UPPER_PLATEAU
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
+from opdcliff.study.collect import collect
+from opdcliff.theory import threshold
 
 COMMITTED = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
 # Their inputs have been committed from the start; the others are built as their studies are.
@@ -109,10 +110,10 @@ def test_a_missing_input_skips_its_figure_in_one_line_with_the_command(
 def test_the_command_line_tells_an_unknown_figure_and_setting(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.main(["figures", "only=cliffs"]) == ConfigError.exit_code
+    assert command.main(["figures", "only=cliffs"]) == ConfigError.exit_code
     assert "allowed: geometry" in capsys.readouterr().err
-    assert cli.main(["figures", "lam.value=2"]) == ConfigError.exit_code
-    assert cli.main(["collect"]) == ConfigError.exit_code
+    assert command.main(["figures", "lam.value=2"]) == ConfigError.exit_code
+    assert command.main(["collect"]) == ConfigError.exit_code
 
 
 def test_every_locked_run_of_the_fine_grid_is_a_point() -> None:
@@ -153,7 +154,9 @@ def test_the_flow_of_the_budget_figure_ends_where_the_windows_do() -> None:
     table = pd.read_csv(COMMITTED.committed.figures_dir() / "budget.csv")
     flow = table[table.row.str.startswith("flow")]
     star = table[table.row == "lambda_star"].lam.iloc[0]
-    assert flow.lam.min() < star == pytest.approx(theory.lambda_star(0.855742, 0.456257, 5.0), 1e-5)
+    assert (
+        flow.lam.min() < star == pytest.approx(threshold.lambda_star(0.855742, 0.456257, 5.0), 1e-5)
+    )
     assert flow.updates.notna().all()
 
 

@@ -18,19 +18,24 @@ import torch
 
 import failing
 import fake_pdsh
-from opdcliff import launch
-from opdcliff.cells import Cell, run_cell
-from opdcliff.compose import compose_one
-from opdcliff.config import EngineConfig, RunConfig
-from opdcliff.device import pick_device
+from opdcliff.engine.launch_command import (
+    free_port,
+    launch_command,
+    launch_environment,
+    require_launcher,
+)
 from opdcliff.errors import ConfigError, EngineError
-from opdcliff.hostfile import Host, read_hostfile
-from opdcliff.launch_command import free_port, launch_command, launch_environment, require_launcher
+from opdcliff.models.device import pick_device
+from opdcliff.models.prepare import Prepared, prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.prepare import Prepared, prepare
-from opdcliff.rank_events import MARK, decode, encode
-from opdcliff.records import read_record
-from opdcliff.settings import load
+from opdcliff.processes.rank_events import MARK, decode, encode
+from opdcliff.records.record import read_record
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
+from opdcliff.settings.hostfile import Host, read_hostfile
+from opdcliff.settings.schema import EngineConfig, RunConfig
+from opdcliff.study.cells import Cell, run_cell
+from opdcliff.training import ranks as ranks_module
 
 LAM = 1.2
 WORDS = [
@@ -276,7 +281,7 @@ def _failing(
 ) -> tuple[Cell, Prepared]:
     monkeypatch.setenv(failing.FAULT, fault)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    monkeypatch.setattr(launch, "RANK_MODULE", "failing")
+    monkeypatch.setattr(ranks_module, "RANK_MODULE", "failing")
     cell = Cell(_config("engine=zero2", "engine.launcher=deepspeed"), LAM, fault)
     return cell, Prepared(paths.runs, paths.runs, "none")
 

@@ -16,24 +16,25 @@ import pytest
 
 from grid_frames import calibration
 from locked import contrast_test, onset_test
-from opdcliff import assets, confirm, locking
-from opdcliff.calibrate import Binding, Calibration
-from opdcliff.cell_identity import OPD
-from opdcliff.cells import Cell
-from opdcliff.compose import compose_one, model_option
-from opdcliff.config import RunConfig
-from opdcliff.confirm import locked_cells, run_locked
+from opdcliff.calibration.calibrate import Binding, Calibration
 from opdcliff.errors import ConfigError, InadmissibleError, StudyIncompleteError, TamperedError
-from opdcliff.locking import baseline_config, locked_arms, make_lock
+from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
-from opdcliff.pilot import HEADROOM, LOGIT, SPREAD
-from opdcliff.predictions import Grounds
-from opdcliff.prepare import Prepared
-from opdcliff.prereg import LOCK, Lock, LockedTest, read_lock, read_test
-from opdcliff.records import Record
-from opdcliff.settings import load, science
-from opdcliff.study import arm_config
-from opdcliff.theory import lambda_star
+from opdcliff.prereg import confirm, make_lock
+from opdcliff.prereg.confirm import locked_cells, run_locked
+from opdcliff.prereg.make_lock import baseline_config, locked_arms, make_lock
+from opdcliff.prereg.pilot import HEADROOM, LOGIT, SPREAD
+from opdcliff.prereg.predictions import Grounds
+from opdcliff.records.identity import OPD
+from opdcliff.records.record import Record
+from opdcliff.settings.checks import load, science
+from opdcliff.settings.compose import compose_one, model_option
+from opdcliff.settings.schema import RunConfig
+from opdcliff.storage import asset_cache
+from opdcliff.study.cells import Cell
+from opdcliff.study.study import arm_config
+from opdcliff.theory.threshold import lambda_star
+from opdcliff.verification.lock import LOCK, Lock, LockedTest, read_lock, read_test
 
 P, B = 0.876, 0.476
 BINDING = Binding("text", "28-55", P, B)
@@ -61,7 +62,7 @@ def prepared(paths: StudyPaths) -> Prepared:
         (folder / "weights").write_text("made up")
         return {"digest": "d" * 64}
 
-    folder = assets.ensure(paths, "data", {"name": "made up"}, build)
+    folder = asset_cache.ensure(paths, "data", {"name": "made up"}, build)
     return Prepared(folder, folder, "ab" * 32)
 
 
@@ -120,7 +121,7 @@ def stage(
         "read_record": pilot_record,
         "write_tests": write_tests,
     }.items():
-        monkeypatch.setattr(locking, name, stand_in)
+        monkeypatch.setattr(make_lock, name, stand_in)
     return made
 
 
@@ -131,7 +132,7 @@ def untouched(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
     def prepare(*_: object) -> Prepared:
         raise AssertionError("refused too late")
 
-    monkeypatch.setattr(locking, "prepare", prepare)
+    monkeypatch.setattr(make_lock, "prepare", prepare)
     return stage
 
 
@@ -205,7 +206,7 @@ def test_a_vacuous_window_leaves_nothing(stage: Stage, monkeypatch: pytest.Monke
     def refuse(_: Grounds) -> list[LockedTest]:
         raise ConfigError("says little")
 
-    monkeypatch.setattr(locking, "write_tests", refuse)
+    monkeypatch.setattr(make_lock, "write_tests", refuse)
     with pytest.raises(ConfigError, match="says little"):
         stage.lock()
     assert not stage.paths.prereg.exists()
@@ -247,7 +248,7 @@ def test_a_lock_seals_what_it_was_made_from(stage: Stage, prepared: Prepared) ->
     assert len(lock.seeds) == 2
     assert lock.prompts_sha256 == "d" * 64
     assert lock.models_identity == prepared.models_identity
-    assert lock.models_sha256 == assets.content_digest(prepared.models)
+    assert lock.models_sha256 == asset_cache.content_digest(prepared.models)
     assert lock.calibration["binding"] == dataclasses.asdict(BINDING)
     assert [row["lambda_star_c2_hi"] for row in lock.calibration["table"]] == ["Infinity"] * 4
 
@@ -432,7 +433,7 @@ def run(
     """Runs the lock; returns the cells that were asked for."""
     stage.cells.clear()
     monkeypatch.setattr(confirm, "prepare", lambda *_: prepared)
-    monkeypatch.setattr(confirm, "run_cells", locking.run_cells)
+    monkeypatch.setattr(confirm, "run_cells", make_lock.run_cells)
 
     def call() -> list[Cell]:
         run_locked(stage.config, stage.paths)

@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import markov
-from opdcliff.contract import RANKING_WITH_REASON
+from opdcliff.calibration.modal_mass import CLASSES, NO_CLASS, Positions, label, modal_logits
+from opdcliff.contract.modal_sets import ModalSets
+from opdcliff.contract.parse import RANKING_WITH_REASON
+from opdcliff.contract.token_classes import TokenClass
 from opdcliff.data.example import Example
-from opdcliff.masses import CLASSES, NO_CLASS, Positions, label, modal_logits
-from opdcliff.modal_sets import ModalSets
-from opdcliff.rollout import Rollout
-from opdcliff.token_classes import TokenClass
-from opdcliff.tokenization import vocabulary_texts
+from opdcliff.models.tokenization import vocabulary_texts
+from opdcliff.rollout.sampler import Rollout
 
 CANDIDATES = ("A", "B")
 VOCABULARY = [

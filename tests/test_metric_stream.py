@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from opdcliff.errors import RecordError
-from opdcliff.record_files import METRICS
-from opdcliff.records import Record, RunRecord, read_record, terminal_status
+from opdcliff.records.files import METRICS
+from opdcliff.records.record import Record, RunRecord, read_record, terminal_status
 from record_helpers import CLAIM, write_record
 
 pytestmark = pytest.mark.usefixtures("no_git")

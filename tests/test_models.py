@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3ForCausalLM
 
-from opdcliff import models
-from opdcliff.config import ArchConfig
 from opdcliff.errors import ModelError
-from opdcliff.models import (
+from opdcliff.models import load as load_module
+from opdcliff.models.load import (
     assemble,
     build,
     fresh_student,
@@ -23,7 +22,8 @@ from opdcliff.models import (
     load_tokenizer,
     same_vocabulary,
 )
-from opdcliff.tokenization import train_bpe
+from opdcliff.models.tokenization import train_bpe
+from opdcliff.settings.schema import ArchConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKENIZER = train_bpe(["bought hat\nA liked boots\n"], 270)
@@ -213,7 +213,7 @@ def test_a_hub_id_without_a_commit_is_refused_before_anything_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any], revision: str | None
 ) -> None:
     asked: list[Any] = []
-    for loader in (models.AutoModelForCausalLM, models.AutoTokenizer):
+    for loader in (load_module.AutoModelForCausalLM, load_module.AutoTokenizer):
         monkeypatch.setattr(loader, "from_pretrained", lambda *a, **k: asked.append((a, k)))
     with pytest.raises(ModelError, match="40 hex digits of a commit"):
         load("owner/name", revision=revision)
@@ -227,7 +227,7 @@ def test_a_hub_id_is_asked_for_at_its_commit(monkeypatch: pytest.MonkeyPatch) ->
         asked.append(arguments)
         raise OSError("no network")
 
-    for loader in (models.AutoModelForCausalLM, models.AutoTokenizer):
+    for loader in (load_module.AutoModelForCausalLM, load_module.AutoTokenizer):
         monkeypatch.setattr(loader, "from_pretrained", offline)
     with pytest.raises(ModelError, match="no network"):
         load_model("owner/name", dtype="float32", revision=COMMIT)

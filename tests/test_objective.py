@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from opdcliff.clip_rules import ClipRule, validate_clip
 from opdcliff.errors import ConfigError
-from opdcliff.objective import (
+from opdcliff.theory.clip_rules import ClipRule, validate_clip
+from opdcliff.training.objective import (
     LossOutput,
     clip_weight,
     extrapolated_advantage,

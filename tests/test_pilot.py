@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from opdcliff.errors import ConfigError
-from opdcliff.pilot import HEADROOM, LOGIT, SPREAD, PilotFacts, pilot_facts, pilot_rows
-from opdcliff.records import Record
+from opdcliff.prereg.pilot import HEADROOM, LOGIT, SPREAD, PilotFacts, pilot_facts, pilot_rows
+from opdcliff.records.record import Record
 
 WARMUP = 40
 # Evaluations at 0, 20, ..., 80. What lies before the first update, and for the settled values what

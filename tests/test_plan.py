@@ -19,19 +19,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import DynamicCache, PreTrainedModel
 
-from opdcliff import cli
-from opdcliff.clip_rules import ClipRule
-from opdcliff.compose import compose_one
-from opdcliff.config import RunConfig
-from opdcliff.engine_single import SingleEngine
-from opdcliff.masses import Positions, modal_logits
-from opdcliff.models import build
-from opdcliff.objective import LossOutput, full_loss, sampled_loss
-from opdcliff.plan import BACKWARD, EVALUATION, MASSES, ROLLOUT, SCORING, STEP, Plan, make_plan
-from opdcliff.plan_sizes import Vocabulary, measure, setup_of, sizes_of
-from opdcliff.rollout import TRAIN_STREAM, Rollout, sample
-from opdcliff.scoring import completion_full_logp, completion_logp
-from opdcliff.settings import load
+from opdcliff.calibration.modal_mass import Positions, modal_logits
+from opdcliff.cli import command
+from opdcliff.engine.single import SingleEngine
+from opdcliff.models.load import build
+from opdcliff.planning.memory import (
+    BACKWARD,
+    EVALUATION,
+    MASSES,
+    ROLLOUT,
+    SCORING,
+    STEP,
+    Plan,
+    make_plan,
+)
+from opdcliff.planning.sizes import Vocabulary, measure, setup_of, sizes_of
+from opdcliff.rollout.sampler import TRAIN_STREAM, Rollout, sample
+from opdcliff.rollout.scoring import completion_full_logp, completion_logp
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
+from opdcliff.settings.schema import RunConfig
+from opdcliff.theory.clip_rules import ClipRule
+from opdcliff.training.objective import LossOutput, full_loss, sampled_loss
 
 TOLERANCE = 0.2
 ROWS, PROMPT, ANSWER = 4, 24, 72
@@ -352,7 +361,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def call(*words: str) -> tuple[int, str, str]:
-        code = cli.main(["plan", *words])
+        code = command.main(["plan", *words])
         text = capsys.readouterr()
         return code, text.out, text.err
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from fake_cells import PREPARED, attempts_of, make
-from opdcliff import pool
-from opdcliff.cells import is_finished
 from opdcliff.errors import PreemptedError
-from opdcliff.pool import run_cells
+from opdcliff.study import pool
+from opdcliff.study.cells import is_finished
+from opdcliff.study.pool import run_cells
 
 # Only a failing test waits this long.
 PATIENCE_S = 300

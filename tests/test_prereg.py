@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from locked import contrast_test, onset_test
-from opdcliff import prereg
-from opdcliff.canonical import file_digest
 from opdcliff.errors import ConfigError, InadmissibleError
 from opdcliff.paths import REPO_ROOT
-from opdcliff.prereg import (
+from opdcliff.storage.canonical import file_digest
+from opdcliff.verification import lock as lock_module
+from opdcliff.verification.lock import (
     FORMAT,
     LOCK,
     LockedTest,
@@ -192,7 +192,7 @@ def test_the_real_lock_is_sound() -> None:
     assert lock is not None
     assert lock.protocol == REAL.name
     assert set(lock.tests) == set(FILES) - {LOCK}
-    assert set(lock.sources) == set(prereg.SOURCES)
+    assert set(lock.sources) == set(lock_module.SOURCES)
     # One run per cell: no two of them have one identity.
     cells = lock.cells()
     assert len(cells) == len(lock.seeds) * sum(len(arm.lams) for arm in lock.arms)
@@ -312,22 +312,22 @@ def test_an_edit_of_the_tests_is_told(
     assert broken == lines
 
 
-@pytest.mark.parametrize("name", prereg.SOURCES)
+@pytest.mark.parametrize("name", lock_module.SOURCES)
 def test_code_that_is_not_that_of_the_lock_is_told(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = prereg.source_digests()
+    own = lock_module.source_digests()
     line = f"{name}: the code is not that of the lock"
     for other in (own | {name: "0" * 64}, {k: v for k, v in own.items() if k != name}):
-        monkeypatch.setattr(prereg, "source_digests", lambda other=other: other)
+        monkeypatch.setattr(lock_module, "source_digests", lambda other=other: other)
         lock, broken = read_lock(folder)
         assert lock is not None
         assert broken == [line]
 
 
 def test_the_digest_of_a_source_is_that_of_the_file_that_is_imported() -> None:
-    assert prereg.source_digests()["stats.py"] == file_digest(
-        Path(prereg.__file__).with_name("stats.py")
+    assert lock_module.source_digests()["stats.py"] == file_digest(
+        Path(lock_module.__file__).with_name("stats.py")
     )
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from opdcliff import theory
 from opdcliff.paths import REPO_ROOT
-from opdcliff.prereg import LockedTest, read_test
-from opdcliff.verdicts import METRIC_VERSIONS, Outcome, judge
+from opdcliff.theory import threshold
+from opdcliff.verification.lock import LockedTest, read_test
+from opdcliff.verification.verdicts import METRIC_VERSIONS, Outcome, judge
 
 PREREG = REPO_ROOT / "prereg"
 FOLDER = PREREG / "paper"
@@ -76,7 +76,7 @@ def grid_step() -> float:
 
 def small_clip_star(star: float) -> float:
     """lambda* at c = 2 of the p that gives `star` at c = 5, both at b = 1/2."""
-    return theory.lambda_star_neutral(theory.modal_mass_for(star, 0.5, 5.0), 2.0)
+    return threshold.lambda_star_neutral(threshold.modal_mass_for(star, 0.5, 5.0), 2.0)
 
 
 def derived() -> dict[tuple[str, str], float]:
@@ -175,7 +175,7 @@ def test_derived_numbers_follow_from_the_published_ones() -> None:
 
 
 def test_derived_numbers_in_words_follow_too() -> None:
-    modal = theory.modal_mass_for(PUBLISHED_STAR, 0.5, 5.0)
+    modal = threshold.modal_mass_for(PUBLISHED_STAR, 0.5, 5.0)
     star = small_clip_star(PUBLISHED_STAR)
     lowest, highest = (small_clip_star(PUBLISHED_STAR + error) for error in (-0.005, 0.005))
     said = locked("T3").window.derivation

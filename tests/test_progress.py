@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from opdcliff import progress
-from opdcliff.progress import Stage
-from opdcliff.workers import open_channel, tell, worker_pool
+from opdcliff.processes.workers import open_channel, tell, worker_pool
+from opdcliff.terminal import progress
+from opdcliff.terminal.progress import Stage
 
 
 @pytest.fixture

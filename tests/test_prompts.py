@@ -10,8 +10,8 @@ import pytest
 from opdcliff.data.answers import AnswerStyle
 from opdcliff.data.example import Example, candidate_ids
 from opdcliff.data.mini import SplitSizes, generate
-from opdcliff.data.prompts import IGNORE, batch_of_update, prompt_batch, sft_batches
-from opdcliff.tokenization import encode, train_bpe
+from opdcliff.models.batches import IGNORE, batch_of_update, prompt_batch, sft_batches
+from opdcliff.models.tokenization import encode, train_bpe
 
 Rows = list[tuple[list[int], list[int]]]
 

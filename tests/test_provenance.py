@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from opdcliff.provenance import git_state
+from opdcliff.storage.provenance import git_state
 
 
 def test_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

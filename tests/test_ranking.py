@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
+from opdcliff.contract.ranking import Gain, ndcg_at_k, ranked_grades, ranking_metrics
 from opdcliff.errors import ConfigError, DataError
-from opdcliff.ranking import Gain, ndcg_at_k, ranked_grades, ranking_metrics
 
 _grades = st.lists(st.integers(0, 5), min_size=2, max_size=12)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from opdcliff.errors import RecordError
-from opdcliff.record_files import LOCK
-from opdcliff.records import RunRecord, read_record
+from opdcliff.records.files import LOCK
+from opdcliff.records.record import RunRecord, read_record
 from record_helpers import CLAIM, writer_process
 
 pytestmark = pytest.mark.usefixtures("no_git")
@@ -24,7 +24,7 @@ def test_stale_lock_of_a_killed_process_is_taken_over(
         pass
     pid = json.loads((tmp_path / LOCK).read_text())["pid"]
     # On this logger: a test before may have set the level of the root.
-    with caplog.at_level(logging.WARNING, "opdcliff.record_lock"):
+    with caplog.at_level(logging.WARNING, "opdcliff.records.run_lock"):
         with pytest.raises(RecordError, match=r"interrupted run \(status running, no live owner"):
             RunRecord.create(tmp_path, **CLAIM)
         RunRecord.create(tmp_path, **CLAIM, restart=True).close("finished")

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from opdcliff.errors import RecordError
-from opdcliff.record_files import CONFIG, MANIFEST, METRICS
-from opdcliff.records import (
+from opdcliff.records.files import CONFIG, MANIFEST, METRICS
+from opdcliff.records.record import (
     OUTCOMES,
     TERMINAL,
     RunRecord,

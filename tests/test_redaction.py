@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from opdcliff.records import RunRecord, read_record, run_identity
-from opdcliff.redaction import redact
+from opdcliff.records.record import RunRecord, read_record, run_identity
+from opdcliff.storage.redaction import redact
 from record_helpers import CLAIM
 
 pytestmark = pytest.mark.usefixtures("no_git")

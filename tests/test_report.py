@@ -18,12 +18,13 @@ import pandas as pd
 import pytest
 
 from browser import opened
-from opdcliff import cli, report
+from opdcliff.cli import command
 from opdcliff.errors import InadmissibleError, OpdcliffError, TamperedError
-from opdcliff.figures.build import NAMES
 from opdcliff.paths import REPO_ROOT, StudyPaths
-from opdcliff.report_figures import CAPTIONS
-from opdcliff.report_inputs import ReportInputs, read_inputs
+from opdcliff.report import page as page_module
+from opdcliff.report.drawing.build import NAMES
+from opdcliff.report.figure_section import CAPTIONS
+from opdcliff.report.inputs import ReportInputs, read_inputs
 
 COMMITTED = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
 FOLDER = COMMITTED.committed.locked_dir("mini")
@@ -37,7 +38,7 @@ def inputs() -> ReportInputs:
 
 @pytest.fixture(scope="module")
 def page(inputs: ReportInputs) -> str:
-    return report.page(inputs)
+    return page_module.page(inputs)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def copied(tmp_path: Path) -> StudyPaths:
 
 
 def test_the_committed_page_is_what_the_committed_results_give(page: str) -> None:
-    assert (FOLDER / report.PAGE).read_text(encoding="utf-8") == page, STALE
+    assert (FOLDER / page_module.PAGE).read_text(encoding="utf-8") == page, STALE
 
 
 def test_the_verb_writes_the_same_bytes_elsewhere_and_leaves_verdicts_and_report_alone(
@@ -66,14 +67,14 @@ def test_the_verb_writes_the_same_bytes_elsewhere_and_leaves_verdicts_and_report
     paths = copied(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPDCLIFF_RUNS", raising=False)
-    (paths.committed.locked_dir("mini") / report.PAGE).unlink()
+    (paths.committed.locked_dir("mini") / page_module.PAGE).unlink()
     before = {path: path.read_bytes() for path in paths.results.rglob("*") if path.is_file()}
-    assert cli.main(["report"]) == 0
+    assert command.main(["report"]) == 0
     said = capsys.readouterr().out
     assert "this checkout's git: UNANCHORED, the records: CLEAN" in " ".join(said.split())
-    made = paths.own.locked_dir("mini") / report.PAGE
+    made = paths.own.locked_dir("mini") / page_module.PAGE
     assert made.read_text(encoding="utf-8") == page
-    assert (paths.own.root / report.BESIDE).is_file()
+    assert (paths.own.root / page_module.BESIDE).is_file()
     assert {
         path: path.read_bytes() for path in paths.results.rglob("*") if path.is_file()
     } == before
@@ -86,12 +87,12 @@ def test_renewing_writes_the_same_page_over_the_committed_one(
     paths = copied(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPDCLIFF_RUNS", raising=False)
-    made = paths.committed.locked_dir("mini") / report.PAGE
+    made = paths.committed.locked_dir("mini") / page_module.PAGE
     made.unlink()
     (tmp_path / "docs").mkdir()
-    assert cli.main(["report", "renew_committed=true"]) == 0
+    assert command.main(["report", "renew_committed=true"]) == 0
     assert made.read_text(encoding="utf-8") == page
-    assert (tmp_path / "docs" / report.BESIDE).is_file()
+    assert (tmp_path / "docs" / page_module.BESIDE).is_file()
     assert not (tmp_path / "runs").exists()
 
 
@@ -177,7 +178,7 @@ def test_verdicts_that_do_not_fit_the_table_give_no_page(what: str, tmp_path: Pa
     change, said = BROKEN[what]
     change(paths.committed.locked_dir("mini"))
     with pytest.raises(InadmissibleError, match=said):
-        report.make_report("mini", paths)
+        page_module.make_report("mini", paths)
 
 
 def test_a_changed_lock_gives_no_page(tmp_path: Path) -> None:
@@ -185,14 +186,14 @@ def test_a_changed_lock_gives_no_page(tmp_path: Path) -> None:
     window = paths.prereg_dir("mini") / "T1_exact.yaml"
     window.write_text(window.read_text().replace("lo: 1.864", "lo: 1.764"))
     with pytest.raises(TamperedError, match=r"T1_exact\.yaml: changed since the lock"):
-        report.make_report("mini", paths)
+        page_module.make_report("mini", paths)
 
 
 def test_an_unknown_protocol_and_setting_end_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.main(["report", "protocol=minii"]) == InadmissibleError.exit_code
-    assert cli.main(["report", "lam.value=2"]) == 2
+    assert command.main(["report", "protocol=minii"]) == InadmissibleError.exit_code
+    assert command.main(["report", "lam.value=2"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 2
     assert issubclass(InadmissibleError, OpdcliffError)
 
@@ -209,7 +210,7 @@ def test_a_missing_figure_and_one_of_other_records_are_told_not_shown(
     assert "is missing" in moved.drawing("geometry").missing
     assert "which are not those of this report" in moved.drawing("fine_grid").missing
     assert moved.drawing("budget").svg == inputs.drawing("budget").svg != b""
-    section = report.figure_section(moved)
+    section = page_module.figure_section(moved)
     assert "geometry</b>: results/figures/geometry.svg is missing" in section
     assert 'alt="budget' in section
     assert 'alt="fine_grid' not in section
@@ -226,7 +227,7 @@ def test_text_of_the_inputs_is_never_markup(inputs: ReportInputs) -> None:
     hostile = '<script>alert("x")</script>'
     test = inputs.tests[0].model_copy(update={"claim": hostile})
     verdicts = inputs.verdicts | {"mismatches": [hostile]}
-    made = report.page(dataclasses.replace(inputs, tests=[test], verdicts=verdicts))
+    made = page_module.page(dataclasses.replace(inputs, tests=[test], verdicts=verdicts))
     assert "<script" not in made
     assert made.count(html.escape(hostile)) == 3
 
@@ -296,7 +297,7 @@ def test_the_page_fits_the_window_and_every_picture_and_table_is_there(
 def test_the_page_shows_its_verdicts_and_the_console_stays_empty(
     page: str, verdicts: dict[str, Any], tmp_path: Path
 ) -> None:
-    document, console = opened(FOLDER / report.PAGE, tmp_path / "profile")
+    document, console = opened(FOLDER / page_module.PAGE, tmp_path / "profile")
     assert console == []
     shown = re.findall(r'class="badge \w+">(\w+)</span></td>', document)
     assert shown == [test["outcome"] for test in verdicts["tests"].values()]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from opdcliff import verify_report
 from opdcliff.paths import REPO_ROOT, StudyPaths
-from opdcliff.sources import read_runs
-from opdcliff.verify import Integrity, Verification, verify
+from opdcliff.verification import report as report_module
+from opdcliff.verification.run_sources import read_runs
+from opdcliff.verification.verify import Integrity, Verification, verify
 
 PATHS = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
 FOLDER = PATHS.committed.locked_dir("mini")
@@ -33,7 +33,7 @@ def test_the_lock_still_holds(recomputed: Verification) -> None:
 
 
 def test_the_committed_table_gives_the_committed_verdicts(recomputed: Verification) -> None:
-    ours = json.loads(json.dumps(verify_report.as_json(recomputed)))
+    ours = json.loads(json.dumps(report_module.as_json(recomputed)))
     theirs = committed()
     assert {k: v for k, v in ours.items() if k not in ANCHORED} == {
         k: v for k, v in theirs.items() if k not in ANCHORED

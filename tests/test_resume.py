@@ -22,15 +22,22 @@ from safetensors.torch import load_file
 
 import crash
 from crash import UPDATES, Child, folder_of, outcome, run_here
-from opdcliff import checkpoint, resume
-from opdcliff.checkpoint import FOLDER, GENERATORS, MANIFEST, OPTIMIZER, POSITION, STUDENT
 from opdcliff.errors import PreemptedError, RecordError
-from opdcliff.generators import generator_state, set_generator_state
-from opdcliff.preemption import listening
-from opdcliff.prepare import Prepared
-from opdcliff.record_files import METRICS, MIXED_CODE, read_manifest
-from opdcliff.records import read_record
-from opdcliff.run_views import view_of_record
+from opdcliff.models.prepare import Prepared
+from opdcliff.processes.preemption import listening
+from opdcliff.records.files import METRICS, MIXED_CODE, read_manifest
+from opdcliff.records.record import read_record
+from opdcliff.training.checkpoints import checkpoint, resume
+from opdcliff.training.checkpoints.checkpoint import (
+    FOLDER,
+    GENERATORS,
+    MANIFEST,
+    OPTIMIZER,
+    POSITION,
+    STUDENT,
+)
+from opdcliff.training.checkpoints.generators import generator_state, set_generator_state
+from opdcliff.verification.run_views import view_of_record
 
 pytestmark = pytest.mark.usefixtures("no_git")
 
@@ -303,7 +310,7 @@ def test_a_restart_killed_between_config_and_manifest_starts_again(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("opdcliff.records.write_manifest", die)
+        patch.setattr("opdcliff.records.record.write_manifest", die)
         with pytest.raises(SystemExit):
             run_here(prepared, tmp_path, "checkpoint.keep=1")
     assert outcome(run_here(prepared, tmp_path)) == whole

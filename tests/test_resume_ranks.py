@@ -12,12 +12,12 @@ from safetensors.torch import load
 
 import crash
 from crash import UPDATES, folder_of, outcome, run_here
-from opdcliff import resume
-from opdcliff.checkpoint import FOLDER
 from opdcliff.errors import PreemptedError
-from opdcliff.preemption import listening
-from opdcliff.prepare import Prepared
-from opdcliff.record_files import read_manifest
+from opdcliff.models.prepare import Prepared
+from opdcliff.processes.preemption import listening
+from opdcliff.records.files import read_manifest
+from opdcliff.training.checkpoints import resume
+from opdcliff.training.checkpoints.checkpoint import FOLDER
 
 pytestmark = [
     pytest.mark.usefixtures("no_git"),

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from transformers import GenerationConfig, PreTrainedModel
 
-from opdcliff import rollout as module
+from opdcliff.models.tokenization import pad_left
 from opdcliff.paths import conf_dir
-from opdcliff.rollout import (
+from opdcliff.rollout import sampler as module
+from opdcliff.rollout.sampler import (
     CALIBRATION_STREAM,
     EVALUATION_STREAM,
     FORCED_STREAM,
@@ -31,7 +32,6 @@ from opdcliff.rollout import (
     sample,
     uniforms,
 )
-from opdcliff.tokenization import pad_left
 from tiny_rollout import EOS, PAD, PROMPTS, SETTINGS, VOCABULARY, tiny_model
 
 MODEL = tiny_model()

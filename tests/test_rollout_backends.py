@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
-from opdcliff import rollout_continuous as continuous
-from opdcliff.cell_identity import OPD, cell_identity
-from opdcliff.compose import compose_one
 from opdcliff.errors import ConfigError
-from opdcliff.rollout import Rollout
-from opdcliff.rollout_backends import SAMPLERS, sample
-from opdcliff.settings import load, science, science_of
-from opdcliff.tokenization import pad_left
+from opdcliff.models.tokenization import pad_left
+from opdcliff.records.identity import OPD, cell_identity
+from opdcliff.rollout import continuous as continuous
+from opdcliff.rollout.backends import SAMPLERS, sample
+from opdcliff.rollout.sampler import Rollout
+from opdcliff.settings.checks import load, science, science_of
+from opdcliff.settings.compose import compose_one
 from tiny_rollout import EOS, PAD, PROMPTS, SETTINGS, VOCABULARY, tiny_model
 
 MODEL = tiny_model()

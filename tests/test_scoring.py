@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from opdcliff.errors import ConfigError
-from opdcliff.scoring import (
+from opdcliff.rollout.scoring import (
     ScoringModule,
     completion_full_logp,
     completion_logp,

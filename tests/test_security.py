@@ -16,18 +16,20 @@ from typing import Any
 
 import pytest
 
-from opdcliff import cli, launch, rank
-from opdcliff.cells import RANKS_LOG, Cell, run_cell
-from opdcliff.compose import compose_grid, compose_one
-from opdcliff.config import ArchConfig
+from opdcliff.cli import command
 from opdcliff.errors import ConfigError, EngineError
-from opdcliff.job import Job
-from opdcliff.models import build
+from opdcliff.models.load import build
+from opdcliff.models.prepare import Prepared
+from opdcliff.models.tokenization import train_bpe
 from opdcliff.paths import StudyPaths
-from opdcliff.prepare import Prepared
-from opdcliff.records import read_record
-from opdcliff.settings import load
-from opdcliff.tokenization import train_bpe
+from opdcliff.processes import rank
+from opdcliff.records.record import read_record
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_grid, compose_one
+from opdcliff.settings.schema import ArchConfig
+from opdcliff.study.cells import RANKS_LOG, Cell, run_cell
+from opdcliff.training import ranks
+from opdcliff.training.job import Job
 
 SECONDS = ("debug=seconds", "tracking=off", "engine.device=cpu", "lam.value=1.0")
 SECRET = "5ecret0123456789abcdef0123456789abcdef01"
@@ -46,7 +48,7 @@ def elsewhere(
 
     def call(*words: str) -> tuple[int, str]:
         capsys.readouterr()
-        code = cli.main(words)
+        code = command.main(words)
         return code, "".join(capsys.readouterr())
 
     return call
@@ -312,7 +314,7 @@ def test_a_secret_that_ranks_print_and_raise_is_in_no_file(
     tmp_path: Path, secret: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    monkeypatch.setattr(launch, "RANK_MODULE", "test_security")
+    monkeypatch.setattr(ranks, "RANK_MODULE", "test_security")
     words = ["debug=seconds", "engine=zero2", "engine.ranks=2", "engine.device=cpu", "lam.value=1"]
     cell = Cell(load(compose_one(["protocol=grid", *words])), 1.0, "test")
     models = tmp_path / "models"

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from opdcliff import sft
-from opdcliff.config import ArchConfig, RoleConfig, SftConfig
 from opdcliff.data.answers import AnswerStyle
 from opdcliff.data.mini import SplitSizes, generate
-from opdcliff.data.prompts import IGNORE, sft_batches
 from opdcliff.errors import ModelError
-from opdcliff.models import build
-from opdcliff.sft import FINAL_LR_SHARE, answer_style, fine_tune
-from opdcliff.tokenization import train_bpe
+from opdcliff.models import sft
+from opdcliff.models.batches import IGNORE, sft_batches
+from opdcliff.models.load import build
+from opdcliff.models.sft import FINAL_LR_SHARE, answer_style, fine_tune
+from opdcliff.models.tokenization import train_bpe
+from opdcliff.settings.schema import ArchConfig, RoleConfig, SftConfig
 
 Rows = list[tuple[list[int], list[int]]]
 

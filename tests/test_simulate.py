@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from opdcliff import budget_flow, simulate, theory
 from opdcliff.errors import ConfigError, TheoryDomainError
-from opdcliff.simulate import Position, Rule, Trajectory, even_position
+from opdcliff.theory import budget_flow, simulate, threshold
+from opdcliff.theory.simulate import Position, Rule, Trajectory, even_position
 
 P, B, C, ETA = 0.9, 0.5, 5.0, 1.0
-STAR = theory.lambda_star(P, B, C)
+STAR = threshold.lambda_star(P, B, C)
 
 
 def loop(
@@ -30,10 +30,10 @@ def test_unclipped_loop_is_ascent_on_one_logit(n_modal: int, n_tail: int) -> Non
     run = simulate.run(
         even_position(P, B, n_modal, n_tail), lam=1.4, c=C, eta=ETA, updates=300, rule="none"
     )
-    z, z_star = theory.logit(B), theory.fixed_point_logit(P, B, 1.4)
+    z, z_star = threshold.logit(B), threshold.fixed_point_logit(P, B, 1.4)
     for n in range(301):
         assert run.z[n] == pytest.approx(z, abs=1e-9)
-        q = theory.sigmoid(z)
+        q = threshold.sigmoid(z)
         assert run.q[n] == pytest.approx(q, abs=1e-9)
         z += ETA * q * (1 - q) * (z_star - z)
 
@@ -44,7 +44,7 @@ def test_step_on_two_free_logits_is_halved() -> None:
 
 
 def test_reference_run_of_the_finite_budget() -> None:
-    lam = 1.02 * theory.lambda_star(0.876, 0.476, C)
+    lam = 1.02 * threshold.lambda_star(0.876, 0.476, C)
     run = simulate.run(even_position(0.876, 0.476), lam=lam, c=C, eta=0.05, updates=2200)
     assert run.crossed_at == pytest.approx(1926, abs=2)
     predicted = budget_flow.updates_to_exit(0.876, 0.476, C, lam, 0.05)
@@ -65,7 +65,7 @@ def test_reference_run_of_the_finite_budget() -> None:
 def test_crossing_matches_the_integral(
     p: float, b: float, c: float, factor: float, eta: float
 ) -> None:
-    lam = factor * theory.lambda_star(p, b, c)
+    lam = factor * threshold.lambda_star(p, b, c)
     predicted = budget_flow.updates_to_exit(p, b, c, lam, eta)
     run = simulate.run(
         even_position(p, b), lam=lam, c=c, eta=eta, updates=int(1.05 * predicted) + 5
@@ -78,7 +78,7 @@ def test_crossing_matches_the_integral(
 def test_mask_is_stable_below_the_cliff(factor: float) -> None:
     run = loop(factor, updates=5000)
     assert run.crossed_at is None
-    assert run.z[-1] == pytest.approx(theory.fixed_point_logit(P, B, factor * STAR), abs=1e-6)
+    assert run.z[-1] == pytest.approx(threshold.fixed_point_logit(P, B, factor * STAR), abs=1e-6)
     assert run.clip_fraction.max() == 0.0
     assert run.tail_ratio.max() < C
 
@@ -89,7 +89,7 @@ def test_mask_runs_away_above_the_cliff(factor: float) -> None:
     assert run.crossed_at is not None
     after = run.z[run.crossed_at :]
     assert np.all(np.diff(after) > 0.0)
-    assert after[-1] > theory.fixed_point_logit(P, B, factor * STAR) + 2.0
+    assert after[-1] > threshold.fixed_point_logit(P, B, factor * STAR) + 2.0
     assert run.tail_ratio[-1] > 8.0 * C
     assert np.all(run.clip_fraction[: run.crossed_at] == 0.0)
     np.testing.assert_allclose(
@@ -98,10 +98,10 @@ def test_mask_runs_away_above_the_cliff(factor: float) -> None:
 
 
 def test_mask_ends_at_the_masked_fixed_point_when_c_is_near_1() -> None:
-    lam = 1.02 * theory.lambda_star(P, B, 1.1)
+    lam = 1.02 * threshold.lambda_star(P, B, 1.1)
     run = simulate.run(even_position(P, B), lam=lam, c=1.1, eta=ETA, updates=4000)
-    end = theory.masked_fixed_point(P, B, lam)
-    assert theory.sigmoid(run.z_c) < theory.fixed_point(P, B, lam) < end < 1.0
+    end = threshold.masked_fixed_point(P, B, lam)
+    assert threshold.sigmoid(run.z_c) < threshold.fixed_point(P, B, lam) < end < 1.0
     assert run.q[-1] == pytest.approx(end, abs=1e-6)
 
 
@@ -113,31 +113,31 @@ def test_truncate_moves_the_cliff_up() -> None:
     assert held.z[-1] < masked.z[-1] - 1.5
     assert held.tail_ratio[-1] < 2.0 * C
     assert lost.z[-1] - lost.z[-1000] > 0.1
-    assert lost.z[-1] > theory.fixed_point_logit(P, B, 1.2 * STAR) + 1.0
+    assert lost.z[-1] > threshold.fixed_point_logit(P, B, 1.2 * STAR) + 1.0
 
 
 def test_truncate_keeps_the_cliff_where_the_normaliser_is_large() -> None:
     p, b, c = 0.6, 0.001, 50.0
-    lam = theory.lambda_star(p, b, c)
+    lam = threshold.lambda_star(p, b, c)
     log_z = np.log(p**lam * b ** (1 - lam) + (1 - p) ** lam * (1 - b) ** (1 - lam))
-    assert theory.fixed_point(p, b, lam) * log_z > 1.0
+    assert threshold.fixed_point(p, b, lam) * log_z > 1.0
     near = simulate.run(
         even_position(p, b), lam=1.01 * lam, c=c, eta=2.0, updates=5000, rule="truncate"
     )
     assert near.crossed_at is not None
-    assert near.z[-1] > theory.fixed_point_logit(p, b, 1.01 * lam) + 1.0
+    assert near.z[-1] > threshold.fixed_point_logit(p, b, 1.01 * lam) + 1.0
 
 
 @pytest.mark.parametrize("factor", [0.98, 1.05, 1.2])
 def test_no_clip_has_no_cliff(factor: float) -> None:
     run = loop(factor, "none", updates=3000)
-    assert run.z[-1] == pytest.approx(theory.fixed_point_logit(P, B, factor * STAR), abs=1e-4)
+    assert run.z[-1] == pytest.approx(threshold.fixed_point_logit(P, B, factor * STAR), abs=1e-4)
     assert run.clip_fraction.max() == 0.0
 
 
 def test_modal_clipping_slows_a_start_far_below_the_teacher() -> None:
     p, b, c = 0.9, 0.2, 2.0
-    lam = 1.1 * theory.lambda_star(p, b, c)
+    lam = 1.1 * threshold.lambda_star(p, b, c)
     run = simulate.run(even_position(p, b), lam=lam, c=c, eta=0.1, updates=2000)
     assert run.clip_fraction[0] == pytest.approx(b)
     assert run.crossed_at > 1.01 * budget_flow.updates_to_exit(p, b, c, lam, 0.1)
@@ -200,7 +200,7 @@ def test_trajectory_shapes_and_freezing() -> None:
     assert (run.z.size, run.q.size, run.tail_ratio.size) == (8, 8, 8)
     assert (run.lam.size, run.clip_fraction.size) == (7, 7)
     assert run.q[0] == pytest.approx(B)
-    assert run.z_c == theory.clip_safe_logit(P, C)
+    assert run.z_c == threshold.clip_safe_logit(P, C)
     np.testing.assert_allclose(run.tail_ratio, (1 - P) / (1 - run.q))
     with pytest.raises(dataclasses.FrozenInstanceError):
         run.p = 0.5

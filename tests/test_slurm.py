@@ -14,11 +14,12 @@ import cloudpickle
 import pytest
 
 import fake_slurm
-from opdcliff import cli, jobs, slurm
-from opdcliff.compose import compose_grid
+from opdcliff.cli import command
 from opdcliff.errors import PreemptedError
 from opdcliff.paths import StudyPaths
-from opdcliff.records import read_record
+from opdcliff.records.record import read_record
+from opdcliff.settings.compose import compose_grid
+from opdcliff.study import jobs, slurm
 
 SECONDS = ["debug=seconds", "tracking=off", "engine.device=cpu"]
 GRID = ["launcher=slurm", "lam.value=1.0,1.2"]
@@ -34,7 +35,7 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _script(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    code = cli.main(["train", "-m", *SECONDS, *GRID, "dry_run=true", *words])
+    code = command.main(["train", "-m", *SECONDS, *GRID, "dry_run=true", *words])
     printed = capsys.readouterr()
     assert code == 0, printed.err
     return printed.out
@@ -104,7 +105,7 @@ def test_what_slurm_could_not_run_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    assert cli.main(["train", "debug=seconds", *words]) == 2
+    assert command.main(["train", "debug=seconds", *words]) == 2
     line = capsys.readouterr().err
     assert part in line
     assert line.count("\n") == 1
@@ -173,7 +174,7 @@ def test_a_grid_runs_under_slurm_and_goes_on_where_it_was_stopped(
     words = ["optim.updates=60", "evaluation.every=10", "sft.student.steps=1"]
     words += ["sft.teacher.steps=1", "evaluation.collapse_floor=0.0"]
     printed = _script(capsys, *words)
-    code = cli.main(["train", "-m", *SECONDS, *GRID, *words])
+    code = command.main(["train", "-m", *SECONDS, *GRID, *words])
     reply = capsys.readouterr()
     assert code == 0, reply.err + (slurm_folder / "step1.log").read_text()
     assert "2 of 2 cells" in reply.out

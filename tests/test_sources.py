@@ -11,16 +11,23 @@ import pandas as pd
 import pytest
 
 from locked import PROTOCOL, WEIGHTS, make_study, write_run
-from opdcliff import sources
 from opdcliff.errors import InadmissibleError, RecordError
 from opdcliff.paths import StudyPaths
-from opdcliff.prereg import Lock
-from opdcliff.records import Record, read_record
-from opdcliff.run_views import UNKNOWN, RunView, final_of, read_table, table_of, write_table
-from opdcliff.sources import Runs, differences, online_history, read_runs
-from opdcliff.tracking import open_tracker
-from opdcliff.verdicts import Outcome
-from opdcliff.verify import Integrity, Verification, verify
+from opdcliff.records.record import Record, read_record
+from opdcliff.records.tracking import open_tracker
+from opdcliff.verification import run_sources
+from opdcliff.verification.lock import Lock
+from opdcliff.verification.run_sources import Runs, differences, online_history, read_runs
+from opdcliff.verification.run_views import (
+    UNKNOWN,
+    RunView,
+    final_of,
+    read_table,
+    table_of,
+    write_table,
+)
+from opdcliff.verification.verdicts import Outcome
+from opdcliff.verification.verify import Integrity, Verification, verify
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +59,7 @@ def test_logs_that_agree_give_the_verdicts_of_the_records(
     study: tuple[Path, Lock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo, _ = study
-    monkeypatch.setattr(sources, "read_offline_run", log_of)
+    monkeypatch.setattr(run_sources, "read_offline_run", log_of)
     mirrored, runs = checked(repo, "wandb")
     assert runs.mismatches == []
     assert mirrored.verdicts == checked(repo, "records")[0].verdicts
@@ -83,7 +90,7 @@ def test_a_log_that_differs_is_reported_and_never_averaged(
             log.loc[1, column] = value
         return log
 
-    monkeypatch.setattr(sources, "read_offline_run", changed)
+    monkeypatch.setattr(run_sources, "read_offline_run", changed)
     found, _ = checked(repo, "wandb")
     assert len(found.mismatches) == 1
     assert part in found.mismatches[0]
@@ -103,7 +110,7 @@ def test_a_log_that_is_missing_or_has_no_end_is_not_run(
         log.attrs["finished"] = folder.name != f"warm_start-1.0-{lock.seeds[2]}"
         return log
 
-    monkeypatch.setattr(sources, "read_offline_run", broken)
+    monkeypatch.setattr(run_sources, "read_offline_run", broken)
     found, _ = checked(repo, "wandb")
     assert [verdict.outcome for verdict in found.verdicts] == [Outcome.NOT_RUN] * 2
     assert found.exit_code == 12
@@ -130,7 +137,7 @@ def test_a_real_log_agrees_with_the_record_it_mirrors(
     tracker.log(0, {"eval/parse_rate": 0.3})
     tracker.log(200, metrics)
     tracker.finish("finished")
-    log = sources.read_offline_run(folder)
+    log = run_sources.read_offline_run(folder)
     assert differences(record, log) == []
     assert final_of(log).keys() == final_of(record.history).keys()
     shorter = log.iloc[:1]
@@ -177,10 +184,10 @@ class RecordedApi:
 def online(study: tuple[Path, Lock], monkeypatch: pytest.MonkeyPatch) -> list[RecordedRun]:
     """The recorded runs that the server will answer with; tests change them."""
     repo, _ = study
-    records, _ = sources.read_all(repo / "runs" / PROTOCOL)
+    records, _ = run_sources.read_all(repo / "runs" / PROTOCOL)
     runs = [RecordedRun(record) for record in records]
     runs.append(RecordedRun(records[0], group="another"))
-    monkeypatch.setattr(sources, "_api", lambda: RecordedApi(runs))
+    monkeypatch.setattr(run_sources, "_api", lambda: RecordedApi(runs))
     return runs
 
 

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from opdcliff import budget_flow, theory
 from opdcliff.errors import TheoryDomainError
-from opdcliff.spread import (
+from opdcliff.theory import budget_flow, threshold
+from opdcliff.theory.spread import (
     Flow,
     Population,
     critical_lambda,
@@ -23,9 +23,9 @@ from opdcliff.spread import (
 )
 
 P, B, C = 0.876, 0.476, 5.0
-STAR = theory.lambda_star(P, B, C)
-Z_C = theory.clip_safe_logit(P, C)
-START = theory.logit(B)
+STAR = threshold.lambda_star(P, B, C)
+Z_C = threshold.clip_safe_logit(P, C)
+START = threshold.logit(B)
 # The share of texts that still close is halved there, at the room of the mini protocol.
 Z_END = end_of_room(136, 0.5)
 
@@ -42,7 +42,7 @@ def alike() -> Population:
 )
 def test_positions_that_are_alike_have_the_threshold_of_one(p: float, b: float, c: float) -> None:
     population = Population(p, b, c, 0.0)
-    assert critical_lambda(population) == theory.lambda_star(p, b, c) == population.lambda_star
+    assert critical_lambda(population) == threshold.lambda_star(p, b, c) == population.lambda_star
 
 
 @pytest.mark.parametrize(("p", "b", "c"), [(P, B, C), (P, B, 2.0), (0.99, 0.5, 5.0)])
@@ -51,7 +51,7 @@ def test_the_threshold_falls_with_the_spread(p: float, b: float, c: float) -> No
     found = [critical_lambda(Population(p, b, c, spread)) for spread in spreads]
     assert all(wider < narrower for narrower, wider in itertools.pairwise(found))
     # To the resolution of the search it starts at lambda* itself.
-    assert found[1] == pytest.approx(theory.lambda_star(p, b, c), rel=0.01)
+    assert found[1] == pytest.approx(threshold.lambda_star(p, b, c), rel=0.01)
 
 
 def policy_gradient(
@@ -79,7 +79,7 @@ def test_the_force_is_the_gradient_in_units_of_its_weight(
 ) -> None:
     offsets = spread * stats.norm.ppf((np.arange(400) + 0.5) / 400)
     # Not so far below that the modal token were clipped, which the theory leaves out.
-    around = theory.clip_safe_logit(p, c) + np.array([-0.5, -0.1, 0.1, 1.0, 4.0])
+    around = threshold.clip_safe_logit(p, c) + np.array([-0.5, -0.1, 0.1, 1.0, 4.0])
     forces = Population(p, b, c, spread).force(around, lam)
     for z, force in zip(around, forces, strict=True):
         modal = special.expit(z + offsets)
@@ -96,10 +96,10 @@ def test_plain_gradient_steps_rest_below_the_threshold_and_run_away_above_it(
     offsets = np.random.default_rng(7).normal(0.0, spread, 2_000)
     critical = critical_lambda(Population(p, b, c, spread))
     # So far below the threshold of one position that positions which are alike would rest.
-    assert 1.01 * critical < theory.lambda_star(p, b, c)
-    ends, boundary = {}, theory.clip_safe_logit(p, c)
+    assert 1.01 * critical < threshold.lambda_star(p, b, c)
+    ends, boundary = {}, threshold.clip_safe_logit(p, c)
     for factor in (0.99, 1.01):
-        z = theory.logit(b)
+        z = threshold.logit(b)
         for _ in range(1_500):
             step = policy_gradient(z, offsets, p, b, c, factor * critical)
             z += 2.0 * step
@@ -174,7 +174,7 @@ def test_lambda_warms_up_from_one() -> None:
     # Half-way up after half of the warm-up.
     halfway = first(2.0, 2, 2)
     again = Population(P, B, C, 0.0).force(np.array([halfway[1]]), 1.5)[0]
-    weight = theory.sigmoid(halfway[1]) * theory.sigmoid(-halfway[1])
+    weight = threshold.sigmoid(halfway[1]) * threshold.sigmoid(-halfway[1])
     assert halfway[2] - halfway[1] == pytest.approx(0.5 * weight * again, rel=0.1)
     plain, warmed = (
         onset_on_budget(alike(), Flow(eta=1.0), updates=100, warmup_updates=warmup, z_end=Z_C)
@@ -187,7 +187,7 @@ def test_lambda_warms_up_from_one() -> None:
 def test_a_constant_speed_is_kept_up_to_the_rest_point(factor: float) -> None:
     speed, lam = 0.1, factor * STAR
     path = trajectory(alike(), Flow(speed=speed), lam, updates=60, warmup_updates=0)
-    rest = theory.fixed_point_logit(P, B, lam)
+    rest = threshold.fixed_point_logit(P, B, lam)
     under_way = path[path < rest - speed]
     assert np.diff(under_way) == pytest.approx(speed)
     # It stays before the rest point, closer than the part of an update that steps are taken in.
@@ -205,7 +205,7 @@ def test_a_path_ends_with_the_budget_or_beyond_the_end() -> None:
 
 @pytest.mark.parametrize(("room", "level"), [(1, 0.3), (136, 0.5), (136, 0.526), (4096, 0.05)])
 def test_at_the_end_of_the_room_that_share_of_texts_still_closes(room: int, level: float) -> None:
-    q = theory.sigmoid(end_of_room(room, level))
+    q = threshold.sigmoid(end_of_room(room, level))
     assert 1.0 - q**room == pytest.approx(level)
 
 

@@ -19,7 +19,7 @@ from sklearn.isotonic import IsotonicRegression
 from statsmodels.stats.weightstats import DescrStatsW
 
 from opdcliff.errors import ConfigError
-from opdcliff.stats import (
+from opdcliff.theory.onset import (
     Onset,
     WindowTest,
     bootstrap_interval,

@@ -15,17 +15,17 @@ from rich.console import Console
 
 import markov
 from grid_frames import CLIFF, calibration, cells
-from opdcliff import assets
-from opdcliff.calibrate import Binding, Calibration
-from opdcliff.cells import Cell
-from opdcliff.config import RunConfig
-from opdcliff.figures.cliff import draw_study
+from opdcliff.calibration.calibrate import Binding, Calibration
+from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
-from opdcliff.prepare import Prepared
-from opdcliff.records import RunRecord
-from opdcliff.stats import onset_of_seed, t_interval, wilson
-from opdcliff.summary import Summary, onset_table, show, summarise, write
-from opdcliff.theory import lambda_star
+from opdcliff.records.record import RunRecord
+from opdcliff.report.figures.cliff import draw_study
+from opdcliff.settings.schema import RunConfig
+from opdcliff.storage import asset_cache
+from opdcliff.study.cells import Cell
+from opdcliff.study.summary import Summary, onset_table, show, summarise, write
+from opdcliff.theory.onset import onset_of_seed, t_interval, wilson
+from opdcliff.theory.threshold import lambda_star
 
 REFERENCE = {
     "teacher": {"eval/parse_rate": 0.97, "eval/ndcg1_parsed": 0.9, "eval/fail/type": 0.01},
@@ -121,7 +121,7 @@ def paths(tmp_path: Path) -> StudyPaths:
 @pytest.fixture
 def prepared(paths: StudyPaths) -> Prepared:
     facts = {"digest": "d", "report": REPORT}
-    data = assets.ensure(paths, "data", {"name": "made up"}, lambda folder: facts)
+    data = asset_cache.ensure(paths, "data", {"name": "made up"}, lambda folder: facts)
     return Prepared(data, data, "ab" * 32)
 
 

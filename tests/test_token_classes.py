@@ -11,10 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from opdcliff.contract import RANKING_ONLY, RANKING_WITH_REASON, Contract
-from opdcliff.errors import DataError
-from opdcliff.modal_sets import ModalSets
-from opdcliff.token_classes import (
+from opdcliff.contract.modal_sets import ModalSets
+from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, Contract
+from opdcliff.contract.token_classes import (
     TAIL_NEEDED,
     PrefixState,
     TokenClass,
@@ -23,6 +22,7 @@ from opdcliff.token_classes import (
     start,
     token_class,
 )
+from opdcliff.errors import DataError
 
 # Ids that are prefixes of each other make the viability of a fragment depend on the unused ids.
 ID_SETS = (("A", "B", "C"), ("A", "AB", "B1"), ("x",))

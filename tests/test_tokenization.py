@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from opdcliff.data.answers import AnswerStyle, draw_answer
 from opdcliff.data.mini import SplitSizes, generate
-from opdcliff.models import load_tokenizer
-from opdcliff.tokenization import (
+from opdcliff.models.load import load_tokenizer
+from opdcliff.models.tokenization import (
     EOS,
     PAD,
     answer_text,

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from opdcliff import tracking
 from opdcliff.errors import ConfigError, RecordError
-from opdcliff.provenance import host_class
-from opdcliff.records import RunRecord, read_record
-from opdcliff.tracking import open_tracker, read_offline_run
+from opdcliff.records import tracking
+from opdcliff.records.record import RunRecord, read_record
+from opdcliff.records.tracking import open_tracker, read_offline_run
+from opdcliff.storage.provenance import host_class
 
 SECRET = "s3cr3t-value-0123456789"
 PAGE: dict[str, Any] = {

@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 import markov
-from opdcliff import answering
-from opdcliff import measure as measuring
-from opdcliff import update as updating
-from opdcliff.config import RunConfig
-from opdcliff.contract import RANKING_WITH_REASON, FailureCode
+from opdcliff.contract.parse import RANKING_WITH_REASON, FailureCode
 from opdcliff.data.example import Splits
-from opdcliff.data.prompts import batch_of_update, prompt_batch
-from opdcliff.engine_open import open_engine
-from opdcliff.meter import Meter
-from opdcliff.models import Trio, assemble
-from opdcliff.objective import LossOutput
-from opdcliff.rollout import EVALUATION_STREAM, TRAIN_STREAM, Rollout
-from opdcliff.rollout_backends import SAMPLERS, sample
-from opdcliff.theory import lambda_star
-from opdcliff.tokenization import modal_sets_for
-from opdcliff.train import Outcome, train
+from opdcliff.engine.open import open_engine
+from opdcliff.models import answering
+from opdcliff.models.batches import batch_of_update, prompt_batch
+from opdcliff.models.load import Trio, assemble
+from opdcliff.models.tokenization import modal_sets_for
+from opdcliff.rollout.backends import SAMPLERS, sample
+from opdcliff.rollout.sampler import EVALUATION_STREAM, TRAIN_STREAM, Rollout
+from opdcliff.settings.schema import RunConfig
+from opdcliff.theory.threshold import lambda_star
+from opdcliff.training import update as updating
+from opdcliff.training.evaluation import run_evaluation as measuring
+from opdcliff.training.loop import Outcome, train
+from opdcliff.training.objective import LossOutput
+from opdcliff.training.running_means import Meter
 
 SMALL = (
     *("optim.updates=6", "optim.lr=0.02", "evaluation.every=2", "rollout.prompts_per_update=6"),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from locked import LAMS, SEEDS, cliff_cells, contrast_test, onset_test, value
-from opdcliff.prereg import LockedTest
-from opdcliff.verdicts import CellValue, Outcome, Verdict, corrected, judge
+from opdcliff.verification.lock import LockedTest
+from opdcliff.verification.verdicts import CellValue, Outcome, Verdict, corrected, judge
 
 Cells = dict[tuple[str, float, int], CellValue]
 

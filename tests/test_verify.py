@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 
 from locked import LAMS, PROTOCOL, make_study, run_git, settings_of, write_run
-from opdcliff import prereg, verify_report
-from opdcliff.cli import main
+from opdcliff.cli.command import main
 from opdcliff.errors import InadmissibleError
-from opdcliff.metric_stream import _encode_line, _genesis
 from opdcliff.paths import StudyPaths
-from opdcliff.prereg import LOCK, Lock, lock_text, read_lock, seal_of
-from opdcliff.record_files import CONFIG, MANIFEST, METRICS, read_manifest, write_manifest
-from opdcliff.sources import read_runs
-from opdcliff.verdicts import Outcome
-from opdcliff.verify import Integrity, Verification, verify
+from opdcliff.records.files import CONFIG, MANIFEST, METRICS, read_manifest, write_manifest
+from opdcliff.records.metric_stream import _encode_line, _genesis
+from opdcliff.verification import lock as lock_module
+from opdcliff.verification import report as report_module
+from opdcliff.verification.lock import LOCK, Lock, lock_text, read_lock, seal_of
+from opdcliff.verification.run_sources import read_runs
+from opdcliff.verification.verdicts import Outcome
+from opdcliff.verification.verify import Integrity, Verification, verify
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def repo(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)
     commit = run_git(copy, "rev-parse", "HEAD")
-    monkeypatch.setattr("opdcliff.provenance.git_state", lambda _: (commit, False))
+    monkeypatch.setattr("opdcliff.storage.provenance.git_state", lambda _: (commit, False))
     return copy
 
 
@@ -106,21 +107,21 @@ def test_the_results_tell_the_same_from_the_records_and_from_the_committed_table
     repo: Path,
 ) -> None:
     folder = paths_of(repo).committed.locked_dir(PROTOCOL)
-    verify_report.write(checked(repo), folder)
+    report_module.write(checked(repo), folder)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(first) == {"cells.csv", "report.md", "verdicts.json"}
     again = checked(repo, "table")
     assert (again.exit_code, said(again)) == (0, "")
-    assert verify_report.as_json(again) == json.loads(first["verdicts.json"])
-    assert "nothing was written" in verify_report.write(again, folder)
-    verify_report.write(checked(repo), folder)
+    assert report_module.as_json(again) == json.loads(first["verdicts.json"])
+    assert "nothing was written" in report_module.write(again, folder)
+    report_module.write(checked(repo), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
 def test_no_result_names_the_folder_it_was_made_in(repo: Path) -> None:
     folder = paths_of(repo).committed.locked_dir(PROTOCOL)
     (repo / "runs" / PROTOCOL / "odd").mkdir()
-    verify_report.write(checked(repo), folder)
+    report_module.write(checked(repo), folder)
     assert all(str(repo) not in path.read_text() for path in folder.iterdir())
 
 
@@ -192,13 +193,13 @@ def test_a_changed_locked_file_is_tampered_and_shows_no_outcome(
     assert (found.integrity, found.exit_code) == (Integrity.TAMPERED, 13)
     assert found.verdicts == []
     folder = paths_of(repo).committed.locked_dir(PROTOCOL)
-    assert verify_report.write(found, folder) == "tampered: nothing was written"
+    assert report_module.write(found, folder) == "tampered: nothing was written"
     assert not folder.exists()
 
 
 def test_other_verdict_code_is_tampered(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = prereg.source_digests()
-    monkeypatch.setattr(prereg, "source_digests", lambda: own | {"verdicts.py": "0" * 64})
+    own = lock_module.source_digests()
+    monkeypatch.setattr(lock_module, "source_digests", lambda: own | {"verdicts.py": "0" * 64})
     found = checked(repo)
     assert found.exit_code == 13
     assert "verdicts.py: the code is not that of the lock" in said(found)
@@ -480,7 +481,7 @@ def test_what_cannot_be_verified_is_one_line_and_overwrites_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    verify_report.write(checked(repo), paths_of(repo).committed.locked_dir(PROTOCOL))
+    report_module.write(checked(repo), paths_of(repo).committed.locked_dir(PROTOCOL))
     before = {path: path.read_bytes() for path in (repo / "results").rglob("*.*")}
     breaking(repo)
     monkeypatch.chdir(repo)
@@ -494,10 +495,10 @@ def test_what_cannot_be_verified_is_one_line_and_overwrites_nothing(
 
 def test_fewer_runs_do_not_overwrite_verdicts_on_more(repo: Path) -> None:
     folder = paths_of(repo).committed.locked_dir(PROTOCOL)
-    verify_report.write(checked(repo), folder)
+    report_module.write(checked(repo), folder)
     before = (folder / "verdicts.json").read_bytes()
     shutil.rmtree(run_of(repo))
-    assert "nothing was overwritten" in verify_report.write(checked(repo), folder)
+    assert "nothing was overwritten" in report_module.write(checked(repo), folder)
     assert (folder / "verdicts.json").read_bytes() == before
 
 
@@ -506,7 +507,7 @@ def test_a_verdict_file_that_is_none_is_not_overwritten(repo: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "verdicts.json").write_text("[]")
     with pytest.raises(InadmissibleError, match="move it away"):
-        verify_report.write(checked(repo), folder)
+        report_module.write(checked(repo), folder)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,10 @@ import pandas as pd
 import pytest
 
 from grid_frames import calibration
-from opdcliff import theory
 from opdcliff.errors import ConfigError
 from opdcliff.paths import REPO_ROOT
-from opdcliff.pilot import PilotFacts
-from opdcliff.prereg import Window, read_lock, read_test
-from opdcliff.spread import Flow, Population, critical_lambda, end_of_room, onset_on_budget
-from opdcliff.windows import (
+from opdcliff.prereg.pilot import PilotFacts
+from opdcliff.prereg.windows import (
     Masses,
     Setting,
     cell_window,
@@ -24,16 +21,19 @@ from opdcliff.windows import (
     masses_of,
     onset_window,
 )
+from opdcliff.theory import threshold
+from opdcliff.theory.spread import Flow, Population, critical_lambda, end_of_room, onset_on_budget
+from opdcliff.verification.lock import Window, read_lock, read_test
 
 P, B, C = 0.876, 0.476, 5.0
-STAR = theory.lambda_star(P, B, C)
+STAR = threshold.lambda_star(P, B, C)
 # Without any width of its own, so that the ends of a window follow from the rest.
 EXACT = Masses("text, offsets 0-27", P, B, STAR, STAR)
 PILOT = PilotFacts(spread_lo=0.03, spread_hi=0.06, wobble=0.02, speed_lo=0.3, speed_hi=0.4)
 SETTING = Setting(strength=C, updates=60, warmup_updates=10, room=136, closing_share=0.5)
 GRID = [round(multiple * STAR, 4) for multiple in (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)]
 HALF = 0.5 * grid_step(GRID)
-SHARPENING = theory.logit(P) - theory.logit(B)
+SHARPENING = threshold.logit(P) - threshold.logit(B)
 
 
 def window(
@@ -62,7 +62,7 @@ def test_masses_are_those_of_the_binding_offsets_and_of_all(strength: float, sta
 
 
 def test_the_threshold_of_masses_is_the_closed_form() -> None:
-    assert EXACT.star(2.0) == theory.lambda_star(P, B, 2.0)
+    assert EXACT.star(2.0) == threshold.lambda_star(P, B, 2.0)
 
 
 def test_a_strength_that_was_not_calibrated_is_refused() -> None:
@@ -120,7 +120,7 @@ def test_the_interval_of_the_threshold_scales_the_ends(plain: Window) -> None:
 
 def test_the_window_reaches_over_all_masses(plain: Window) -> None:
     p, b = 0.87, 0.475
-    star = theory.lambda_star(p, b, C)
+    star = threshold.lambda_star(p, b, C)
     other = Masses("text, offsets all", p, b, star, star)
     alone = window([other])
     assert alone.bounds != plain.bounds

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from opdcliff.rollout import TRAIN_STREAM
+from opdcliff.rollout.sampler import TRAIN_STREAM
 
 PAD, EOS = 0, 1
 TOKENS = SimpleNamespace(pad_token_id=PAD, eos_token_id=EOS)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from opdcliff.compose import compose_one
 from opdcliff.data.mini import SplitSizes, generate
+from opdcliff.models.prepare import prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.prepare import prepare
-from opdcliff.settings import load
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
 
 SECONDS = ["debug=seconds", "tracking=off", "engine.device=cpu"]
 DONE = ("finished", "collapsed")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from opdcliff.errors import ConfigError
 
-REPO_ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parent
+REPO_ROOT = PACKAGE.parents[1]
 
 # Leaves room under the usual 255-byte limit for the digests appended below.
 MAX_NAME_LENGTH = 120

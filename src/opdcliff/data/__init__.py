@@ -1,1 +1,24 @@
-"""Data sets: the generated task and Amazon Reviews 2023."""
+"""Ranking problems: the generated task, Amazon Reviews 2023, prompts of one's own, reference answers."""
+
+from __future__ import annotations
+
+from opdcliff.data.amazon import SplitPlan, load_amazon
+from opdcliff.data.answers import AnswerStyle, draw_answer
+from opdcliff.data.example import Example, Splits
+from opdcliff.data.jsonl import load_prompts
+from opdcliff.data.mini import SplitSizes, generate
+from opdcliff.data.splits_file import read_splits, write_splits
+
+__all__ = [
+    "AnswerStyle",
+    "Example",
+    "SplitPlan",
+    "SplitSizes",
+    "Splits",
+    "draw_answer",
+    "generate",
+    "load_amazon",
+    "load_prompts",
+    "read_splits",
+    "write_splits",
+]

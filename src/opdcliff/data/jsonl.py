@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from opdcliff.canonical import digest
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.mini import SplitSizes
 from opdcliff.errors import DataError
+from opdcliff.storage import digest
 
 
 def load_prompts(file: Path, sizes: SplitSizes) -> Splits:

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from opdcliff.canonical import digest, write_text_atomic
 from opdcliff.data.example import Example, Splits
 from opdcliff.errors import RecordError
+from opdcliff.storage import digest, write_text_atomic
 
 SPLITS_FILE = "splits.jsonl"
 

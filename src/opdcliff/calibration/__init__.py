@@ -1,0 +1,17 @@
+"""p and b of every token class on the warm start's own prefixes, and lambda* from them."""
+
+from __future__ import annotations
+
+from opdcliff.calibration.asset import prepare_calibration
+from opdcliff.calibration.calibrate import Binding, Calibration
+from opdcliff.calibration.modal_mass import CLASSES, Positions, label, modal_logits
+
+__all__ = [
+    "CLASSES",
+    "Binding",
+    "Calibration",
+    "Positions",
+    "label",
+    "modal_logits",
+    "prepare_calibration",
+]

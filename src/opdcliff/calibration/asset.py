@@ -1,0 +1,52 @@
+"""The calibration of prepared models: measured once, then found again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from opdcliff.calibration.calibrate import Binding, Calibration, calibrate
+from opdcliff.contract import get_contract
+from opdcliff.data import read_splits
+from opdcliff.models import MEASURING_CODE, Prepared, load_trio
+from opdcliff.paths import StudyPaths
+from opdcliff.settings import RunConfig
+from opdcliff.storage import asset_cache
+
+
+def prepare_calibration(
+    config: RunConfig, paths: StudyPaths, prepared: Prepared
+) -> tuple[Calibration, Path]:
+    """Measure or find p, b and lambda* of the prepared models."""
+    key = {
+        "models": prepared.models_identity,
+        "code": asset_cache.code_digest(*MEASURING_CODE),
+        "calibration": asdict(config.calibration),
+        "max_new_tokens": config.rollout.max_new_tokens,
+        "temperature": config.rollout.temperature,
+        "contract": config.data.contract,
+    }
+    folder = asset_cache.ensure(
+        paths, "calibration", key, lambda aside: _build_calibration(config, prepared, aside)
+    )
+    binding = asset_cache.manifest(folder)["facts"]["binding"]
+    table = pd.read_csv(folder / "table.csv")
+    return Calibration(table, None if binding is None else Binding(**binding)), folder
+
+
+def _build_calibration(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
+    torch.set_num_threads(config.engine.threads)
+    result = calibrate(
+        load_trio(config, prepared),
+        read_splits(prepared.data).calibration,
+        get_contract(config.data.contract),
+        config.calibration,
+        config.rollout,
+        chunk_tokens=config.engine.score_chunk_tokens,
+    )
+    result.table.to_csv(folder / "table.csv", index=False)
+    return {"binding": None if result.binding is None else asdict(result.binding)}

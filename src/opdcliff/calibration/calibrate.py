@@ -1,0 +1,282 @@
+"""Calibration: p and b per token class on the warm start's own prefixes, and lambda* from them.
+
+Two samples from the base on held-out prompts: its natural answers, for every class, and answers
+whose reason is not allowed to close, so that every offset the token budget can reach is measured
+(a pooled average hides a drift of b with the offset: docs/theory.md, point 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from opdcliff.calibration.modal_mass import CLASSES, NO_CLASS, Positions, label, modal_logits
+from opdcliff.contract import TAIL_NEEDED, Contract, ModalSets, PrefixState, advance, token_class
+from opdcliff.data import Example
+from opdcliff.models import Trio, modal_sets_for, pad_left, sample_answers
+from opdcliff.rollout import CALIBRATION_STREAM, FORCED_STREAM, Rollout, sample
+from opdcliff.settings import CalibrationConfig, RolloutConfig
+from opdcliff.theory import lambda_star
+
+# A row needs this many positions before its threshold is reported as binding.
+MIN_POSITIONS = 100
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The class (and offset bin) whose threshold is met first, with its masses."""
+
+    token_class: str
+    offsets: str
+    p: float
+    b: float
+
+    def lambda_star(self, c: float) -> float:
+        """Predicted onset at clip strength c > 1 (docs/theory.md, point 4)."""
+        return float(lambda_star(self.p, self.b, c))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Measured masses and thresholds.
+
+    table: one row per class, and per offset bin of the classes that can bind; columns class,
+        offsets, positions, prompts, tail_needed, binding, and p, b, lambda_star_c<c> each with
+        _lo and _hi (95% bootstrap interval over prompts).
+    binding: the row with the smallest lambda* among classes whose tail the contract needs; None
+        if there is none (no text class, or p <= b everywhere: no upper threshold).
+    """
+
+    table: pd.DataFrame
+    binding: Binding | None
+
+
+def calibrate(
+    trio: Trio,
+    examples: Sequence[Example],
+    contract: Contract,
+    config: CalibrationConfig,
+    how: RolloutConfig,
+    *,
+    chunk_tokens: int,
+) -> Calibration:
+    """Measure p and b of every token class, and where the first threshold lies.
+
+    p, b: median probability of teacher and base on the modal class, over positions of the base's
+    own live prefixes; lambda* follows from the medians (theory.lambda_star). The median, because
+    after a stray token a teacher may put next to nothing on the modal class for the rest of the
+    answer: a percent of such positions moves the mean, and with it lambda*, not the typical
+    position that the theory speaks of.
+    """
+    chosen = examples[: config.prompts]
+    modal_sets = modal_sets_for(contract, trio.tokenizer)
+    numbers = range(len(chosen))
+    natural = sample_answers(
+        trio.base,
+        trio.tokenizer,
+        list(enumerate(chosen)),
+        how,
+        seed=config.seed,
+        stream=CALIBRATION_STREAM,
+    )
+    parts = [(list(numbers), natural, label(natural, chosen, modal_sets))]
+    opened = _open_texts(natural, chosen, modal_sets)
+    if opened:
+        forced = _force_on(trio, natural, opened, modal_sets, config, how)
+        parts.append((list(opened), forced, _forced_positions(forced, opened, modal_sets)))
+    rows = pd.concat(
+        [
+            _rows(trio, prompts, rollout, positions, how.temperature, chunk_tokens)
+            for prompts, rollout, positions in parts
+        ],
+        ignore_index=True,
+    )
+    return summarise(rows, config)
+
+
+def summarise(rows: pd.DataFrame, config: CalibrationConfig) -> Calibration:
+    """Table and binding class from measured positions.
+
+    rows: one per position with columns prompt, class, offset, p, b.
+    """
+    table = pd.DataFrame(
+        [_row(name, span, part, config) for name, span, part in _groups(rows, config.offset_bin)]
+    )
+    first = f"lambda_star_c{config.strengths[0]:g}"
+    can_bind = table.tail_needed & (table.positions >= MIN_POSITIONS) & (table.offsets != "all")
+    # The order of thresholds is the same at every c only for equal p; the first strength decides.
+    candidates = table[can_bind & np.isfinite(table[first])]
+    table["binding"] = False
+    if candidates.empty:
+        return Calibration(table, None)
+    index = candidates[first].idxmin()
+    table.loc[index, "binding"] = True
+    row = table.loc[index]
+    return Calibration(table, Binding(row["class"], row.offsets, float(row.p), float(row.b)))
+
+
+def _groups(rows: pd.DataFrame, width: int) -> list[tuple[str, str, pd.DataFrame]]:
+    groups: list[tuple[str, str, pd.DataFrame]] = []
+    for name in (c.value for c in CLASSES):
+        part = rows[rows["class"] == name]
+        if part.empty:
+            continue
+        groups.append((name, "all", part))
+        if name in TAIL_NEEDED:
+            for bin_index, inside in part.groupby(part.offset // width):
+                start = int(str(bin_index)) * width
+                groups.append((name, f"{start}-{start + width - 1}", inside))
+    return groups
+
+
+def _row(name: str, span: str, part: pd.DataFrame, config: CalibrationConfig) -> dict[str, Any]:
+    point = part[["p", "b"]].median().to_numpy()
+    per_prompt = [group[["p", "b"]].to_numpy() for _, group in part.groupby("prompt")]
+    resampled = _bootstrap_medians(per_prompt, config)
+    row: dict[str, Any] = {
+        "class": name,
+        "offsets": span,
+        "positions": len(part),
+        "prompts": len(per_prompt),
+        "tail_needed": name in TAIL_NEEDED,
+    }
+    columns = {"p": (point[0], resampled[:, 0]), "b": (point[1], resampled[:, 1])}
+    for c in config.strengths:
+        columns[f"lambda_star_c{c:g}"] = (
+            float(_threshold(point[:1], point[1:], c)[0]),
+            _threshold(resampled[:, 0], resampled[:, 1], c),
+        )
+    for key, (value, samples) in columns.items():
+        # `lower`/`higher` keep an infinite threshold infinite instead of interpolating to NaN.
+        row[key] = float(value)
+        row[f"{key}_lo"] = float(np.quantile(samples, 0.025, method="lower"))
+        row[f"{key}_hi"] = float(np.quantile(samples, 0.975, method="higher"))
+    return row
+
+
+def _threshold(p: NDArray[Any], b: NDArray[Any], c: float) -> NDArray[Any]:
+    # A mass that rounds to 1 has no finite logit; the limits are 1 for p and infinity for b.
+    certain = (p >= 1.0) | (b >= 1.0)
+    safe_p, safe_b = np.where(certain, 0.5, p), np.where(certain, 0.5, b)
+    limit = np.where(b >= 1.0, np.inf, 1.0)
+    return np.where(certain, limit, lambda_star(safe_p, safe_b, c))
+
+
+def _bootstrap_medians(
+    per_prompt: Sequence[NDArray[Any]], config: CalibrationConfig
+) -> NDArray[Any]:
+    """Median p and b over the positions of resampled prompts, shape (bootstrap, 2)."""
+    rng = np.random.default_rng([config.seed, len(per_prompt)])
+    picks = rng.integers(len(per_prompt), size=(config.bootstrap, len(per_prompt)))
+    return np.stack(
+        [np.median(np.concatenate([per_prompt[i] for i in pick]), axis=0) for pick in picks]
+    )
+
+
+def _rows(
+    trio: Trio,
+    prompts: Sequence[int],
+    rollout: Rollout,
+    positions: Positions,
+    temperature: float,
+    chunk_tokens: int,
+) -> pd.DataFrame:
+    masses = {
+        name: torch.sigmoid(
+            modal_logits(
+                model, rollout, positions, temperature=temperature, chunk_tokens=chunk_tokens
+            ).double()
+        )
+        for name, model in (("p", trio.teacher), ("b", trio.base))
+    }
+    live_BT = positions.class_BT != NO_CLASS
+    prompt_BT = torch.tensor(prompts, device=live_BT.device)[:, None].expand(live_BT.shape)
+    names = np.array([c.value for c in CLASSES])
+    return pd.DataFrame(
+        {
+            "prompt": prompt_BT[live_BT].cpu().numpy(),
+            "class": names[positions.class_BT[live_BT].cpu().numpy()],
+            "offset": positions.offset_BT[live_BT].cpu().numpy(),
+            "p": masses["p"][live_BT].cpu().numpy(),
+            "b": masses["b"][live_BT].cpu().numpy(),
+        }
+    )
+
+
+def _open_texts(
+    rollout: Rollout, examples: Sequence[Example], modal_sets: ModalSets
+) -> dict[int, tuple[int, PrefixState]]:
+    """For each answer that opened its text: tokens up to there, and the state at that point.
+
+    A token may open the text with the first half of an escape; the text is open after the other.
+    """
+    opened = {}
+    for b, (example, answer) in enumerate(zip(examples, rollout.answers(), strict=True)):
+        for t, state in enumerate(modal_sets.states(example.candidates, answer)):
+            if state is not None and _in_plain_text(state):
+                opened[b] = (t, state)
+                break
+    return opened
+
+
+def _in_plain_text(state: PrefixState) -> bool:
+    return token_class(state) in TAIL_NEEDED and advance(state, " ") == state
+
+
+def _force_on(
+    trio: Trio,
+    natural: Rollout,
+    opened: dict[int, tuple[int, PrefixState]],
+    modal_sets: ModalSets,
+    config: CalibrationConfig,
+    how: RolloutConfig,
+) -> Rollout:
+    """Continue each opened text for `forced_words` tokens without letting it close."""
+    width = natural.ids_BL.shape[1] - natural.mask_BT.shape[1]
+    rows = []
+    for b, (t, _) in opened.items():
+        row = natural.ids_BL[b, : width + t]
+        rows.append(row[natural.attention_BL[b, : width + t].bool()].tolist())
+    prompt_BL, attention_BL = pad_left(rows, trio.tokenizer.pad_token_id)
+    # Any opened state: all are at the same point of the string.
+    (_, state) = next(iter(opened.values()))
+    stays = [text is not None and advance(state, text) == state for text in modal_sets.texts]
+    outputs = trio.base.config.get_text_config().vocab_size
+    banned_V = torch.ones(outputs, dtype=torch.bool, device=trio.base.device)
+    banned_V[: len(stays)] = ~torch.tensor(stays, device=trio.base.device)
+    return sample(
+        trio.base,
+        prompt_BL,
+        attention_BL,
+        numbers=list(opened),
+        stream=FORCED_STREAM,
+        max_new_tokens=config.forced_words,
+        banned_V=banned_V,
+        seed=config.seed,
+        temperature=how.temperature,
+        tokenizer=trio.tokenizer,
+        backend=how.backend,
+    )
+
+
+def _forced_positions(
+    forced: Rollout, opened: dict[int, tuple[int, PrefixState]], modal_sets: ModalSets
+) -> Positions:
+    """All positions of a forced continuation are text, in one state, from offset 0."""
+    (_, state) = next(iter(opened.values()))
+    device = forced.ids_BL.device
+    shape = forced.mask_BT.shape
+    code = CLASSES.index(token_class(state))
+    offset_BT = torch.arange(shape[1], device=device).expand(shape)
+    return Positions(
+        class_BT=torch.full(shape, code, device=device),
+        offset_BT=offset_BT,
+        set_BT=torch.zeros(shape, dtype=torch.long, device=device),
+        modal_SV=torch.from_numpy(modal_sets.mask(state).copy()).to(device)[None],
+    )

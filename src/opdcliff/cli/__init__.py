@@ -1,0 +1,3 @@
+"""The command line: one verb a function, errors as one line."""
+
+from __future__ import annotations

@@ -1,0 +1,67 @@
+"""The verb `calibrate`: measured masses of a teacher and a warm start, and a safe lambda."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from opdcliff.calibration import Calibration, prepare_calibration
+from opdcliff.models import prepare
+from opdcliff.paths import StudyPaths
+from opdcliff.settings import RunConfig
+from opdcliff.storage import write_text_atomic
+from opdcliff.study import LAM_DECIMALS
+from opdcliff.terminal import print_table, with_intervals
+
+
+def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
+    """Measure or find the calibration of `config`, print it, write calibration.csv.
+
+    Returns the folder the table was written to.
+    """
+    prepared = prepare(config, paths)
+    calibration, _ = prepare_calibration(config, paths, prepared)
+    folder = paths.output.study_dir(config.data.name, "calibration")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(
+        folder / "calibration.csv", calibration.table.to_csv(index=False, float_format="%.6g")
+    )
+    print_table(
+        console,
+        f"p, b and lambda* per token class on {config.calibration.prompts} prompts (95% interval "
+        "over prompts)",
+        with_intervals(calibration.table),
+    )
+    if calibration.binding is None:
+        console.print(
+            "no threshold: no class whose tail the contract needs has p > b, so no lambda is "
+            "unsafe by this criterion; or too few answers of the warm start reach that class "
+            "(see positions)",
+            highlight=False,
+        )
+    else:
+        print_table(console, _title(calibration, config), _thresholds(calibration, config))
+    return folder
+
+
+def _title(calibration: Calibration, config: RunConfig) -> str:
+    binding = calibration.binding
+    assert binding is not None, "checked by the caller"
+    share = config.lam.of_threshold
+    advice = "" if share is None else f"; safe is {share:g} x lambda*"
+    return f"Binding: class {binding.token_class}, offsets {binding.offsets}{advice}"
+
+
+def _thresholds(calibration: Calibration, config: RunConfig) -> pd.DataFrame:
+    binding, share = calibration.binding, config.lam.of_threshold
+    assert binding is not None, "checked by the caller"
+    rows = []
+    for c in config.calibration.strengths:
+        star = binding.lambda_star(c)
+        row = {"c": c, "p": binding.p, "b": binding.b, "lambda*": star}
+        rows.append(
+            row if share is None else row | {"safe lambda": round(share * star, LAM_DECIMALS)}
+        )
+    return pd.DataFrame(rows)

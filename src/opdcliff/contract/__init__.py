@@ -1,0 +1,34 @@
+"""What an answer must look like: strict parse, failure codes, token classes, modal sets, NDCG.
+
+No torch; the meaning of every `eval/...` metric starts here.
+"""
+
+from __future__ import annotations
+
+from opdcliff.contract.modal_sets import ModalSets
+from opdcliff.contract.parse import REASON, Contract, FailureCode, Verdict, get_contract
+from opdcliff.contract.ranking import Gain, ranked_grades, ranking_metrics
+from opdcliff.contract.token_classes import (
+    TAIL_NEEDED,
+    PrefixState,
+    TokenClass,
+    advance,
+    token_class,
+)
+
+__all__ = [
+    "REASON",
+    "TAIL_NEEDED",
+    "Contract",
+    "FailureCode",
+    "Gain",
+    "ModalSets",
+    "PrefixState",
+    "TokenClass",
+    "Verdict",
+    "advance",
+    "get_contract",
+    "ranked_grades",
+    "ranking_metrics",
+    "token_class",
+]

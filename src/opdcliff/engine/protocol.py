@@ -1,0 +1,82 @@
+"""The one seam between plain torch and DeepSpeed ZeRO.
+
+The training loop sees a student it can sample from, a `score` that carries gradients, `backward`,
+`step` and sums over ranks. Device, precision and rank logic live in this room and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from opdcliff.engine.state import State
+from opdcliff.rollout import Rollout
+
+Item = TypeVar("Item")
+
+
+class Engine(Protocol):
+    """What the training loop needs of a backend."""
+
+    rank: int
+    world: int
+    device: torch.device
+    student: PreTrainedModel
+
+    def score(self, ids_BL: Tensor, attention_BL: Tensor, length: int, full: bool) -> Tensor:
+        """Completion log-probs of the student with gradient, as `ScoringModule.forward`."""
+        ...
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Accumulate the gradient of `loss`; `last` marks the last part of an update.
+
+        Parts and ranks are summed: the loss divides by the global token count.
+        """
+        ...
+
+    def step(self) -> float:
+        """One optimizer update; returns the gradient norm before clipping.
+
+        A norm that is not finite is returned without updating anything.
+        """
+        ...
+
+    def state(self) -> State:
+        """Student and optimizer as whole tensors on rank 0, nothing on the others."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `state`, given to every rank of an engine around `load_parameters`' student.
+
+        Ranks and ZeRO stage may be others than when it was saved.
+        """
+        ...
+
+    def sum_over_ranks(self, value: float) -> float:
+        """The sum of a number over all ranks."""
+        ...
+
+    def gather(self, items: list[Item]) -> list[Item]:
+        """The items of all ranks, in rank order, on every rank."""
+        ...
+
+    def whole_student(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the student's parameters are whole, for sampling and saving."""
+        ...
+
+    def adopt(self, teacher: PreTrainedModel) -> None:
+        """Split the frozen teacher over the ranks if so configured; once, before it is used.
+
+        From then on scoring under it is collective: all ranks at once, on rollouts of one `level`
+        and the same number of answers.
+        """
+        ...
+
+    def level(self, rollout: Rollout) -> Rollout:
+        """The rollout as scoring under the teacher takes it: padded to the longest of all ranks."""
+        ...

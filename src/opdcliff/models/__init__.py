@@ -1,0 +1,34 @@
+"""Teacher and warm start: built or loaded, tokenised, fine-tuned, prepared once and found again."""
+
+from __future__ import annotations
+
+from opdcliff.models.answering import sample_answers
+from opdcliff.models.batches import batch_of_update
+from opdcliff.models.device import free_device, pick_device
+from opdcliff.models.load import Trio, build, fresh_student
+from opdcliff.models.loaded import Loaded, load_kept
+from opdcliff.models.make_pair import TEACHER
+from opdcliff.models.prepare import MEASURING_CODE, Prepared, load_trio, prepare
+from opdcliff.models.sft import fine_tune
+from opdcliff.models.tokenization import answer_text, modal_sets_for, pad_left
+
+__all__ = [
+    "MEASURING_CODE",
+    "TEACHER",
+    "Loaded",
+    "Prepared",
+    "Trio",
+    "answer_text",
+    "batch_of_update",
+    "build",
+    "fine_tune",
+    "free_device",
+    "fresh_student",
+    "load_kept",
+    "load_trio",
+    "modal_sets_for",
+    "pad_left",
+    "pick_device",
+    "prepare",
+    "sample_answers",
+]

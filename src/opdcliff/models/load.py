@@ -1,0 +1,201 @@
+"""Student, teacher and base: built tiny from config, or loaded from a folder or hub id.
+
+Loading is safe by construction: safetensors only, no code from the checkpoint, and hub ids only at
+a commit, since a branch can change between two runs. Student, teacher and base must share tokenizer
+and vocabulary, since their log-probs are subtracted token by token.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import textwrap
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.utils import logging as transformers_logging
+
+from opdcliff.errors import ModelError
+from opdcliff.settings import ArchConfig
+
+# Their bars would tear this project's own; loading reports through errors.
+transformers_logging.disable_progress_bar()
+
+_FAMILIES: dict[str, tuple[Any, Any]] = {
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass
+class Trio:
+    """The three models of on-policy distillation; teacher and base are frozen."""
+
+    student: PreTrainedModel
+    teacher: PreTrainedModel
+    base: PreTrainedModel
+    tokenizer: Any
+
+
+def build(arch: ArchConfig, tokenizer: Any, seed: int) -> PreTrainedModel:
+    """A randomly initialised model of `arch` for `tokenizer`, deterministic in `seed`."""
+    config_class, model_class = _FAMILIES[arch.family]
+    config = config_class(
+        vocab_size=len(tokenizer),
+        hidden_size=arch.hidden_size,
+        intermediate_size=arch.intermediate_size,
+        num_hidden_layers=arch.layers,
+        num_attention_heads=arch.heads,
+        num_key_value_heads=arch.kv_heads,
+        head_dim=arch.head_dim,
+        max_position_embeddings=arch.max_positions,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the accelerators as well.
+        torch.default_generator.manual_seed(seed)
+        model: PreTrainedModel = model_class(config)
+    return model
+
+
+def load_model(source: str | Path, *, dtype: str, revision: str | None = None) -> PreTrainedModel:
+    """A causal LM from a folder, or from a hub id at the commit `revision`, in evaluation mode.
+
+    Raises:
+        ModelError: a hub id without a commit, nothing loadable there, weights that are not
+            safetensors, or a checkpoint that lacks some of the model's weights.
+    """
+    origin = _origin(source, revision)
+    model: PreTrainedModel
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            **origin,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            # A checkpoint's own choice may name a kernel to download and run.
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise ModelError(_cannot_load("model", source, error)) from error
+    # Such weights would be drawn at random, anew on every load.
+    if report["missing_keys"]:
+        raise ModelError(
+            f"the checkpoint of {source} lacks {len(report['missing_keys'])} weights, such as "
+            f"{min(report['missing_keys'])}; give a complete one"
+        )
+    return model.eval()
+
+
+def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
+    """The tokenizer beside a model; it must end answers with a token that is not its padding.
+
+    Raises:
+        ModelError: a hub id without a commit, no tokenizer there, or no end-of-sequence token
+            distinct from padding.
+    """
+    origin = _origin(source, revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**origin, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(_cannot_load("tokenizer", source, error)) from error
+    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"tokenizer of {source} has eos={tokenizer.eos_token} and pad={tokenizer.pad_token}; "
+            "both are needed: set them in its tokenizer_config.json"
+        )
+    if tokenizer.eos_token_id == tokenizer.pad_token_id:
+        raise ModelError(
+            f"tokenizer of {source} pads with its end token {tokenizer.eos_token}; an answer's end "
+            "would be masked: set another pad_token in its tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def same_vocabulary(first: Any, second: Any, names: tuple[str, str]) -> None:
+    """Raise ModelError unless two tokenizers map the same texts to the same ids."""
+    left, right = first.get_vocab(), second.get_vocab()
+    if left != right:
+        differing = sum(left.get(token) != right.get(token) for token in left.keys() | right.keys())
+        raise ModelError(
+            f"{names[0]} and {names[1]} have different vocabularies ({differing} entries differ); "
+            "log-probs can only be compared under one tokenizer: choose models of one family"
+        )
+    if first.eos_token_id != second.eos_token_id:
+        raise ModelError(
+            f"{names[0]} ends answers with id {first.eos_token_id} and {names[1]} with "
+            f"{second.eos_token_id}; give both the same eos_token"
+        )
+
+
+def assemble(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: Any) -> Trio:
+    """Student with its frozen copy as base, and the frozen teacher.
+
+    Models of one family may pad their embedding to different heights (Qwen3-1.7B and 8B do not);
+    the shared tokenizer must fit into both.
+
+    Raises:
+        ModelError: the tokenizer has more entries than a model has outputs, or outputs differ.
+    """
+    sizes = {
+        "student": student.config.get_text_config().vocab_size,
+        "teacher": teacher.config.get_text_config().vocab_size,
+    }
+    for name, size in sizes.items():
+        if size < len(tokenizer):
+            raise ModelError(
+                f"the {name} has {size} outputs for {len(tokenizer)} tokens; it belongs to another "
+                "tokenizer: choose models of one family"
+            )
+    if sizes["student"] != sizes["teacher"]:
+        raise ModelError(
+            f"student and teacher have {sizes['student']} and {sizes['teacher']} outputs; "
+            "log-probs can only be compared over one vocabulary: choose models of one family"
+        )
+    base = copy.deepcopy(student)
+    for frozen in (teacher, base):
+        frozen.requires_grad_(False).eval()
+    return Trio(student=student, teacher=teacher, base=base, tokenizer=tokenizer)
+
+
+def fresh_student(trio: Trio) -> Trio:
+    """The same teacher and base with a new trainable student at the warm start."""
+    student = copy.deepcopy(trio.base).requires_grad_(True)
+    return replace(trio, student=student)
+
+
+def _origin(source: str | Path, revision: str | None) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that can only ever lead to one checkpoint."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
+    if revision is None or not _COMMIT.fullmatch(revision):
+        raise ModelError(
+            f"{source} is no folder, and as a hub id it is not pinned by revision={revision}; give "
+            "a folder, or a hub id with the 40 hex digits of a commit as its revision"
+        )
+    return {"pretrained_model_name_or_path": str(source), "revision": revision}
+
+
+def _cannot_load(what: str, source: str | Path, error: Exception) -> str:
+    reason = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
+    return (
+        f"cannot load the {what} of {source}: {reason}; give a folder or hub id with "
+        "safetensors weights and a tokenizer"
+    )

@@ -1,0 +1,39 @@
+"""Teacher, base, prompts and modal sets, loaded once for the cells that a process runs in turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from opdcliff.contract import ModalSets, get_contract
+from opdcliff.data import Splits, read_splits
+from opdcliff.models.load import Trio
+from opdcliff.models.prepare import Prepared, load_trio
+from opdcliff.models.tokenization import modal_sets_for
+from opdcliff.settings import RunConfig
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the cells of a study share; `trio.student` stays at the warm start."""
+
+    trio: Trio
+    splits: Splits
+    modal_sets: ModalSets
+
+
+# What the last cell of this process used: the next one mostly needs the same. Holding one entry
+# bounds the memory.
+_last: dict[tuple[Any, ...], Loaded] = {}
+
+
+def load_kept(config: RunConfig, prepared: Prepared) -> Loaded:
+    """The shared inputs of a cell; the same objects as for the cell before, where they fit."""
+    engine, model = config.engine.device, config.model
+    key = (prepared, engine, model.dtype, model.teacher, model.teacher_revision)
+    if key not in _last:
+        _last.clear()
+        trio = load_trio(config, prepared)
+        modal_sets = modal_sets_for(get_contract(config.data.contract), trio.tokenizer)
+        _last[key] = Loaded(trio, read_splits(prepared.data), modal_sets)
+    return _last[key]

@@ -1,0 +1,131 @@
+"""Making teacher and warm start: trained from config, or loaded, by supervised fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from opdcliff.contract import REASON, get_contract
+from opdcliff.data import Splits, draw_answer, read_splits
+from opdcliff.errors import ModelError
+from opdcliff.models.device import pick_device
+from opdcliff.models.load import build, load_model, load_tokenizer, same_vocabulary
+from opdcliff.models.sft import answer_style, fine_tune
+from opdcliff.models.tokenization import train_bpe
+from opdcliff.processes import open_channel, tell, worker_pool
+from opdcliff.settings import RunConfig
+from opdcliff.terminal import Stage
+
+TEACHER, STUDENT = "teacher", "student"
+_SEED_OF_ROLE = {TEACHER: 1, STUDENT: 2}
+
+
+def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
+    """Fill `folder` with the warm start (and the teacher, if it is trained here).
+
+    data: folder of the prepared prompts. Returns facts for the asset's manifest.
+
+    Raises:
+        ModelError: a model cannot be loaded, or student and teacher do not fit together.
+    """
+    splits = read_splits(data)
+    roles = [STUDENT]
+    if config.model.student is None:
+        tokenizer = train_bpe(_tokenizer_texts(config, splits), config.data.tokenizer_entries)
+        tokenizer.save_pretrained(folder / TEACHER)
+        tokenizer.save_pretrained(folder / STUDENT)
+        roles = [TEACHER, STUDENT]
+    else:
+        student_source = config.model.student
+        tokenizer = load_tokenizer(student_source, revision=config.model.student_revision)
+        other = load_tokenizer(config.model.teacher or "", revision=config.model.teacher_revision)
+        same_vocabulary(tokenizer, other, ("student", "teacher"))
+        tokenizer.save_pretrained(folder / STUDENT)
+        if not config.model.tune_loaded_student:
+            model = load_model(
+                student_source, dtype=config.model.dtype, revision=config.model.student_revision
+            )
+            model.save_pretrained(folder / STUDENT)
+            return {"fine_tuned": []}
+    losses = _fine_tune_roles(config, data, folder, roles)
+    return {"fine_tuned": roles, "final_loss": losses}
+
+
+def _fine_tune_roles(
+    config: RunConfig, data: Path, folder: Path, roles: list[str]
+) -> dict[str, float]:
+    """Fine-tune teacher and student, side by side on a machine without a GPU."""
+    total = sum(getattr(config.sft, role).steps for role in roles)
+    side_by_side = pick_device(config.engine).type == "cpu" and len(roles) > 1
+    title = f"fine-tuning {' and '.join(roles)}"
+    if not side_by_side:
+        with Stage(title, total) as stage:
+            return {
+                role: _fine_tune_role(config, data, folder, role, stage.advance_of(role))
+                for role in roles
+            }
+    channel = open_channel()
+    with Stage(title, total, channel), worker_pool(len(roles), channel) as pool:
+        jobs = {role: pool.submit(_fine_tune_worker, config, data, folder, role) for role in roles}
+        try:
+            return {role: job.result() for role, job in jobs.items()}
+        except BrokenProcessPool as error:
+            raise ModelError(
+                "a fine-tuning process died: killed, or out of memory; nothing half-made is kept, "
+                "run the same command again"
+            ) from error
+
+
+def _fine_tune_worker(config: RunConfig, data: Path, folder: Path, role: str) -> float:
+    return _fine_tune_role(config, data, folder, role, partial(tell, role))
+
+
+def _fine_tune_role(
+    config: RunConfig, data: Path, folder: Path, role: str, advance: Callable[[int], None]
+) -> float:
+    torch.set_num_threads(config.engine.threads)
+    tokenizer = load_tokenizer(folder / role)
+    seed = 10 * config.sft.seed + _SEED_OF_ROLE[role]
+    source = config.model.student if role == STUDENT else None
+    model = (
+        build(_arch(config), tokenizer, seed)
+        if source is None
+        else load_model(source, dtype="float32", revision=config.model.student_revision)
+    )
+    loss = fine_tune(
+        model.to(pick_device(config.engine)),
+        tokenizer,
+        read_splits(data).train,
+        config.sft,
+        getattr(config.sft, role),
+        seed=seed,
+        with_reason=REASON in get_contract(config.data.contract).keys,
+        advance=advance,
+    )
+    model.to(getattr(torch, config.model.dtype)).save_pretrained(folder / role)
+    return loss
+
+
+def _tokenizer_texts(config: RunConfig, splits: Splits) -> list[str]:
+    """Prompts and answers of both styles, so that the answer's pieces become tokens."""
+    with_reason = REASON in get_contract(config.data.contract).keys
+    rng = np.random.default_rng(config.sft.seed)
+    texts = []
+    for example in splits.train:
+        for role in (config.sft.teacher, config.sft.student):
+            pieces = draw_answer(
+                example, answer_style(config.sft, role, with_reason=with_reason), rng
+            )
+            texts.append(example.prompt + "".join(piece.text for piece in pieces))
+    return texts
+
+
+def _arch(config: RunConfig) -> Any:
+    assert config.model.arch is not None, "checked by config.check"
+    return config.model.arch

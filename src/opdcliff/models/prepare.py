@@ -1,0 +1,98 @@
+"""From config to prepared assets: prompts, teacher and warm start, calibration."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from opdcliff.data import write_splits
+from opdcliff.models.device import pick_device
+from opdcliff.models.load import Trio, assemble, load_model, load_tokenizer
+from opdcliff.models.make_pair import STUDENT, TEACHER, build_models
+from opdcliff.models.prompts import load_splits
+from opdcliff.paths import StudyPaths
+from opdcliff.settings import RunConfig
+from opdcliff.storage import asset_cache, file_digest
+
+# The rooms and files whose code decides what an asset holds.
+_DATA_CODE = ("data",)
+_MODEL_CODE = ("data", "models")
+MEASURING_CODE = ("calibration", "contract", "models", "rollout", "theory", "training/evaluation")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where the assets of a study lie, and the identity of the models."""
+
+    data: Path
+    models: Path
+    models_identity: str
+
+
+def prepare(config: RunConfig, paths: StudyPaths) -> Prepared:
+    """Build or find the prompts and models of `config`."""
+    data = prepare_data(config, paths)
+    key = {
+        "examples": asset_cache.manifest(data)["facts"]["digest"],
+        "model": asdict(config.model),
+        "sft": asdict(config.sft),
+        "contract": config.data.contract,
+        "content": _folder_digests(config),
+        "code": asset_cache.code_digest(*_MODEL_CODE),
+    }
+    models = asset_cache.ensure(
+        paths, "models", key, lambda folder: build_models(config, data, folder)
+    )
+    return Prepared(data, models, asset_cache.manifest(models)["identity"])
+
+
+def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
+    """Build or find the prompts of `config.data`."""
+    settings = asdict(config.data)
+    files = [Path(p).expanduser() for p in (settings.pop("path"), settings.pop("rubric")) if p]
+    settings.pop("study_seeds")
+    key = {
+        "settings": settings,
+        "files": [_digests(path) for path in files],
+        "code": asset_cache.code_digest(*_DATA_CODE),
+    }
+    return asset_cache.ensure(paths, "data", key, lambda folder: _build_data(config, folder))
+
+
+def load_trio(config: RunConfig, prepared: Prepared) -> Trio:
+    """Student (at the warm start), teacher and base on the device of this process."""
+    device = pick_device(config.engine)
+    student = load_model(prepared.models / STUDENT, dtype=config.model.dtype)
+    local = prepared.models / TEACHER
+    teacher = (
+        load_model(local, dtype=config.model.dtype)
+        if local.is_dir()
+        else load_model(
+            config.model.teacher or "",
+            dtype=config.model.dtype,
+            revision=config.model.teacher_revision,
+        )
+    )
+    trio = assemble(student, teacher, load_tokenizer(prepared.models / STUDENT))
+    for model in (trio.student, trio.teacher, trio.base):
+        model.to(device)
+    return trio
+
+
+def _build_data(config: RunConfig, folder: Path) -> dict[str, Any]:
+    splits, report = load_splits(config.data)
+    facts = {"digest": write_splits(folder, splits)}
+    return facts if report is None else facts | {"report": report}
+
+
+def _folder_digests(config: RunConfig) -> dict[str, Any]:
+    """Content of models given as folders; hub models are named by their revision."""
+    sources = {STUDENT: config.model.student, TEACHER: config.model.teacher}
+    folders = {role: Path(source).expanduser() for role, source in sources.items() if source}
+    return {role: _digests(path) for role, path in folders.items() if path.is_dir()}
+
+
+def _digests(path: Path) -> dict[str, str]:
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    return {file.name: file_digest(file) for file in files}

@@ -1,0 +1,46 @@
+"""The splits of any data set, by its config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from opdcliff.data import SplitPlan, Splits, SplitSizes, generate, load_amazon, load_prompts
+from opdcliff.settings import DataConfig
+from opdcliff.terminal import Stage
+
+
+def load_splits(data: DataConfig) -> tuple[Splits, dict[str, object] | None]:
+    """Splits, and what loading kept and rejected (None where nothing can be rejected).
+
+    Raises:
+        DataError: a file is missing, of another schema, or yields too little.
+    """
+    sizes = SplitSizes(data.train, data.calibration, data.test)
+    if data.name == "mini":
+        return generate(data.seed, sizes, candidates=data.candidates), None
+    source = Path(data.path or "").expanduser()
+    if data.name == "prompts":
+        return load_prompts(source, sizes), None
+    whole = sizes.train + sizes.calibration + sizes.test
+    with Stage("reading reviews and items (bytes)", _total_bytes(source)) as stage:
+        splits, report = load_amazon(
+            source,
+            candidates=data.candidates,
+            seed=data.seed,
+            sizes=SplitPlan(
+                sizes.train,
+                sizes.calibration,
+                sizes.test,
+                (sizes.train / whole, sizes.calibration / whole, sizes.test / whole),
+            ),
+            rubric=None if data.rubric is None else Path(data.rubric).expanduser(),
+            min_items=data.min_items,
+            max_history=data.max_history,
+            max_title_words=data.max_title_words,
+            progress=lambda done, total: stage.update("bytes", done),
+        )
+    return splits, report.as_dict()
+
+
+def _total_bytes(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.iterdir() if p.is_file())

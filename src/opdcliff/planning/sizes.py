@@ -1,0 +1,185 @@
+"""From a configuration to the sizes a memory plan needs; no weights are read or made.
+
+Parameters are counted on the model built on torch's meta device, which has shapes and no storage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3Config
+
+from opdcliff.errors import ModelError
+from opdcliff.models import build
+from opdcliff.planning.memory import Setup, Sizes
+from opdcliff.settings import STAGES, ArchConfig, RunConfig
+from opdcliff.training import BATCH, CLASS_ANSWERS
+
+# What the hub's config.json of each says [S], so that a plan needs no download:
+# huggingface.co/Qwen/Qwen3-1.7B and huggingface.co/Qwen/Qwen3-8B.
+_KNOWN: dict[str, dict[str, Any]] = {
+    "Qwen/Qwen3-1.7B": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 6144,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen3-8B": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 12288,
+        "vocab_size": 151936,
+        "tie_word_embeddings": False,
+    },
+}
+
+# Tokens of a prompt, where nothing better is known: a line per candidate and title of the history,
+# two tokens a word and three beside, and as many again as a short instruction has.
+_PER_WORD, _PER_LINE, _AROUND = 2, 3, 20
+# Words of a line of the generated task; of prompts of one's own nothing is known.
+_MINI_WORDS, _OWN_PROMPT = 2, 512
+
+
+class Vocabulary:
+    """As much of a tokenizer as `models.build` asks for."""
+
+    eos_token_id, pad_token_id = 1, 0
+
+    def __init__(self, entries: int) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return self._entries
+
+
+def setup_of(config: RunConfig, *, prompt: int, cuda: bool) -> Setup:
+    """What decides the memory of one rank of `config`; `prompt` in tokens.
+
+    Raises:
+        ModelError: the sizes of a model cannot be known here.
+    """
+    engine, evaluation = config.engine, config.evaluation
+    rows = config.rollout.prompts_per_update // engine.ranks
+    prompts = max(evaluation.prompts, evaluation.final_prompts)
+    stage = STAGES.get(engine.name, 0)
+    # Stages 1 and 2 fill one buffer while they send the other.
+    buffers = 2 if engine.overlap_comm and stage < 3 else 1
+    return Setup(
+        student=sizes_of(config, "student"),
+        teacher=sizes_of(config, "teacher"),
+        item=getattr(torch, config.model.dtype).itemsize,
+        stage=stage,
+        ranks=engine.ranks,
+        bucket=buffers * engine.bucket_elements,
+        offload_optimizer=engine.offload_optimizer,
+        offload_parameters=engine.offload_parameters,
+        shard_teacher=engine.shard_teacher,
+        recompute=engine.gradient_checkpointing,
+        cuda=cuda,
+        prompt=prompt,
+        answer=config.rollout.max_new_tokens,
+        rollout_rows=rows,
+        evaluation_rows=min(BATCH, -(-prompts // engine.ranks)),
+        class_rows=min(CLASS_ANSWERS, prompts // engine.ranks),
+        micro_rows=min(engine.micro_batch, rows),
+        chunk=engine.score_chunk_tokens,
+        full=config.optim.estimator == "full",
+    )
+
+
+def split_more(setup: Setup, ranks: int) -> Setup:
+    """The same run on `ranks` times as many ranks."""
+    names = ("rollout_rows", "evaluation_rows", "class_rows", "micro_rows")
+    rows = {name: max(1, -(-getattr(setup, name) // ranks)) for name in names}
+    return replace(setup, ranks=setup.ranks * ranks, **rows)
+
+
+def prompt_tokens(config: RunConfig) -> int:
+    """An estimate of the longest prompt, in tokens, from the settings of the data alone."""
+    data = config.data
+    if data.name == "prompts":
+        return _OWN_PROMPT
+    history, words = (
+        (1, _MINI_WORDS)
+        if data.name == "mini"
+        else (
+            data.max_history,
+            data.max_title_words,
+        )
+    )
+    return (data.candidates + history) * (_PER_WORD * words + _PER_LINE) + _AROUND
+
+
+def sizes_of(config: RunConfig, role: str) -> Sizes:
+    """Sizes of the student or teacher: of `model.arch`, a folder's config.json, or a known hub id.
+
+    Raises:
+        ModelError: a hub id that is not known, or a folder without a readable configuration.
+    """
+    source, arch = getattr(config.model, role), config.model.arch
+    if source is not None:
+        return _of_source(str(source))
+    assert arch is not None, "checked by settings.check"
+    return _of_arch(astuple(arch), config.data.tokenizer_entries)
+
+
+@cache
+def _of_source(source: str) -> Sizes:
+    configuration = _configuration(source)
+    with torch.device("meta"):
+        return measure(AutoModelForCausalLM.from_config(configuration, trust_remote_code=False))
+
+
+@cache
+def _of_arch(fields: tuple[Any, ...], entries: int) -> Sizes:
+    with torch.device("meta"):
+        return measure(build(ArchConfig(*fields), Vocabulary(entries), 0))
+
+
+def measure(model: PreTrainedModel) -> Sizes:
+    """The sizes of a model on any device."""
+    shape = model.config.get_text_config()
+    counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return Sizes(
+        parameters=sum(counts.values()),
+        largest=max(counts.values()),
+        layers=shape.num_hidden_layers,
+        hidden=shape.hidden_size,
+        intermediate=shape.intermediate_size,
+        heads=shape.num_attention_heads,
+        kv_heads=getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads,
+        head_dim=getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads,
+        vocabulary=shape.vocab_size,
+        qk_norm=any(name.endswith("q_norm.weight") for name in counts),
+    )
+
+
+def _configuration(source: str) -> Any:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        try:
+            return AutoConfig.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+        except Exception as error:
+            raise ModelError(
+                f"cannot read the configuration in {source} ({type(error).__name__}); give a "
+                "folder with a config.json of the transformers library"
+            ) from error
+    if source in _KNOWN:
+        return Qwen3Config(**_KNOWN[source])
+    raise ModelError(
+        f"the sizes of {source} are not known here; known are {' and '.join(_KNOWN)}: give a "
+        "folder that holds its config.json"
+    )

@@ -1,0 +1,105 @@
+"""Running the cells of a lock: its lambdas, its seeds, its settings, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from opdcliff.errors import ConfigError, TamperedError
+from opdcliff.models import Prepared, prepare
+from opdcliff.paths import StudyPaths
+from opdcliff.prereg.make_lock import baseline_config
+from opdcliff.records import OPD
+from opdcliff.settings import RunConfig, science
+from opdcliff.storage import asset_cache
+from opdcliff.study import Cell, arm_config, incomplete, run_cells
+from opdcliff.verification import Lock, LockedArm, read_lock
+
+_log = logging.getLogger(__name__)
+
+
+def run_locked(config: RunConfig, paths: StudyPaths) -> None:
+    """Run every locked cell that has no outcome yet.
+
+    Raises:
+        InadmissibleError: there is no lock. TamperedError: it does not hold any more.
+        ConfigError: a setting is not the locked one.
+        StudyIncompleteError: cells failed; the others are finished.
+    """
+    lock, broken = read_lock(paths.prereg_dir(config.protocol.name))
+    if lock is None or broken:
+        raise TamperedError(f"nothing is run under a broken lock: {'; '.join(broken)}")
+    prepared = prepare(config, paths)
+    _compare_assets(lock, prepared)
+    cells = locked_cells(config, lock, prepared)
+    failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
+    if failures:
+        raise incomplete(failures, len(cells))
+
+
+def locked_cells(config: RunConfig, lock: Lock, prepared: Prepared) -> list[Cell]:
+    """The cells of a lock, all of a seed before the next seed.
+
+    Raises:
+        ConfigError: the settings at hand would make other cells than the locked ones.
+    """
+    ours = {arm.name: arm for arm in config.protocol.arms}
+    cells = []
+    for seed in lock.seeds:
+        for locked in lock.arms:
+            if locked.kind == OPD and locked.name not in ours:
+                raise ConfigError(
+                    f"the lock has an arm {locked.name} and protocol.arms has not; put it back"
+                )
+            own = (
+                arm_config(config, ours[locked.name], seed)
+                if locked.kind == OPD
+                else baseline_config(config, config.protocol.arms[0], locked.kind, seed)
+            )
+            for lam in locked.lams:
+                cell = Cell(own, lam, lock.protocol, locked.kind)
+                if cell.identity(prepared) != lock.identity(locked, lam, seed):
+                    raise ConfigError(_difference(science(own), locked, prepared, lock))
+                cells.append(cell)
+    return cells
+
+
+def _compare_assets(lock: Lock, prepared: Prepared) -> None:
+    """Say that weights differ: on another machine they may, and every record notes its own."""
+    if asset_cache.content_digest(prepared.models) != lock.models_sha256:
+        _log.warning(
+            "the models trained here are not bit for bit those of the lock (another machine or "
+            "library?); verify will list every run as DEVIATED"
+        )
+
+
+def _difference(
+    settings: Mapping[str, Any], locked: LockedArm, prepared: Prepared, lock: Lock
+) -> str:
+    ours, sealed = _flat(settings), _flat(locked.settings)
+    # Of a cell, not of an arm.
+    for name in ("seed", "lam.value"):
+        ours.pop(name, None)
+        sealed.pop(name, None)
+    for name in sorted(ours.keys() | sealed.keys()):
+        if ours.get(name) != sealed.get(name):
+            return (
+                f"{name}={ours.get(name)} is not the locked {sealed.get(name)} (arm "
+                f"{locked.name}); drop the override, or lock a new version"
+            )
+    return (
+        f"the prepared models are not the locked ones ({prepared.models_identity[:12]}, not "
+        f"{lock.models_identity[:12]}): their settings, data or the code that makes them changed; "
+        "lock a new version"
+    )
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

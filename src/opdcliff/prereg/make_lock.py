@@ -1,0 +1,221 @@
+"""Making a lock: pilot, windows, seeds, files; and every reason not to make one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from opdcliff.calibration import Binding, Calibration, prepare_calibration
+from opdcliff.errors import ConfigError
+from opdcliff.models import Prepared, prepare
+from opdcliff.paths import REPO_ROOT, StudyPaths
+from opdcliff.prereg.pilot import PilotFacts, pilot_facts, pilot_rows
+from opdcliff.prereg.predictions import LARGER_SFT, Grounds, write_tests
+from opdcliff.records import OPD, read_record
+from opdcliff.settings import PredictionConfig, ProtocolArm, RunConfig, model_option, science
+from opdcliff.storage import (
+    asset_cache,
+    encode_floats,
+    file_digest,
+    git_state,
+    now,
+    package_version,
+    write_text_atomic,
+)
+from opdcliff.study import arm_config, check_protocol, grid, incomplete, run_cells
+from opdcliff.training import BASELINES
+from opdcliff.verification import (
+    FORMAT,
+    LOCK,
+    LockedArm,
+    lock_text,
+    read_lock,
+    seal_of,
+    seeds_of,
+    source_digests,
+    write_test,
+)
+
+
+def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = None) -> Path:
+    """Run the pilot if need be, compute the windows, and write prereg/<protocol>/.
+
+    supersedes: name of the protocol whose lock this one replaces; the old one stays.
+
+    Raises:
+        ConfigError: a protocol without predictions, a dirty or unknown working tree, a lock that
+            is there already, or a window that is vacuous or impossible.
+        StudyIncompleteError: a pilot run failed.
+    """
+    predictions = config.protocol.predictions
+    if predictions is None:
+        raise ConfigError(
+            f"protocol={config.protocol.name} has no predictions to lock; choose one that has, "
+            "e.g. protocol=mini"
+        )
+    check_protocol(config)
+    check_predictions(config.protocol.arms, predictions)
+    folder = paths.prereg_dir(config.protocol.name)
+    _refuse(folder, config.protocol.name)
+    old = None if supersedes is None else _superseded(supersedes, paths)
+    prepared = prepare(config, paths)
+    calibration, _ = prepare_calibration(config, paths, prepared)
+    facts, rows = _pilot(config, predictions, calibration.binding, prepared, paths)
+    arms = locked_arms(config, calibration.binding)
+    count = len(config.protocol.arms[0].seeds)
+    tests = write_tests(
+        Grounds(
+            config, predictions, {arm.name: arm for arm in arms}, calibration.table, facts, count
+        )
+    )
+    # Written aside, so that a folder that exists is whole.
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for test in tests:
+        write_test(aside / f"{test.id}.yaml", test)
+    commit, _ = git_state(REPO_ROOT)
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "protocol": config.protocol.name,
+        "supersedes": old,
+        "code_commit": commit,
+        "package_version": package_version(),
+        "tests": {path.name: file_digest(path) for path in sorted(aside.glob("*.yaml"))},
+        "sources": source_digests(),
+        "arms": [arm.model_dump() for arm in arms],
+        "calibration": _calibration(calibration),
+        "pilot": {"facts": facts.as_dict(), "runs": rows},
+        "prompts_sha256": asset_cache.manifest(prepared.data)["facts"]["digest"],
+        "models_identity": prepared.models_identity,
+        "models_sha256": asset_cache.content_digest(prepared.models),
+    }
+    content |= {"created": now(), "seeds": seeds_of(content, count)}
+    write_text_atomic(aside / LOCK, lock_text(content | {"sha256": seal_of(content)}))
+    aside.rename(folder)
+    return folder
+
+
+def check_predictions(arms: Sequence[ProtocolArm], predictions: PredictionConfig) -> None:
+    """Refuse predictions that name what the protocol has not, before anything is trained.
+
+    Raises:
+        ConfigError: an arm or model that is not there, a safe multiple off the fine grid, or arms
+            of different seeds (a lock derives one list of seeds for all).
+    """
+    named = {arm.name: arm for arm in arms}
+    for field in ("fine_grid", "extended", "small_clip", "far_below"):
+        name = getattr(predictions, field)
+        if name not in named:
+            raise ConfigError(
+                f"protocol.predictions.{field}={name} is no arm; allowed: {', '.join(named)}"
+            )
+    multiples = named[predictions.fine_grid].multiples
+    if predictions.safe_multiple not in multiples:
+        raise ConfigError(
+            f"protocol.predictions.safe_multiple={predictions.safe_multiple:g} is not on the fine "
+            f"grid; allowed: {', '.join(f'{multiple:g}' for multiple in multiples)}"
+        )
+    model_option(predictions.larger_model)
+    for arm in arms:
+        if arm.seeds != arms[0].seeds:
+            raise ConfigError(
+                f"arm {arm.name} has the seeds {arm.seeds} and {arms[0].name} {arms[0].seeds}; "
+                "give all arms of a locked protocol the same"
+            )
+
+
+def locked_arms(config: RunConfig, binding: Binding | None) -> list[LockedArm]:
+    """The arms of a protocol and its two baselines, as a lock keeps them.
+
+    Raises:
+        ConfigError: no threshold was calibrated.
+    """
+    first = config.protocol.arms[0]
+    arms = [
+        LockedArm(
+            name=arm.name,
+            kind=OPD,
+            multiples=arm.multiples,
+            lams=_lams(config, arm, binding),
+            settings=science(arm_config(config, arm, 0)),
+        )
+        for arm in config.protocol.arms
+    ]
+    return arms + [
+        LockedArm(
+            name=kind,
+            kind=kind,
+            multiples=[],
+            lams=[1.0],
+            settings=science(baseline_config(config, first, kind, 0)),
+        )
+        for kind in BASELINES
+    ]
+
+
+def baseline_config(config: RunConfig, arm: ProtocolArm, kind: str, seed: int) -> RunConfig:
+    """The config of a baseline cell: that of an arm, with the larger model where it is that."""
+    own = arm_config(config, arm, seed)
+    predictions = config.protocol.predictions
+    if kind == LARGER_SFT and predictions is not None:
+        own.model = model_option(predictions.larger_model)
+    return own
+
+
+def _refuse(folder: Path, name: str) -> None:
+    if folder.exists():
+        raise ConfigError(
+            f"{folder} exists and a lock is never replaced; for a new version set "
+            f"protocol.name={name}_v2 supersedes={name}"
+        )
+    commit, dirty = git_state(REPO_ROOT)
+    if dirty:
+        raise ConfigError(
+            f"the working tree is not that of a commit (HEAD {commit[:12]}): a lock has to name "
+            "the code it was made with; commit or remove the changes"
+        )
+
+
+def _superseded(name: str, paths: StudyPaths) -> dict[str, str]:
+    lock, broken = read_lock(paths.prereg_dir(name))
+    if lock is None or broken:
+        raise ConfigError(f"supersedes={name}: that lock is not as it was sealed; name a sound one")
+    return {"protocol": name, "sha256": lock.sha256}
+
+
+def _pilot(
+    config: RunConfig,
+    predictions: PredictionConfig,
+    binding: Binding | None,
+    prepared: Prepared,
+    paths: StudyPaths,
+) -> tuple[PilotFacts, list[dict[str, Any]]]:
+    name = f"{config.protocol.name}_pilot"
+    protocol = replace(config.protocol, name=name, arms=predictions.pilot, predictions=None)
+    cells = grid(replace(config, protocol=protocol), binding)
+    failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
+    if failures:
+        raise incomplete(failures, len(cells), "pilot cells")
+    records = [read_record(cell.folder(prepared, paths)) for cell in cells]
+    return pilot_facts(records), pilot_rows(records)
+
+
+def _lams(config: RunConfig, arm: ProtocolArm, binding: Binding | None) -> list[float]:
+    protocol = replace(config.protocol, arms=[replace(arm, seeds=[0])])
+    return [cell.lam for cell in grid(replace(config, protocol=protocol), binding)]
+
+
+def _calibration(calibration: Calibration) -> dict[str, Any]:
+    assert calibration.binding is not None, "a grid was made from it"
+    rows: Sequence[Mapping[Any, Any]] = calibration.table.to_dict("records")
+    plain = [{str(k): _plain(v) for k, v in row.items()} for row in rows]
+    return {"binding": asdict(calibration.binding), "table": encode_floats(plain)}
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar of a table as its Python value."""
+    return value.item() if hasattr(value, "item") else value

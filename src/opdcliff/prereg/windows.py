@@ -1,0 +1,169 @@
+"""Prediction windows for an onset: from a calibration, a pilot and a grid, by stated rules.
+
+    lo = min over masses of critical_lambda(spread_hi), less 2 wobble/(logit p - logit b)
+    hi = max over masses of onset_on_budget(spread_lo, speed_lo)
+
+over the masses of the binding offsets and of all offsets, each moved to the end of the 95%
+interval of its lambda*, and both widened by half a grid step, the resolution of an onset read off
+a grid. Nothing is taken from runs at or above the cliff. Source: docs/theory.md, points 14 and 16.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from opdcliff.errors import ConfigError
+from opdcliff.prereg.pilot import PilotFacts
+from opdcliff.theory import (
+    Flow,
+    Population,
+    critical_lambda,
+    end_of_room,
+    onset_on_budget,
+    threshold,
+)
+from opdcliff.verification import Window
+
+# Windows are given to this many decimals, as lambdas are.
+DECIMALS = 4
+# A window over more than this share of the grid would hold most outcomes.
+MOST_OF_GRID = 0.5
+
+
+@dataclass(frozen=True)
+class Masses:
+    """p and b of a row of the calibration table, and the 95% interval of its lambda* at c."""
+
+    where: str
+    p: float
+    b: float
+    star_lo: float
+    star_hi: float
+
+    def star(self, strength: float) -> float:
+        """lambda* of the masses themselves."""
+        return threshold.lambda_star(self.p, self.b, strength)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an onset is predicted for: clip, budget, warm-up, room for the text, and the level."""
+
+    strength: float
+    updates: int
+    warmup_updates: int
+    room: int
+    closing_share: float
+
+
+def masses_of(table: pd.DataFrame, strength: float) -> list[Masses]:
+    """The rows of the binding class that bind, and of all its offsets together.
+
+    Raises:
+        ConfigError: lambda* was not calibrated at that clip strength.
+    """
+    column = f"lambda_star_c{strength:g}"
+    if column not in table:
+        raise ConfigError(
+            f"no lambda* was calibrated at clip strength {strength:g}; add it to "
+            "calibration.strengths"
+        )
+    binding = table[table.binding].iloc[0]
+    pooled = table[(table["class"] == binding["class"]) & (table.offsets == "all")].iloc[0]
+    return [
+        Masses(
+            f"{row['class']}, offsets {row.offsets}",
+            float(row.p),
+            float(row.b),
+            float(row[f"{column}_lo"]),
+            float(row[f"{column}_hi"]),
+        )
+        for row in (binding, pooled)
+    ]
+
+
+def onset_window(
+    masses: Sequence[Masses], pilot: PilotFacts, setting: Setting, lams: Sequence[float]
+) -> Window:
+    """Where the onset of a setting is predicted, on the grid `lams`.
+
+    Raises:
+        ConfigError: a vacuous or impossible window, see `check_window`.
+    """
+    lows, highs = [], []
+    z_end = end_of_room(setting.room, setting.closing_share)
+    for row in masses:
+        wide, narrow = (
+            Population(row.p, row.b, setting.strength, spread)
+            for spread in (pilot.spread_hi, pilot.spread_lo)
+        )
+        star, sharpening = wide.lambda_star, threshold.logit(row.p) - threshold.logit(row.b)
+        lows.append(critical_lambda(wide) * row.star_lo / star - 2.0 * pilot.wobble / sharpening)
+        budgeted = onset_on_budget(
+            narrow,
+            Flow(speed=pilot.speed_lo),
+            updates=setting.updates,
+            warmup_updates=setting.warmup_updates,
+            z_end=z_end,
+        )
+        highs.append(budgeted * row.star_hi / star)
+    half = 0.5 * grid_step(lams)
+    derivation = (
+        f"critical lambda with spread {pilot.spread_hi:.4f} less 2 wobble {pilot.wobble:.4f}, "
+        f"lowest of {', '.join(f'{low:.4f}' for low in lows)}; onset within {setting.updates} "
+        f"updates (warm-up {setting.warmup_updates}) with spread {pilot.spread_lo:.4f} at "
+        f"{pilot.speed_lo:.4f} logits per update, highest of "
+        f"{', '.join(f'{high:.4f}' for high in highs)}; over masses of "
+        f"{' and '.join(row.where for row in masses)}; each side "
+        f"half a grid step, {half:.4f}, wider"
+    )
+    lo, hi = min(lows) - half, max(highs) + half
+    return checked_window(lo, hi, derivation, lams)
+
+
+def cell_window(star: float, lams: Sequence[float]) -> Window:
+    """The grid cell that holds lambda*: the closed form without any allowance.
+
+    Raises:
+        ConfigError: lambda* lies outside the grid.
+    """
+    grid = sorted(lams)
+    cells = [(a, b) for a, b in itertools.pairwise(grid) if a <= star < b]
+    if not cells:
+        raise ConfigError(f"lambda* = {star:.4f} lies outside the grid {grid}; widen the grid")
+    lo, hi = cells[0]
+    return checked_window(
+        lo, hi, f"the grid cell that holds lambda* = {star:.4f}; no allowance for anything", lams
+    )
+
+
+def checked_window(lo: float, hi: float, derivation: str, lams: Sequence[float]) -> Window:
+    """A window rounded as lambdas are, if a grid can come out inside it and on both sides.
+
+    Raises:
+        ConfigError: narrower than a grid step, over half of the grid, or not inside the grid.
+    """
+    grid, step = sorted(lams), grid_step(lams)
+    lo, hi = round(lo, DECIMALS), round(hi, DECIMALS)
+    said = f"window [{lo:g}, {hi:g}] on the grid {grid}"
+    # Rounding of lambdas to their decimals may take that much off a step.
+    if hi - lo < step - 2.0 * 10.0**-DECIMALS:
+        raise ConfigError(f"{said} is narrower than a grid step ({step:.4f}): use a finer grid")
+    if hi - lo > MOST_OF_GRID * (grid[-1] - grid[0]):
+        raise ConfigError(
+            f"{said} holds more than half of the grid and says little; widen the grid"
+        )
+    # A seed that stays above the whole grid counts as above, one that starts below it as below.
+    if not grid[0] <= lo < hi <= grid[-1]:
+        raise ConfigError(f"{said} cannot come out on both sides; shift or widen the grid")
+    return Window(lo=lo, hi=hi, derivation=derivation)
+
+
+def grid_step(lams: Sequence[float]) -> float:
+    """The widest gap of a grid."""
+    grid = sorted(lams)
+    return max(b - a for a, b in itertools.pairwise(grid))

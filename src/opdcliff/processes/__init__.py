@@ -1,0 +1,23 @@
+"""Processes beside this one: workers, ranks, and a wish to stop that is answered by saving."""
+
+from __future__ import annotations
+
+from opdcliff.processes import preemption
+from opdcliff.processes.preemption import ADVICE, deferred, listening, requested, stop_if_requested
+from opdcliff.processes.rank_events import decode
+from opdcliff.processes.workers import Channel, open_channel, process_ids, tell, worker_pool
+
+__all__ = [
+    "ADVICE",
+    "Channel",
+    "decode",
+    "deferred",
+    "listening",
+    "open_channel",
+    "preemption",
+    "process_ids",
+    "requested",
+    "stop_if_requested",
+    "tell",
+    "worker_pool",
+]

@@ -1,0 +1,40 @@
+"""Run records: the checked truth about what was run, and its mirror in W&B."""
+
+from __future__ import annotations
+
+from opdcliff.records.files import MALFORMED, MANIFEST, METRICS, MIXED_CODE, read_manifest
+from opdcliff.records.identity import OPD, cell_identity
+from opdcliff.records.metric_stream import Row, read_stream
+from opdcliff.records.record import (
+    OUTCOMES,
+    PREEMPTED,
+    Record,
+    RunRecord,
+    read_record,
+    read_records,
+    status_of,
+    terminal_status,
+)
+from opdcliff.records.tracking import open_tracker, read_offline_run
+
+__all__ = [
+    "MALFORMED",
+    "MANIFEST",
+    "METRICS",
+    "MIXED_CODE",
+    "OPD",
+    "OUTCOMES",
+    "PREEMPTED",
+    "Record",
+    "Row",
+    "RunRecord",
+    "cell_identity",
+    "open_tracker",
+    "read_manifest",
+    "read_offline_run",
+    "read_record",
+    "read_records",
+    "read_stream",
+    "status_of",
+    "terminal_status",
+]

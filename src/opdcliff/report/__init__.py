@@ -1,0 +1,19 @@
+"""What people look at: figures, the page on a locked study, the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+from opdcliff.report.comparison.compare import compare
+from opdcliff.report.comparison.printed import show, write
+from opdcliff.report.drawing.build import build_figures
+from opdcliff.report.figures.cliff import draw_study
+from opdcliff.report.page import make_report, write_beside
+
+__all__ = [
+    "build_figures",
+    "compare",
+    "draw_study",
+    "make_report",
+    "show",
+    "write",
+    "write_beside",
+]

@@ -1,0 +1,1 @@
+"""A study run here beside the committed one."""

@@ -1,0 +1,150 @@
+"""What figures are drawn from: committed tables, the lock, and where each of them comes from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from opdcliff.errors import DataError
+from opdcliff.paths import StudyPaths
+from opdcliff.storage import decode_float, file_digest
+from opdcliff.study import PROVENANCE, TRAJECTORIES
+from opdcliff.verification import LOCK, TABLE, VERDICTS, Lock, LockedTest, read_lock, read_test
+
+LOCKED, EXPLORATORY = "locked", "exploratory"
+# The protocol whose lock and verdicts the figures show.
+PROTOCOL = "mini"
+THEORY = "closed form (docs/theory.md): no data, no lock, no records, no code commit"
+
+
+class MissingInputError(DataError):
+    """A figure's input is not there; the message names the command that makes it."""
+
+
+@dataclass(frozen=True)
+class LockedStudy:
+    """The locked study as committed: runs, verdicts, tests, and its provenance line."""
+
+    lock: Lock
+    cells: pd.DataFrame
+    verdicts: dict[str, Any]
+    tests: dict[str, LockedTest]
+    origin: str
+
+    def arm(self, name: str) -> pd.DataFrame:
+        """The runs of one arm, by lambda and seed."""
+        rows = self.cells[self.cells.arm == name]
+        return rows.sort_values(["lam", "seed"], ignore_index=True)
+
+    @property
+    def binding(self) -> tuple[float, float]:
+        """p and b of the class and offsets that bind, as calibrated before the lock."""
+        found = self.lock.calibration["binding"]
+        return float(found["p"]), float(found["b"])
+
+
+@dataclass(frozen=True)
+class Study:
+    """One exploratory study as committed; a table it does not have is asked for and told."""
+
+    folder: Path
+    command: str
+    origin: str
+
+    def table(self, name: str) -> pd.DataFrame:
+        """cells, onsets or calibration, as `study` writes them."""
+        return pd.read_csv(_there(self.folder / f"{name}.csv", self.command))
+
+    def references(self) -> dict[str, dict[str, float]]:
+        """Metrics of teacher and warm start."""
+        path = _there(self.folder / "references.json", self.command)
+        content: dict[str, dict[str, float]] = _decoded(json.loads(path.read_text()))
+        return content
+
+    def binding(self) -> pd.Series[Any]:
+        """The row of the calibration that binds."""
+        table = self.table("calibration")
+        return table[table.binding].iloc[0]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The committed results of a checkout. Every method raises MissingInputError."""
+
+    paths: StudyPaths
+
+    def locked(self) -> LockedStudy:
+        """The study of the lock in prereg/mini."""
+        folder, prereg = self._locked_dir(), self.paths.prereg_dir(PROTOCOL)
+        command = f"opdcliff verify protocol={PROTOCOL}"
+        _there(prereg / LOCK, f"opdcliff lock protocol={PROTOCOL}")
+        lock, broken = read_lock(prereg)
+        if lock is None or broken:
+            raise MissingInputError(f"{prereg} does not hold what was locked: {'; '.join(broken)}")
+        cells = pd.read_csv(_there(folder / TABLE, command))
+        verdicts = _decoded(json.loads(_there(folder / VERDICTS, command).read_text()))
+        tests = {test.id: test for test in (read_test(prereg / name) for name in lock.tests)}
+        commits = ", ".join(sorted(commit[:12] for commit in set(cells.code_commit)))
+        origin = (
+            f"{PROTOCOL}: locked, lock {lock.sha256[:12]}, records "
+            f"{verdicts['runs_sha256'][:12]}, code {commits}"
+        )
+        return LockedStudy(lock, cells, verdicts, tests, origin)
+
+    def trajectories(self) -> pd.DataFrame:
+        """Every evaluation of every run of the locked study."""
+        path = self._locked_dir() / TRAJECTORIES
+        return pd.read_csv(_there(path, f"opdcliff collect protocol={PROTOCOL}"))
+
+    def _locked_dir(self) -> Path:
+        return self.paths.readable.locked_dir(PROTOCOL)
+
+    def study(self, data: str, protocol: str, command: str) -> Study:
+        """An exploratory study on one data set; `command` makes it."""
+        folder = self.paths.readable.study_dir(data, protocol)
+        return _exploratory(folder, f"{data}/{protocol}", command)
+
+    def grid(self, protocol: str, command: str) -> Study:
+        """A collected grid of `train -m`, which has no table but cells; `command` makes it."""
+        return _exploratory(self.paths.readable.grid_dir(protocol), protocol, command)
+
+
+def _exploratory(folder: Path, name: str, command: str) -> Study:
+    cells = _there(folder / TABLE, command)
+    return Study(folder, command, f"{name}: exploratory, no lock, {_records(folder, cells)}")
+
+
+def _records(folder: Path, cells: Path) -> str:
+    """Records and code of a table as `collect` noted them, else the table's own hash."""
+    table, path = file_digest(cells), folder / PROVENANCE
+    noted = json.loads(path.read_text()) if path.exists() else {}
+    if noted.get("cells_sha256") != table:
+        return f"records not noted, table {table[:12]}, code not noted"
+    commits = ", ".join(commit[:12] for commit in noted["code_commits"])
+    dirty = " with uncommitted changes" if noted["code_dirty"] else ""
+    return f"records {noted['runs_sha256'][:12]}, code {commits}{dirty}"
+
+
+def _decoded(value: Any) -> Any:
+    """JSON with the numbers that it has no form for, as `canonical.encode_floats` wrote them."""
+    if isinstance(value, dict):
+        return {key: _decoded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    return decode_float(value) if value in ("NaN", "Infinity", "-Infinity") else value
+
+
+def _there(path: Path, command: str) -> Path:
+    if not path.exists():
+        raise MissingInputError(f"{_shown(path)} is missing; `{command}` makes it")
+    return path
+
+
+def _shown(path: Path) -> Path:
+    """The path from the folder of results or locks on, which is the same on every machine."""
+    roots = [parent for parent in path.parents if parent.name in ("results", "prereg")]
+    return path.relative_to(roots[-1].parent) if roots else path

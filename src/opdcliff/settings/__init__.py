@@ -1,0 +1,68 @@
+"""From conf/ to one checked, typed configuration; every range and every error line about it."""
+
+from __future__ import annotations
+
+from opdcliff.settings.checks import check, load, science, science_of
+from opdcliff.settings.compose import (
+    ROOT,
+    Grid,
+    GridCell,
+    clip_option,
+    compose_grid,
+    compose_one,
+    hydra_session,
+    model_option,
+    run_multirun,
+)
+from opdcliff.settings.engine_checks import STAGES
+from opdcliff.settings.groups import print_groups
+from opdcliff.settings.hostfile import Host, read_hostfile, resolved
+from opdcliff.settings.schema import (
+    ArchConfig,
+    CalibrationConfig,
+    CheckpointConfig,
+    DataConfig,
+    EngineConfig,
+    EvaluationConfig,
+    OptimConfig,
+    PredictionConfig,
+    ProtocolArm,
+    RoleConfig,
+    RolloutConfig,
+    RunConfig,
+    SftConfig,
+)
+
+__all__ = [
+    "ROOT",
+    "STAGES",
+    "ArchConfig",
+    "CalibrationConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "EngineConfig",
+    "EvaluationConfig",
+    "Grid",
+    "GridCell",
+    "Host",
+    "OptimConfig",
+    "PredictionConfig",
+    "ProtocolArm",
+    "RoleConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "SftConfig",
+    "check",
+    "clip_option",
+    "compose_grid",
+    "compose_one",
+    "hydra_session",
+    "load",
+    "model_option",
+    "print_groups",
+    "read_hostfile",
+    "resolved",
+    "run_multirun",
+    "science",
+    "science_of",
+]

@@ -1,0 +1,59 @@
+"""What is written to disk: one canonical form, atomic files, cached assets, provenance.
+
+Secrets are taken out here, before anything leaves the process.
+"""
+
+from __future__ import annotations
+
+from opdcliff.storage import asset_cache
+from opdcliff.storage.asset_cache import content_digest
+from opdcliff.storage.canonical import (
+    canonical_json,
+    decode_float,
+    digest,
+    encode_floats,
+    file_digest,
+    fsync_folder,
+    fsync_tree,
+    write_bytes_atomic,
+    write_json_atomic,
+    write_text_atomic,
+    writing,
+)
+from opdcliff.storage.provenance import (
+    git,
+    git_state,
+    host_class,
+    now,
+    package_version,
+    provenance,
+    source_digest,
+)
+from opdcliff.storage.redaction import redact, redact_file, redact_text, refuse_secrets
+
+__all__ = [
+    "asset_cache",
+    "canonical_json",
+    "content_digest",
+    "decode_float",
+    "digest",
+    "encode_floats",
+    "file_digest",
+    "fsync_folder",
+    "fsync_tree",
+    "git",
+    "git_state",
+    "host_class",
+    "now",
+    "package_version",
+    "provenance",
+    "redact",
+    "redact_file",
+    "redact_text",
+    "refuse_secrets",
+    "source_digest",
+    "write_bytes_atomic",
+    "write_json_atomic",
+    "write_text_atomic",
+    "writing",
+]

@@ -1,0 +1,112 @@
+"""Single runs and grids of them: from a checked config to a row of the closing table."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
+
+from opdcliff.calibration import Binding, Calibration, prepare_calibration
+from opdcliff.errors import PreemptedError, StudyIncompleteError
+from opdcliff.models import prepare
+from opdcliff.paths import StudyPaths
+from opdcliff.processes import stop_if_requested
+from opdcliff.settings import Grid, RunConfig, run_multirun
+from opdcliff.storage import digest
+from opdcliff.study.cells import Cell, is_finished, run_cell
+from opdcliff.study.slurm import requeueing
+from opdcliff.study.study import resolve_lam
+from opdcliff.study.summary import summarise
+from opdcliff.terminal import Stage
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """A cell's row for the table (see `summarise`) and its records' folder, or why it has none."""
+
+    row: dict[str, Any] | None
+    folder: Path | None = None
+    problem: str | None = None
+    reused: bool = False
+
+
+def run_one(config: RunConfig, paths: StudyPaths, console: Console, label: str = "") -> JobResult:
+    """Prepare, calibrate if lambda is a multiple of the threshold, and train one cell.
+
+    A cell that has an outcome is not run again. `console` is where progress is shown.
+    """
+    prepared = prepare(config, paths)
+    binding: Binding | None = None
+    if config.lam.value is None:
+        binding = prepare_calibration(config, paths, prepared)[0].binding
+    cell = Cell(config, resolve_lam(config, binding), config.protocol.name)
+    reused = is_finished(cell, prepared, paths)
+    if not reused:
+        title = f"training {label}{cell.name}"
+        with Stage(title, config.optim.updates, console=console) as stage:
+            run_cell(cell, prepared, paths, stage.advance_of(cell.name))
+    known = Calibration(pd.DataFrame(), binding)
+    (row,) = summarise(config, [cell], prepared, paths, known, {}).cells.to_dict("records")
+    folder = cell.folder(prepared, paths).parent
+    return JobResult({str(name): value for name, value in row.items()}, folder, reused=reused)
+
+
+def run_grid(grid: Grid, overrides: Sequence[str], paths: StudyPaths) -> list[JobResult]:
+    """Run all cells under Hydra's launcher; a cell that fails does not stop the others.
+
+    Every job gets the config that was checked before the first one started, by its number: an
+    edit of conf/ during the sweep changes nothing.
+
+    Raises:
+        StudyIncompleteError: the launcher itself gave up.
+        PreemptedError: the process was asked to stop.
+    """
+    task = functools.partial(_job, grid, paths)
+    try:
+        return run_multirun(sweep_words(overrides, paths), task)
+    except PreemptedError:
+        raise
+    except Exception as error:
+        stop_if_requested()
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StudyIncompleteError(
+            f"the launcher stopped before all {len(grid.cells)} cells were done ({reason}); "
+            "finished cells are kept: run the same command again to go on"
+        ) from error
+
+
+def sweep_words(overrides: Sequence[str], paths: StudyPaths) -> list[str]:
+    """The overrides of a grid with the folder of what its launcher leaves."""
+    folder = paths.assets_dir("sweep", digest(list(overrides), "sweep"))
+    return [f"hydra.sweep.dir={_quoted(str(folder))}", *overrides]
+
+
+def _job(grid: Grid, paths: StudyPaths, composed: object) -> JobResult:
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        # A worker of joblib: processes started from it would look for that method and not find it.
+        multiprocessing.set_start_method("spawn", force=True)
+    number = HydraConfig.get().job.num
+    # Bars of jobs that run side by side would tear each other.
+    in_turn = grid.launcher.endswith("BasicLauncher")
+    console = Console(file=sys.stderr, force_terminal=None if in_turn else False)
+    try:
+        label = f"{number + 1}/{len(grid.cells)} "
+        with requeueing():
+            return run_one(grid.cells[number].config, paths, console, label)
+    except PreemptedError:
+        raise
+    except Exception as error:
+        return JobResult(None, problem=" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _quoted(value: str) -> str:
+    """A value as Hydra's override grammar reads it back unchanged."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

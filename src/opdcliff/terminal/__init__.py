@@ -1,0 +1,14 @@
+"""What a person sees while waiting: progress with time left, and tables as wide as the terminal."""
+
+from __future__ import annotations
+
+from opdcliff.terminal.progress import Stage
+from opdcliff.terminal.tables import ARM_KEYS, console, print_table, with_intervals
+
+__all__ = [
+    "ARM_KEYS",
+    "Stage",
+    "console",
+    "print_table",
+    "with_intervals",
+]

@@ -1,0 +1,63 @@
+"""Numbers only, no torch: the closed form, the flow, the spread of positions, onsets over seeds.
+
+Every formula names its point in docs/theory.md.
+"""
+
+from __future__ import annotations
+
+from opdcliff.theory import threshold
+from opdcliff.theory.budget_flow import lambda_at
+from opdcliff.theory.clip_rules import ClipRule, validate_clip
+from opdcliff.theory.onset import (
+    Onset,
+    bootstrap_interval,
+    holm,
+    onset_of_seed,
+    t_interval,
+    width_of_seed,
+    wilson,
+    window_test,
+)
+from opdcliff.theory.spread import (
+    Flow,
+    Population,
+    critical_lambda,
+    end_of_room,
+    onset_on_budget,
+    trajectory,
+)
+from opdcliff.theory.threshold import (
+    clip_safe_logit,
+    fixed_point,
+    fixed_point_logit,
+    lambda_star,
+    modal_mass_for,
+    no_threshold_reason,
+)
+
+__all__ = [
+    "ClipRule",
+    "Flow",
+    "Onset",
+    "Population",
+    "bootstrap_interval",
+    "clip_safe_logit",
+    "critical_lambda",
+    "end_of_room",
+    "fixed_point",
+    "fixed_point_logit",
+    "holm",
+    "lambda_at",
+    "lambda_star",
+    "modal_mass_for",
+    "no_threshold_reason",
+    "onset_of_seed",
+    "onset_on_budget",
+    "t_interval",
+    "threshold",
+    "trajectory",
+    "validate_clip",
+    "width_of_seed",
+    "wilson",
+    "window_test",
+]

@@ -1,0 +1,186 @@
+"""The cliff of many positions at once: lambda* when positions differ, on a finite budget.
+
+The closed form speaks of one position. In a network the positions of a class share their
+parameters: position i sits at z_i = Z + r_i, where Z moves and the offsets r_i, of standard
+deviation `spread`, stay. Z follows the mean force over positions, weighted by their gradient
+w(z) = s(z)(1 - s(z)), s the sigmoid (docs/theory.md, point 16 [D]):
+
+    G(Z) = E_r[w(Z + r) F(Z + r)] / E_r[w(Z + r)],
+    F(z) = z* - z where z <= z_c, and A_m(z) = lam log p - log s(z) - (lam - 1) log b beyond it.
+
+A position beyond z_c has lost its restoring term and pulls Z along. For spread > 0 the last rest
+point of G vanishes at a lambda *below* lambda*: so many positions are beyond z_c that their pull
+outweighs the others. For spread = 0 this is `theory`'s threshold. As there, the modal token is
+taken not to be clipped itself (p/c <= q), which a start b under p/c breaks for its first updates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special, stats
+
+from opdcliff.errors import TheoryDomainError
+from opdcliff.theory import budget_flow, threshold
+
+Array = NDArray[np.float64]
+
+# Equally likely offsets r that stand for a normal distribution.
+_OFFSETS: Array = np.asarray(stats.norm.ppf((np.arange(400) + 0.5) / 400))
+# Parts an update is integrated in.
+_PARTS = 4
+_LAM_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How fast the shared logit follows its force, per update: one of two laws.
+
+    eta: plain gradient steps, dZ/dn = eta w(Z) G(Z), as in `budget_flow.updates_to_exit`.
+    speed: logits per update whatever the size of the force, dZ/dn = speed sign G(Z): what an
+        optimizer that divides the gradient by its own running size (AdamW) does far from a rest
+        point. Near one it is slower than that; the windows that use it say so.
+    """
+
+    eta: float | None = None
+    speed: float | None = None
+
+    def __post_init__(self) -> None:
+        rate = self.eta if self.speed is None else self.speed
+        if (self.eta is None) == (self.speed is None) or not 0.0 < (rate or 0.0) < np.inf:
+            raise TheoryDomainError(
+                f"eta = {self.eta!r}, speed = {self.speed!r}: give one of them, finite and above 0"
+            )
+
+
+@dataclass(frozen=True)
+class Population:
+    """Positions of one class: masses p and b, clip strength c, spread in logits (>= 0)."""
+
+    p: float
+    b: float
+    c: float
+    spread: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.spread < np.inf:
+            raise TheoryDomainError(f"spread = {self.spread!r} must be finite and at least 0")
+        if not np.isfinite(threshold.lambda_star(self.p, self.b, self.c)):
+            raise TheoryDomainError(
+                f"p = {self.p:.6g} <= b = {self.b:.6g}: there is no threshold to move"
+            )
+
+    @property
+    def lambda_star(self) -> float:
+        """The threshold without spread (point 4)."""
+        return threshold.lambda_star(self.p, self.b, self.c)
+
+    def force(self, z: Array, lam: float) -> Array:
+        """G at each Z of `z`, in logits."""
+        z_star = threshold.fixed_point_logit(self.p, self.b, lam)
+        boundary = threshold.clip_safe_logit(self.p, self.c)
+        each = z[:, None] + self.spread * _OFFSETS
+        modal = lam * np.log(self.p) - (lam - 1.0) * np.log(self.b) - special.log_expit(each)
+        forces = np.where(each <= boundary, z_star - each, modal)
+        weights = special.expit(each) * special.expit(-each)
+        return np.asarray((weights * forces).sum(1) / weights.sum(1))
+
+
+def critical_lambda(population: Population) -> float:
+    """Largest lambda at which the shared logit still has a rest point inside the safe region.
+
+    lambda* for spread 0, and below it by about (m/spread) * spread / (logit p - logit b)
+    otherwise, m the margin in logits at which the rest point vanishes. Z is searched on a grid: the
+    result is low by up to .0005 at spreads of .04 and more, by .005 as the spread goes to 0.
+    Source: docs/theory.md, point 16 [D].
+    """
+    star = population.lambda_star
+    if population.spread == 0.0:
+        return star
+    start = threshold.logit(population.b)
+    z = np.linspace(start, threshold.clip_safe_logit(population.p, population.c), 400)
+
+    def lowest(lam: float) -> float:
+        return float(population.force(z, lam).min())
+
+    if lowest(1.0) > 0.0:
+        raise TheoryDomainError(
+            f"spread = {population.spread:.6g} leaves no rest point even at lambda = 1; the "
+            "positions differ by more than the safe region is wide"
+        )
+    return float(optimize.brentq(lowest, 1.0, star, xtol=_LAM_TOLERANCE))
+
+
+def onset_on_budget(
+    population: Population, flow: Flow, *, updates: int, warmup_updates: int, z_end: float
+) -> float:
+    """Smallest lambda at which the shared logit passes `z_end` within `updates` updates.
+
+    Starts at logit b; lambda rises linearly over `warmup_updates`. z_end: the logit q at which the
+    observed quantity has fallen, see `end_of_room`; above the rest points. The result lies above
+    `critical_lambda` and falls to it as the budget grows, but for steps that carry Z over a narrow
+    barrier (.0007 below it at .086 logits an update); infinity where twice lambda* is not enough.
+    Source: docs/theory.md, points 9 and 16 [D].
+    """
+    if updates < 1:
+        raise TheoryDomainError(f"updates = {updates!r} must be at least 1")
+
+    def falls(lam: float) -> bool:
+        path = trajectory(
+            population, flow, lam, updates=updates, warmup_updates=warmup_updates, z_end=z_end
+        )
+        return bool(path[-1] >= z_end)
+
+    low, high = 1.0, 2.0 * population.lambda_star
+    if not falls(high):
+        return float("inf")
+    while high - low > _LAM_TOLERANCE:
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if falls(middle) else (middle, high)
+    return high
+
+
+def end_of_room(room: int, level: float) -> float:
+    """Logit q at which a share `level` of texts still closes within `room` tokens.
+
+    1 - q^room = level. Source: docs/theory.md, points 11 and 16 [D].
+    """
+    if not (0.0 < level < 1.0 and room > 0):
+        raise TheoryDomainError(f"level = {level!r} must lie in (0, 1) and room = {room!r} above 0")
+    return threshold.logit(float((1.0 - level) ** (1.0 / room)))
+
+
+def trajectory(
+    population: Population,
+    flow: Flow,
+    lam: float,
+    *,
+    updates: int,
+    warmup_updates: int,
+    z_end: float = np.inf,
+) -> Array:
+    """Shared logit after 0, 1, ... updates from logit b, up to `updates` or until `z_end`."""
+    path = [threshold.logit(population.b)]
+    for update in range(updates):
+        if path[-1] >= z_end:
+            break
+        lam_now = budget_flow.lambda_at(update, lam, warmup_updates)
+        path.append(_advanced(population, flow, path[-1], lam_now))
+    return np.array(path)
+
+
+def _advanced(population: Population, flow: Flow, z: float, lam: float) -> float:
+    def force(at: float) -> float:
+        return float(population.force(np.array([at]), lam)[0])
+
+    for _ in range(_PARTS):
+        pull = force(z)
+        if flow.eta is not None:
+            z += flow.eta / _PARTS * float(special.expit(z) * special.expit(-z)) * pull
+        elif flow.speed is not None:
+            ahead = z + flow.speed / _PARTS * float(np.sign(pull))
+            # A step across the rest point would only come back: it is there.
+            z = ahead if force(ahead) * pull > 0.0 else z
+    return z

@@ -1,0 +1,71 @@
+"""Baseline cells: models that are measured beside the distilled student, under the run's seed.
+
+`warm_start` is the student before distillation. `larger_sft` is a model of `model.arch` (about five
+times the student's parameters) fine-tuned on the teacher's kind of reference answers to the same
+prompts, with the initialisation, order and answers of its own seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel
+
+from opdcliff.contract import REASON, get_contract
+from opdcliff.models import Loaded, build, fine_tune, load_kept, pick_device
+from opdcliff.settings import RunConfig
+from opdcliff.training.evaluation.answers import evaluate_model
+from opdcliff.training.job import Job
+from opdcliff.training.loop import Outcome
+
+Report = Callable[[int, dict[str, float]], None]
+Advance = Callable[[int], None]
+
+
+def measure_warm_start(job: Job, *, report: Report, advance: Advance) -> Outcome:
+    """Measure the student before any update; callbacks as in `train.train`."""
+    loaded = load_kept(job.config, job.prepared)
+    report(0, _measured(loaded.trio.base, loaded, job.config))
+    advance(job.config.optim.updates)
+    return Outcome("finished", 0)
+
+
+def train_larger_sft(job: Job, *, report: Report, advance: Advance) -> Outcome:
+    """Fine-tune and measure the larger model; callbacks as in `train.train`."""
+    config = job.config
+    torch.set_num_threads(config.engine.threads)
+    loaded = load_kept(config, job.prepared)
+    assert config.model.arch is not None, "protocols name a model that is built"
+    role = config.sft.teacher
+    # A cell counts its progress in updates of a run.
+    share = config.optim.updates / role.steps
+    model = build(config.model.arch, loaded.trio.tokenizer, config.seed)
+    fine_tune(
+        model.to(pick_device(config.engine)),
+        loaded.trio.tokenizer,
+        loaded.splits.train,
+        config.sft,
+        role,
+        seed=config.seed,
+        with_reason=REASON in get_contract(config.data.contract).keys,
+        advance=lambda step: advance(int(share * step)),
+    )
+    parameters = float(sum(p.numel() for p in model.parameters()))
+    report(role.steps, _measured(model, loaded, config) | {"model/parameters": parameters})
+    return Outcome("finished", role.steps)
+
+
+BASELINES = {"warm_start": measure_warm_start, "larger_sft": train_larger_sft}
+
+
+def _measured(model: PreTrainedModel, loaded: Loaded, config: RunConfig) -> dict[str, float]:
+    return evaluate_model(
+        model,
+        loaded.trio.tokenizer,
+        loaded.splits.test[: config.evaluation.final_prompts],
+        get_contract(config.data.contract),
+        config.evaluation,
+        config.rollout,
+        seed=config.seed,
+    )

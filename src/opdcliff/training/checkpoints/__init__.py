@@ -1,0 +1,1 @@
+"""What a killed run goes on from."""

@@ -1,0 +1,1 @@
+"""Answers judged, a run measured between two updates."""

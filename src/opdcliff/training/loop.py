@@ -1,0 +1,146 @@
+"""The on-policy distillation loop.
+
+Each update: sample answers from the student, score them under teacher and base, and follow the
+policy gradient of A = lam log pi_T - log pi_S - (lam - 1) log pi_B, clipped by the chosen rule.
+With the full estimator and lam = 1 that descends the reverse KL(pi_S || pi_T) (docs/theory.md,
+points 1 and 13). Records and tracking hang on `report`; the loop knows neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from opdcliff.calibration import label
+from opdcliff.contract import ModalSets
+from opdcliff.data import Splits
+from opdcliff.engine import Engine
+from opdcliff.models import Trio
+from opdcliff.settings import EvaluationConfig, RunConfig
+from opdcliff.theory import ClipRule, lambda_at
+from opdcliff.training.evaluation.run_evaluation import measure
+from opdcliff.training.running_means import Meter, Timed
+from opdcliff.training.update import accumulate, collect, log_tokens
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: finished, collapsed, diverged or preempted; `update` is the last made."""
+
+    status: str
+    update: int
+    reason: str | None = None
+    collapsed_at: int | None = None
+
+
+@dataclass
+class Position:
+    """Where a run stands between two updates: all of its state but models and generators.
+
+    update: updates made. evaluations: updates at which it was measured. low_evaluations: those
+    running, now, whose parse rate was under the floor. collapsed_at: see `Outcome`.
+    """
+
+    update: int = 0
+    evaluations: list[int] = field(default_factory=list)
+    low_evaluations: int = 0
+    collapsed_at: int | None = None
+    meter: Meter = field(default_factory=Meter)
+
+    def plain(self) -> dict[str, Any]:
+        """As containers of plain values."""
+        return {**vars(self), "meter": {k: dict(v) for k, v in vars(self.meter).items()}}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Position:
+        """Inverse of `plain`."""
+        return cls(**{**plain, "meter": Meter.of(plain["meter"])})
+
+    def note(self, parse_rate: float, settings: EvaluationConfig) -> None:
+        """Count an evaluation at this update."""
+        self.evaluations.append(self.update)
+        low = parse_rate < settings.collapse_floor
+        self.low_evaluations = self.low_evaluations + 1 if low else 0
+        if self.low_evaluations >= settings.collapse_patience and self.collapsed_at is None:
+            self.collapsed_at = self.update
+
+
+def train(
+    config: RunConfig,
+    lam: float,
+    trio: Trio,
+    splits: Splits,
+    modal_sets: ModalSets,
+    engine: Engine,
+    *,
+    report: Callable[[int, dict[str, float]], None],
+    advance: Callable[[int], None] = lambda update: None,
+    stop: Callable[[], bool] = lambda: False,
+    save: Callable[[Position], None] = lambda position: None,
+    start: Position | None = None,
+) -> Outcome:
+    """Train `trio.student` for `optim.updates` updates at extrapolation `lam`.
+
+    report: called with (update, metrics) at update 0, every `evaluation.every` and at the end.
+    advance: called with the number of finished updates.
+    stop: asked before every rollout batch whether to leave; one rank's yes is enough.
+    save: called between rollout batches, every `checkpoint.every` updates and before leaving.
+    start: where an interrupted run goes on; student and engine must hold the state of then.
+    A parse rate under `collapse_floor` for `collapse_patience` evaluations running is a collapse;
+    a loss or gradient norm that is not finite is a divergence and ends the run at once. A run that
+    is asked to leave ends as preempted.
+    """
+    at = start or Position()
+    meter, rule = at.meter, ClipRule(config.clip.rule)
+    measure_now = partial(measure, config, trio, splits, modal_sets, engine, meter)
+    steps, saved_at = config.rollout.updates_per_batch, at.update
+    while True:
+        last = at.update == config.optim.updates
+        between_batches = at.update % steps == 0 and not last
+        if between_batches and engine.sum_over_ranks(float(stop())):
+            if config.checkpoint.every and (start is None or at.update != saved_at):
+                save(at)
+            return Outcome("preempted", at.update, f"asked to stop after update {at.update}")
+        lam_now = lambda_at(at.update, lam, config.lam.warmup_updates)
+        if (last or at.update % config.evaluation.every == 0) and at.update not in at.evaluations:
+            metrics = measure_now(lam_now, final=last)
+            at.note(metrics["eval/parse_rate"], config.evaluation)
+            leave = at.collapsed_at is not None and config.evaluation.stop_when_collapsed
+            if leave and not last:
+                metrics |= measure_now(lam_now, final=True)
+            report(at.update, metrics)
+            if last or leave:
+                return _ended(at.update, at.collapsed_at, config)
+        if between_batches:
+            if 0 < config.checkpoint.every <= at.update - saved_at:
+                save(at)
+                saved_at = at.update
+            batch = collect(config, lam, trio, splits, engine, at.update // steps, meter)
+            positions = label(batch.rollout, batch.examples, modal_sets)
+        with Timed(meter, "update"):
+            outputs = accumulate(config, rule, lam_now, batch, engine)
+            norm = engine.step()
+        loss = engine.sum_over_ranks(sum(float(part.loss.detach()) for part in outputs))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return Outcome(
+                "diverged", at.update, f"loss {loss} and gradient norm {norm} at update {at.update}"
+            )
+        meter.add("train/loss", loss, 1)
+        meter.add("train/grad_norm", norm, 1)
+        log_tokens(meter, outputs, batch.rollout, positions.class_BT)
+        at.update += 1
+        advance(at.update)
+
+
+def _ended(update: int, collapsed_at: int | None, config: RunConfig) -> Outcome:
+    if collapsed_at is None:
+        return Outcome("finished", update)
+    settings = config.evaluation
+    reason = (
+        f"parse rate under {settings.collapse_floor:g} at {settings.collapse_patience} evaluations "
+        f"running, the last at update {collapsed_at}"
+    )
+    return Outcome("collapsed", update, reason, collapsed_at)

@@ -1,0 +1,241 @@
+"""The on-policy distillation objective: extrapolated advantage, clip rules, sampled and full loss.
+
+Axes in names: B batch, T completion tokens, V vocabulary, K kept vocabulary entries.
+Three distributions meet at every position: pi_S the student being trained (the only one with a
+gradient), pi_T the frozen teacher, pi_B the frozen warm-start student ("base").
+All log-probs are natural logarithms at the temperature of the rollouts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from opdcliff.errors import ConfigError
+from opdcliff.theory import ClipRule
+
+ASPO_SOFT_CAP = 3.0
+
+
+class LossOutput(NamedTuple):
+    """A scalar loss with its detached diagnostics, to be averaged per token class.
+
+    loss: nats per completion token; the only field with a gradient.
+    advantage_BT: A of the sampled token, or its mean under pi_S for `full_loss`; nats.
+    clipped_BT: 1 where the rule changed the token's weight, or the pi_S mass of such entries.
+    kl_BT: log pi_S - log pi_T of the sampled token, an unbiased estimate of KL(pi_S || pi_T) where
+        pi_S sampled it, or that KL over the given entries for `full_loss`; nats.
+    Outside the mask all three are 0.
+    """
+
+    loss: Tensor
+    advantage_BT: Tensor
+    clipped_BT: Tensor
+    kl_BT: Tensor
+
+
+class FoldedLogp(NamedTuple):
+    """Log-probs over K kept entries and one remainder entry, from `fold_topk`."""
+
+    student_BTK: Tensor
+    teacher_BTK: Tensor
+    base_BTK: Tensor | None
+    index_BTK: Tensor
+
+
+def extrapolated_advantage(
+    logp_teacher: Tensor, logp_student: Tensor, logp_base: Tensor | None, lam: float
+) -> Tensor:
+    """Reward-extrapolated advantage of each entry, detached.
+
+    A = lam * log pi_T - log pi_S - (lam - 1) * log pi_B, in nats; any common shape.
+    lam = 1 is plain on-policy distillation and reads no base.
+    Raises ConfigError when lam != 1 and there is no base, instead of acting as if lam were 1.
+    Source: [P,S] docs/theory.md, point 1.
+    """
+    plain = lam * logp_teacher.detach() - logp_student.detach()
+    if lam == 1.0:
+        return plain
+    if logp_base is None:
+        raise ConfigError(
+            f"lam={lam} needs the log-probs of the warm-start student (base), which are missing; "
+            "load the base model, or set lam=1 for plain on-policy distillation"
+        )
+    return plain - (lam - 1.0) * logp_base.detach()
+
+
+def clip_weight(rule: ClipRule, strength: float | None, log_ratio: Tensor) -> Tensor:
+    """Weight in [0, 1] that a rule on r = pi_T/pi_S gives to each entry; any shape.
+
+    mask: 1[r <= c]; truncate: min(1, c/r); two_sided: 1[1/c <= r <= c]; none: 1.
+    log_ratio: log r in nats, so that no ratio overflows. strength: c > 1.
+    Raises ConfigError for `ppo` and `aspo`, which act on another ratio.
+    Source: [D] docs/theory.md, points 3 and 8.
+    """
+    if rule.uses_policy_ratio:
+        raise ConfigError(
+            f"clip rule '{rule}' acts on pi_theta/pi_old of sampled tokens only; with the full "
+            "estimator choose mask, truncate, two_sided or none"
+        )
+    if rule is ClipRule.NONE:
+        return torch.ones_like(log_ratio)
+    log_c = _log_strength(rule, strength)
+    if rule is ClipRule.TRUNCATE:
+        return (log_c - log_ratio).clamp(max=0.0).exp()
+    size = log_ratio.abs() if rule is ClipRule.TWO_SIDED else log_ratio
+    return (size <= log_c).to(log_ratio.dtype)
+
+
+def sampled_loss(
+    logp_student_BT: Tensor,
+    logp_teacher_BT: Tensor,
+    logp_base_BT: Tensor | None,
+    mask_BT: Tensor,
+    *,
+    lam: float,
+    rule: ClipRule,
+    strength: float | None,
+    token_count: int,
+    logp_old_BT: Tensor | None = None,
+) -> LossOutput:
+    """Policy-gradient loss on the sampled tokens.
+
+    Rules on pi_T/pi_S: L = -(1/N) sum_t w_t A_t log pi_S(a_t), w from `clip_weight`.
+    Rules on r = pi_theta/pi_old, with the interval [1/c, c] (eps_high = c - 1, eps_low = 1 - 1/c):
+    - ppo: L = -(1/N) sum_t min(r_t A_t, clip(r_t, 1/c, c) A_t), the gradient flowing through r.
+    - aspo: as ppo where A <= 0. Where A > 0 a token with r > c gets no gradient, any other the
+      gradient of log pi_S weighted by min(1/r, 3), a constant (arXiv 2510.06062 [S]; its dual
+      clip of negative advantages is left out).
+    A is taken at the current student, not at pi_old, so that the unclipped r A grad log pi_S is
+    unbiased for the full gradient at every update of a batch.
+
+    mask_BT: true on completion tokens, the end token included. The student's log-probs must be
+    finite elsewhere too; a NaN of the teacher or base on a completion token reaches the loss.
+    token_count: N, completion tokens of the whole update, over all ranks and accumulation steps,
+    so that any split gives the same gradient once parts are summed (a trainer that averages over
+    ranks multiplies the loss by their number).
+    logp_old_BT: log-probs of the sampling policy; read by ppo and aspo only.
+    Raises ConfigError: no base at lam != 1, no old log-probs for a policy rule.
+    Source: [P,S] docs/theory.md, points 1 and 3.
+    """
+    mask_BT = mask_BT.bool()
+    advantage_BT = extrapolated_advantage(logp_teacher_BT, logp_student_BT, logp_base_BT, lam)
+    advantage_BT = advantage_BT.masked_fill(~mask_BT, 0.0)
+    log_ratio_BT = (logp_teacher_BT - logp_student_BT).detach().masked_fill(~mask_BT, 0.0)
+    if not rule.uses_policy_ratio:
+        weight_BT = clip_weight(rule, strength, log_ratio_BT)
+        objective_BT = weight_BT * advantage_BT * logp_student_BT
+        clipped_BT = weight_BT < 1.0
+    else:
+        if logp_old_BT is None:
+            raise ConfigError(
+                f"clip rule '{rule}' needs the log-probs of the policy that sampled the batch; "
+                "score the rollouts before the first update"
+            )
+        log_policy_BT = (logp_student_BT - logp_old_BT.detach()).masked_fill(~mask_BT, 0.0)
+        objective_BT, clipped_BT = _policy_objective(rule, strength, log_policy_BT, advantage_BT)
+    return LossOutput(
+        -objective_BT.sum() / token_count,
+        advantage_BT,
+        clipped_BT.to(advantage_BT.dtype),
+        -log_ratio_BT,
+    )
+
+
+def full_loss(
+    logp_student_BTV: Tensor,
+    logp_teacher_BTV: Tensor,
+    logp_base_BTV: Tensor | None,
+    mask_BT: Tensor,
+    *,
+    lam: float,
+    rule: ClipRule,
+    strength: float | None,
+    token_count: int,
+) -> LossOutput:
+    """Loss whose gradient is the exact expectation of the sampled one over the next token.
+
+    grad L = -(1/N) sum_t sum_a pi_S(a) w(a) A(a) grad log pi_S(a), with w from `clip_weight` for
+    each vocabulary entry. The value is -(1/N) sum_t sum_a pi_S(a) w(a) A(a): at lam = 1 without
+    a clip it is the reverse KL(pi_S || pi_T) per token.
+
+    mask_BT, token_count: as in `sampled_loss`. Entries may also be those of `fold_topk`.
+    Raises ConfigError: no base at lam != 1, a rule on pi_theta/pi_old.
+    Source: [M] docs/theory.md, point 13.
+    """
+    advantage_BTV = extrapolated_advantage(logp_teacher_BTV, logp_student_BTV, logp_base_BTV, lam)
+    detached_BTV = logp_student_BTV.detach()
+    log_ratio_BTV = logp_teacher_BTV.detach() - detached_BTV
+    weight_BTV = clip_weight(rule, strength, log_ratio_BTV)
+    padding_BT = ~mask_BT.bool()
+    coefficient_BTV = (weight_BTV * advantage_BTV).masked_fill(padding_BT[..., None], 0.0)
+    mass_BTV = detached_BTV.exp()
+    return LossOutput(
+        -(coefficient_BTV * logp_student_BTV.exp()).sum() / token_count,
+        (mass_BTV * advantage_BTV).sum(-1).masked_fill(padding_BT, 0.0),
+        (mass_BTV * (weight_BTV < 1.0)).sum(-1).masked_fill(padding_BT, 0.0),
+        -(mass_BTV * log_ratio_BTV).sum(-1).masked_fill(padding_BT, 0.0),
+    )
+
+
+def fold_topk(
+    logp_student_BTV: Tensor, logp_teacher_BTV: Tensor, logp_base_BTV: Tensor | None, keep: int
+) -> FoldedLogp:
+    """Keep the `keep` entries with the largest pi_T + pi_S and fold the others into one.
+
+    The last of the keep + 1 entries holds, for each model, the log of its left-over mass. From
+    there on the remainder is treated as one token: one ratio, one clip decision, one advantage.
+    That is exact for the kept entries, and for the remainder where the three models agree on its
+    inner shape; tail tokens inside it are no longer clipped one by one.
+    The student's gradient flows through the remainder too.
+    index_BTK: vocabulary ids of the kept entries, shape [B, T, keep], largest first.
+    Raises ConfigError unless 1 <= keep < V: at keep = V there is nothing to fold.
+    Source: [D] docs/theory.md, point 13.
+    """
+    vocabulary = logp_student_BTV.shape[-1]
+    if not 1 <= keep < vocabulary:
+        raise ConfigError(
+            f"keep={keep} of {vocabulary} vocabulary entries: allowed are 1 to {vocabulary - 1}; "
+            "for the whole vocabulary call full_loss without folding"
+        )
+    joint_BTV = torch.logaddexp(logp_student_BTV.detach(), logp_teacher_BTV.detach())
+    index_BTK = joint_BTV.topk(keep, dim=-1).indices
+
+    def fold(logp_BTV: Tensor) -> Tensor:
+        rest_BTV = logp_BTV.scatter(-1, index_BTK, -math.inf)
+        return torch.cat(
+            [logp_BTV.gather(-1, index_BTK), rest_BTV.logsumexp(-1, keepdim=True)], dim=-1
+        )
+
+    base_BTK = None if logp_base_BTV is None else fold(logp_base_BTV)
+    return FoldedLogp(fold(logp_student_BTV), fold(logp_teacher_BTV), base_BTK, index_BTK)
+
+
+def _policy_objective(
+    rule: ClipRule, strength: float | None, log_ratio_BT: Tensor, advantage_BT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Per-token objective (to be maximized) of `ppo` or `aspo`, and where its clip acted."""
+    log_c = _log_strength(rule, strength)
+    constant_BT = log_ratio_BT.detach()
+    bounded_BT = log_ratio_BT.clamp(-log_c, log_c)
+    objective_BT = torch.minimum(log_ratio_BT.exp() * advantage_BT, bounded_BT.exp() * advantage_BT)
+    positive_BT = advantage_BT > 0
+    too_high_BT = positive_BT & (constant_BT > log_c)
+    too_low_BT = (advantage_BT < 0) & (constant_BT < -log_c)
+    clipped_BT = too_high_BT | too_low_BT
+    if rule is ClipRule.PPO:
+        return objective_BT, clipped_BT
+    weight_BT = (-constant_BT).exp().clamp(max=ASPO_SOFT_CAP).masked_fill(too_high_BT, 0.0)
+    # exp(x - x.detach()) is 1 with the gradient of x: the value stays comparable to ppo's.
+    flipped_BT = weight_BT * advantage_BT * (log_ratio_BT - constant_BT).exp()
+    capped_BT = positive_BT & (constant_BT < -math.log(ASPO_SOFT_CAP))
+    return torch.where(positive_BT, flipped_BT, objective_BT), clipped_BT | capped_BT
+
+
+def _log_strength(rule: ClipRule, strength: float | None) -> float:
+    if strength is None or strength <= 1.0:
+        raise ConfigError(f"clip strength {strength} with rule '{rule}': set a number > 1")
+    return math.log(strength)
