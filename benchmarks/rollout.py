@@ -31,7 +31,7 @@ from opdcliff.rollout import continuous, sampler
 from opdcliff.rollout.sampler import TRAIN_STREAM, Rollout
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
-from opdcliff.training.evaluation.answers import BATCH
+from opdcliff.training.evaluation.answers import EVALUATION_BATCH
 
 REPEATS = 5
 
@@ -83,7 +83,7 @@ def main() -> None:
     limit = config.rollout.max_new_tokens
     train = read_splits(prepared.data).train
     for role, model in (("teacher", trio.teacher), ("warm start", trio.base)):
-        for rows in (config.rollout.prompts_per_update, BATCH):
+        for rows in (config.rollout.prompts_per_update, EVALUATION_BATCH):
             prompts = prompt_batch(trio.tokenizer, train[:rows])
             settings: dict[str, Any] = {
                 "numbers": range(len(train[:rows])),

@@ -195,7 +195,7 @@ def _arm(place: str, update: int) -> None:
 
     def half_written(tensors: Any, path: Path) -> None:
         original(tensors, path)
-        if at_update(path) and path.name == checkpoint.OPTIMIZER:
+        if at_update(path) and path.name == checkpoint.OPTIMIZER_FILE:
             os.truncate(path, path.stat().st_size // 2)
             die()
 

@@ -16,7 +16,7 @@ from opdcliff.settings.checks import load, science_of
 from opdcliff.settings.compose import compose_one
 from opdcliff.storage.canonical import file_digest
 from opdcliff.verification.lock import (
-    LOCK,
+    LOCK_FILE,
     Lock,
     LockedArm,
     LockedTest,
@@ -151,7 +151,7 @@ def make_lock(repo: Path) -> Lock:
     }
     content["seeds"] = seeds_of(content, len(SEEDS))
     content["sha256"] = seal_of(content)
-    (folder / LOCK).write_text(lock_text(content))
+    (folder / LOCK_FILE).write_text(lock_text(content))
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "lock"]):
         run_git(repo, *words)
     lock, broken = read_lock(folder)

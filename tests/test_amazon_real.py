@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from opdcliff.data.amazon import SplitPlan, load_amazon
-from opdcliff.data.amazon_files import REVIEWS_NAME, Meter, verify_full_set
+from opdcliff.data.amazon_files import REVIEWS_NAME, ReadProgress, verify_full_set
 from opdcliff.data.amazon_report import LoadReport
 from opdcliff.data.amazon_rows import RowLog, meta_rows
 from opdcliff.data.example import Splits
@@ -65,7 +65,7 @@ def test_two_loads_agree(loaded: tuple[Splits, LoadReport]) -> None:
 
 def test_the_fourteen_field_meta_rows_are_all_read() -> None:
     log = RowLog("meta")
-    rows = list(meta_rows(_folder() / "meta_full_schema_sample.jsonl", log, Meter(0, None)))
+    rows = list(meta_rows(_folder() / "meta_full_schema_sample.jsonl", log, ReadProgress(0, None)))
     assert (len(rows), log.rows, log.rejected) == (200, 200, {})
 
 

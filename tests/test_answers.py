@@ -17,7 +17,7 @@ from opdcliff.contract.parse import (
     RANKING_WITH_REASON,
     Contract,
     FailureCode,
-    Verdict,
+    ParseResult,
 )
 from opdcliff.data import answers
 from opdcliff.data.answers import REASON_WORDS, AnswerStyle, Piece, draw_answer, ideal_ranking
@@ -54,7 +54,7 @@ def _text(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-def _parse(contract: Contract, example: Example, pieces: Sequence[Piece]) -> Verdict:
+def _parse(contract: Contract, example: Example, pieces: Sequence[Piece]) -> ParseResult:
     return contract.parse(_text(pieces), example.candidates, ended=True)
 
 

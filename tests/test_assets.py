@@ -20,7 +20,7 @@ from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.splits_file import read_splits, write_splits
 from opdcliff.errors import ConfigError, RecordError
 from opdcliff.paths import StudyPaths
-from opdcliff.storage.asset_cache import MANIFEST, ensure, manifest
+from opdcliff.storage.asset_cache import ASSET_MANIFEST, ensure, manifest
 from opdcliff.storage.canonical import digest
 
 KEY = {"seed": 3, "sizes": [1, 2.5], "name": "caf\u00e9"}
@@ -101,7 +101,7 @@ def test_a_failed_build_leaves_nothing_visible_and_can_be_repeated(
         ensure(_paths(tmp_path), "models", KEY, build)
     assert _visible(tmp_path) == []
     folder = ensure(_paths(tmp_path), "models", KEY, _build)
-    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, "nested"]
+    assert sorted(path.name for path in folder.iterdir()) == [ASSET_MANIFEST, "nested"]
 
 
 def test_everything_is_on_disk_before_the_name_is(
@@ -117,7 +117,7 @@ def test_everything_is_on_disk_before_the_name_is(
     monkeypatch.setattr(os, "fsync", recorded)
     folder = ensure(_paths(tmp_path), "models", KEY, _build)
     (aside,) = {name for name in synced if Path(name).name.startswith(f"{folder.name}.partial-")}
-    inside = {f"{aside}/nested/weights.bin", f"{aside}/nested", f"{aside}/{MANIFEST}", aside}
+    inside = {f"{aside}/nested/weights.bin", f"{aside}/nested", f"{aside}/{ASSET_MANIFEST}", aside}
     assert inside <= set(synced)
     # The new name is an entry of the folder above.
     assert synced[-1] == str(folder.parent)
@@ -202,7 +202,7 @@ NO_MANIFESTS = ["", "{", "[]", "3", "null", "{}", '{"kind": "models", "identity"
 @pytest.mark.parametrize("content", NO_MANIFESTS)
 def test_a_damaged_manifest_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     folder = ensure(_paths(tmp_path), "models", KEY, _build)
-    (folder / MANIFEST).write_text(content)
+    (folder / ASSET_MANIFEST).write_text(content)
     with pytest.raises(RecordError, match=r"asset\.json cannot be read .* delete") as caught:
         manifest(folder)
     assert "\n" not in str(caught.value)
@@ -213,14 +213,14 @@ def test_an_unreadable_manifest_is_refused(
     tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     folder = ensure(_paths(tmp_path), "models", KEY, _build)
-    damage(folder / MANIFEST)
+    damage(folder / ASSET_MANIFEST)
     with pytest.raises(RecordError, match=r"asset\.json cannot be read"):
         manifest(folder)
 
 
 def test_an_asset_that_lost_its_manifest_is_neither_used_nor_overwritten(tmp_path: Path) -> None:
     folder = ensure(_paths(tmp_path), "models", KEY, _build)
-    (folder / MANIFEST).unlink()
+    (folder / ASSET_MANIFEST).unlink()
     with pytest.raises(RecordError, match=r"has lost its asset\.json; delete the folder"):
         ensure(_paths(tmp_path), "models", KEY, _must_not_build)
     assert (folder / "nested" / "weights.bin").exists()

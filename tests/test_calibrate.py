@@ -14,7 +14,7 @@ from scipy import stats
 
 import markov
 from opdcliff.calibration import calibrate as module
-from opdcliff.calibration.calibrate import MIN_POSITIONS, Calibration, calibrate, summarise
+from opdcliff.calibration.calibrate import MIN_POSITIONS, Calibration, calibrate, tabulate
 from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, Contract
 from opdcliff.models import answering
 from opdcliff.models.load import Trio, assemble
@@ -119,7 +119,7 @@ def test_a_few_positions_after_a_stray_token_do_not_move_the_threshold() -> None
     clean = positions(np.full(20, 0.86), 0.47)
     stray = clean.copy()
     stray.loc[stray.index[:6], "p"] = 1e-6
-    found, expected = (row(summarise(rows, settings()), "text", "all") for rows in (stray, clean))
+    found, expected = (row(tabulate(rows, settings()), "text", "all") for rows in (stray, clean))
     assert found.p == expected.p
     assert found.lambda_star_c5 == expected.lambda_star_c5
 
@@ -245,7 +245,7 @@ def test_a_bin_needs_enough_positions_to_bind() -> None:
     plenty = positions(0.9, 0.5, offset=0)
     for count, binds in ((MIN_POSITIONS - 1, "0-3"), (MIN_POSITIONS, "4-7")):
         rare = positions(0.99, 0.2, offset=4, prompts=count, each=1)
-        calibration = summarise(together(plenty, rare), settings())
+        calibration = tabulate(together(plenty, rare), settings())
         assert calibration.binding is not None
         assert calibration.binding.offsets == binds
         # The rare bin is reported all the same.
@@ -255,17 +255,17 @@ def test_a_bin_needs_enough_positions_to_bind() -> None:
 def test_only_classes_whose_tail_is_needed_bind() -> None:
     classes = ("brace", "key", "separator", "id", "close", "eos")
     others = [positions(0.999, 0.1, name=name) for name in classes]
-    calibration = summarise(together(*others, positions(0.7, 0.5)), settings())
+    calibration = tabulate(together(*others, positions(0.7, 0.5)), settings())
     assert calibration.binding is not None
     assert (calibration.binding.token_class, calibration.binding.p) == ("text", pytest.approx(0.7))
     assert set(calibration.table["class"]) == {*classes, "text"}
     assert calibration.table[calibration.table.tail_needed]["class"].unique().tolist() == ["text"]
-    assert summarise(together(*others), settings()).binding is None
+    assert tabulate(together(*others), settings()).binding is None
 
 
 @pytest.mark.parametrize(("p", "b"), [(0.4, 0.5), (0.5, 0.5)])
 def test_no_class_binds_where_the_teacher_is_not_surer(p: float, b: float) -> None:
-    calibration = summarise(positions(p, b), settings())
+    calibration = tabulate(positions(p, b), settings())
     assert calibration.binding is None
     assert not calibration.table.binding.any()
     stars = [c for c in calibration.table if c.startswith("lambda_star")]
@@ -274,7 +274,7 @@ def test_no_class_binds_where_the_teacher_is_not_surer(p: float, b: float) -> No
 
 def test_a_threshold_infinite_in_some_resamples_has_no_nan_bounds() -> None:
     p = np.where(np.arange(20) < 11, 0.9, 0.1)
-    found = row(summarise(positions(p, 0.5), settings(bootstrap=400)), "text", "0-3")
+    found = row(tabulate(positions(p, 0.5), settings(bootstrap=400)), "text", "0-3")
     assert found.p == pytest.approx(0.9)
     assert found.p_lo < 0.5 < found.p_hi
     assert found.lambda_star_c5 == pytest.approx(lambda_star(0.9, 0.5, 5))
@@ -283,7 +283,7 @@ def test_a_threshold_infinite_in_some_resamples_has_no_nan_bounds() -> None:
 
 
 def test_masses_that_round_to_one_take_the_limit_of_the_threshold() -> None:
-    table = summarise(
+    table = tabulate(
         together(
             positions(1.0, 0.5, name="brace"),
             positions(1.0, 1.0, name="key"),
@@ -302,7 +302,7 @@ def test_the_first_strength_chooses_the_binding_bin() -> None:
     stars = {c: [lambda_star(0.3, 0.055, c), lambda_star(0.95, 0.851, c)] for c in (1.2, 50.0)}
     assert np.argmin(stars[1.2]) != np.argmin(stars[50.0])
     for strengths in ([1.2, 50.0], [50.0, 1.2]):
-        found = summarise(together(narrow, wide), settings(strengths=strengths)).binding
+        found = tabulate(together(narrow, wide), settings(strengths=strengths)).binding
         assert found is not None
         assert found.offsets == ("0-3", "4-7")[int(np.argmin(stars[strengths[0]]))]
 
@@ -314,9 +314,7 @@ def test_the_interval_covers_the_median_over_prompts() -> None:
     middle_p = float(stats.beta(8, 2).median())
     for _ in range(200):
         p, b = rng.beta(8, 2, 40), rng.beta(5, 5, 40)
-        found = row(
-            summarise(positions(p, b, name="id", prompts=40), settings(bootstrap=200)), "id"
-        )
+        found = row(tabulate(positions(p, b, name="id", prompts=40), settings(bootstrap=200)), "id")
         hits.append(
             [
                 found.p_lo <= middle_p <= found.p_hi,
@@ -330,7 +328,7 @@ def test_the_interval_covers_the_median_over_prompts() -> None:
 
 def test_the_table_depends_on_the_seed_alone() -> None:
     rows = positions(np.linspace(0.6, 0.95, 20), np.linspace(0.6, 0.3, 20))
-    first, again, other = (summarise(rows, settings(seed=s)).table for s in (0, 0, 1))
+    first, again, other = (tabulate(rows, settings(seed=s)).table for s in (0, 0, 1))
     pd.testing.assert_frame_equal(first, again, check_exact=True)
     assert (first.p_lo != other.p_lo).any()
     assert (first.p == other.p).all()

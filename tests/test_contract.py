@@ -16,7 +16,7 @@ from opdcliff.contract.parse import (
     RANKING_ONLY,
     RANKING_WITH_REASON,
     FailureCode,
-    Verdict,
+    ParseResult,
     get_contract,
 )
 from opdcliff.errors import ConfigError
@@ -36,7 +36,7 @@ def answer(ranking: Any, reason: Any = "x") -> str:
 
 
 def test_accepts_the_ranking_as_written() -> None:
-    expected = Verdict(True, ("B", "A", "C"), None)
+    expected = ParseResult(True, ("B", "A", "C"), None)
     assert RANKING_WITH_REASON.parse(VALID, IDS, ended=True) == expected
     assert RANKING_ONLY.parse('{"ranking":["B","A","C"]}', IDS, ended=True) == expected
 

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 import markov
-from opdcliff.contract.parse import RANKING_WITH_REASON, FailureCode, Verdict
+from opdcliff.contract.parse import RANKING_WITH_REASON, FailureCode, ParseResult
 from opdcliff.models.load import Trio, assemble
 from opdcliff.models.tokenization import modal_sets_for
 from opdcliff.rollout.sampler import Rollout
@@ -85,7 +85,7 @@ def test_ndcg_over_parsed_and_over_all(judged: list[Judged]) -> None:
 
 
 def test_without_a_parsed_answer_its_ndcg_is_not_a_number() -> None:
-    refused = Judged(Verdict(False, None, FailureCode.NOT_JSON), None, 4)
+    refused = Judged(ParseResult(False, None, FailureCode.NOT_JSON), None, 4)
     metrics = answer_metrics([refused] * 3, 1, "exp")
     assert metrics["eval/parse_rate"] == metrics["eval/ndcg1_all"] == 0.0
     assert math.isnan(metrics["eval/ndcg1_parsed"])
@@ -103,7 +103,7 @@ def test_answers_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) -
 
     whole = answers(numbered)
     assert len({tuple(answer) for answer in whole}) > 3
-    monkeypatch.setattr(answers_module, "BATCH", 3)
+    monkeypatch.setattr(answers_module, "EVALUATION_BATCH", 3)
     assert answers(numbered) == whole
     assert answers(numbered[5:]) == whole[5:]
 

@@ -34,7 +34,7 @@ from opdcliff.storage import asset_cache
 from opdcliff.study.cells import Cell
 from opdcliff.study.study import arm_config
 from opdcliff.theory.threshold import lambda_star
-from opdcliff.verification.lock import LOCK, Lock, LockedTest, read_lock, read_test
+from opdcliff.verification.lock import LOCK_FILE, Lock, LockedTest, read_lock, read_test
 
 P, B = 0.876, 0.476
 BINDING = Binding("text", "28-55", P, B)
@@ -218,7 +218,7 @@ def renamed(config: RunConfig) -> RunConfig:
 
 
 def test_a_broken_lock_is_not_superseded(stage: Stage) -> None:
-    path = stage.lock() / LOCK
+    path = stage.lock() / LOCK_FILE
     path.write_text(path.read_text() + " ")
     with pytest.raises(ConfigError, match="supersedes=mini: that lock is not as it was sealed"):
         stage.lock(renamed(stage.config), supersedes="mini")
@@ -240,7 +240,7 @@ def test_a_lock_seals_what_it_was_made_from(stage: Stage, prepared: Prepared) ->
     lock, broken = read_lock(folder)
     assert broken == []
     assert lock is not None
-    assert {path.name for path in folder.iterdir()} == {"T1.yaml", "lift.yaml", LOCK}
+    assert {path.name for path in folder.iterdir()} == {"T1.yaml", "lift.yaml", LOCK_FILE}
     assert read_test(folder / "T1.yaml") == onset_test()
     assert [path.name for path in stage.paths.prereg.iterdir()] == ["mini"]
     assert (lock.protocol, lock.code_commit, lock.supersedes) == ("mini", COMMIT, None)
@@ -270,13 +270,13 @@ def test_the_pilot_runs_below_the_cliff_under_a_name_of_its_own(stage: Stage) ->
 
 def test_a_new_version_names_the_old_one_which_stays(stage: Stage) -> None:
     old = stage.lock()
-    before = (old / LOCK).read_bytes()
+    before = (old / LOCK_FILE).read_bytes()
     new = stage.lock(renamed(stage.config), supersedes="mini")
     first, second = (read_lock(folder)[0] for folder in (old, new))
     assert first is not None
     assert second is not None
     assert second.supersedes == {"protocol": "mini", "sha256": first.sha256}
-    assert (old / LOCK).read_bytes() == before
+    assert (old / LOCK_FILE).read_bytes() == before
     assert not set(first.seeds) & set(second.seeds)
 
 

@@ -33,7 +33,7 @@ from opdcliff.planning.memory import (
     Plan,
     make_plan,
 )
-from opdcliff.planning.sizes import Vocabulary, measure, setup_of, sizes_of
+from opdcliff.planning.sizes import Vocabulary, setup_of, sizes_of, sizes_of_model
 from opdcliff.rollout.sampler import TRAIN_STREAM, Rollout, sample
 from opdcliff.rollout.scoring import completion_full_logp, completion_logp
 from opdcliff.settings.checks import load
@@ -331,7 +331,7 @@ def test_a_folder_needs_its_configuration_alone(tmp_path: Path) -> None:
     w = world()
     w.teacher.config.save_pretrained(tmp_path)
     config = config_of(f"model.student={tmp_path}", f"model.teacher={tmp_path}")
-    assert sizes_of(config, "teacher") == measure(w.teacher)
+    assert sizes_of(config, "teacher") == sizes_of_model(w.teacher)
 
 
 def test_more_ranks_and_stages_need_less() -> None:

@@ -22,7 +22,7 @@ from opdcliff.storage.canonical import file_digest
 from opdcliff.verification import lock as lock_module
 from opdcliff.verification.lock import (
     FORMAT,
-    LOCK,
+    LOCK_FILE,
     LockedTest,
     Window,
     lock_text,
@@ -35,7 +35,7 @@ from opdcliff.verification.lock import (
 
 REAL = REPO_ROOT / "prereg" / "mini"
 FILES = sorted(path.name for path in REAL.iterdir())
-CONTENT: dict[str, Any] = json.loads((REAL / LOCK).read_text())
+CONTENT: dict[str, Any] = json.loads((REAL / LOCK_FILE).read_text())
 SEALED_LATER = {"created", "seeds", "sha256"}
 
 
@@ -55,7 +55,7 @@ def resealed(folder: Path, **changes: Any) -> Path:
     """The folder with an edited lock whose seal is right again."""
     content = copy.deepcopy(CONTENT) | changes
     content["sha256"] = seal_of(content)
-    (folder / LOCK).write_text(lock_text(content))
+    (folder / LOCK_FILE).write_text(lock_text(content))
     return folder
 
 
@@ -127,7 +127,7 @@ def test_a_test_cannot_be_changed_once_it_is_read() -> None:
 # ---- test files --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != LOCK])
+@pytest.mark.parametrize("name", [name for name in FILES if name != LOCK_FILE])
 def test_the_real_tests_are_written_as_they_are_read(name: str, tmp_path: Path) -> None:
     write_test(tmp_path / name, read_test(REAL / name))
     assert (tmp_path / name).read_bytes() == (REAL / name).read_bytes()
@@ -191,7 +191,7 @@ def test_the_real_lock_is_sound() -> None:
     assert broken == []
     assert lock is not None
     assert lock.protocol == REAL.name
-    assert set(lock.tests) == set(FILES) - {LOCK}
+    assert set(lock.tests) == set(FILES) - {LOCK_FILE}
     assert set(lock.sources) == set(lock_module.SOURCES)
     # One run per cell: no two of them have one identity.
     cells = lock.cells()
@@ -214,7 +214,7 @@ def test_an_arm_that_is_not_there_is_named() -> None:
 def test_a_copy_elsewhere_is_as_sound(folder: Path) -> None:
     assert read_lock(folder) == read_lock(REAL)
     resealed(folder)
-    assert (folder / LOCK).read_bytes() == (REAL / LOCK).read_bytes()
+    assert (folder / LOCK_FILE).read_bytes() == (REAL / LOCK_FILE).read_bytes()
 
 
 # ---- every edit shows --------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_no_byte_of_no_file_can_change(
         lock, broken = read_lock(shared)
     finally:
         path.write_bytes(data)
-    assert (lock is None) == (name == LOCK)
+    assert (lock is None) == (name == LOCK_FILE)
     (line,) = broken
     assert f"mini/{name}: " in line
 
@@ -258,16 +258,16 @@ HOSTILE = {
     "infinite": b'{"sha256": 1e999}',
     "long number": b"1" * 5_000,
     "twice": b'{"sha256": "", "sha256": ""}',
-    "utf-16": (REAL / LOCK).read_text().encode("utf-16"),
-    "marked": b"\xef\xbb\xbf" + (REAL / LOCK).read_bytes(),
-    "crlf": (REAL / LOCK).read_bytes().replace(b"\n", b"\r\n"),
+    "utf-16": (REAL / LOCK_FILE).read_text().encode("utf-16"),
+    "marked": b"\xef\xbb\xbf" + (REAL / LOCK_FILE).read_bytes(),
+    "crlf": (REAL / LOCK_FILE).read_bytes().replace(b"\n", b"\r\n"),
     "compact": json.dumps(CONTENT).encode(),
 }
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
 def test_whatever_else_is_in_the_file_is_no_lock(data: bytes, folder: Path) -> None:
-    (folder / LOCK).write_bytes(data)
+    (folder / LOCK_FILE).write_bytes(data)
     lock, broken = read_lock(folder)
     assert lock is None
     assert broken == ["mini/lock.json: its bytes are not those that were sealed"]
@@ -380,7 +380,7 @@ def test_a_lock_of_a_newer_format_names_both_numbers(folder: Path) -> None:
 
 def test_a_newer_format_excuses_no_broken_seal(folder: Path) -> None:
     text = lock_text(CONTENT | {"format": FORMAT + 1})
-    (folder / LOCK).write_text(text)
+    (folder / LOCK_FILE).write_text(text)
     lock, broken = read_lock(folder)
     assert lock is None
     assert broken != []
@@ -406,7 +406,7 @@ def test_a_sealed_lock_that_breaks_the_schema_is_refused(
 
 
 def test_without_a_lock_there_is_nothing_to_read(folder: Path) -> None:
-    (folder / LOCK).unlink()
+    (folder / LOCK_FILE).unlink()
     for where in (folder, folder / "nowhere"):
         with pytest.raises(InadmissibleError, match="does not exist: nothing is locked there"):
             read_lock(where)
@@ -414,6 +414,6 @@ def test_without_a_lock_there_is_nothing_to_read(folder: Path) -> None:
 
 def test_the_text_of_a_lock_is_one(folder: Path) -> None:
     reordered = dict(reversed(list(CONTENT.items())))
-    assert lock_text(reordered) == lock_text(CONTENT) == (REAL / LOCK).read_text()
+    assert lock_text(reordered) == lock_text(CONTENT) == (REAL / LOCK_FILE).read_text()
     with pytest.raises(ConfigError, match=r"\$\.pilot is nan"):
         lock_text(CONTENT | {"pilot": math.nan})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from opdcliff.errors import RecordError
-from opdcliff.records.files import LOCK
+from opdcliff.records.files import RUN_LOCK
 from opdcliff.records.record import RunRecord, read_record
 from record_helpers import CLAIM, writer_process
 
@@ -22,7 +22,7 @@ def test_stale_lock_of_a_killed_process_is_taken_over(
 ) -> None:
     with writer_process(tmp_path, "import time; time.sleep(99)"):
         pass
-    pid = json.loads((tmp_path / LOCK).read_text())["pid"]
+    pid = json.loads((tmp_path / RUN_LOCK).read_text())["pid"]
     # On this logger: a test before may have set the level of the root.
     with caplog.at_level(logging.WARNING, "opdcliff.records.run_lock"):
         with pytest.raises(RecordError, match=r"interrupted run \(status running, no live owner"):
@@ -54,4 +54,4 @@ def test_second_writer_in_the_same_process_is_refused(tmp_path: Path) -> None:
     refused = pytest.raises(RecordError, match=f"in use by process {os.getpid()}")
     with RunRecord.create(tmp_path, **CLAIM), refused:
         RunRecord.create(tmp_path, **CLAIM, restart=True)
-    assert (tmp_path / LOCK).read_bytes() == b""
+    assert (tmp_path / RUN_LOCK).read_bytes() == b""

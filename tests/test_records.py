@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from opdcliff.errors import RecordError
-from opdcliff.records.files import CONFIG, MANIFEST, METRICS
+from opdcliff.records.files import CONFIG, METRICS, RUN_MANIFEST
 from opdcliff.records.record import (
     OUTCOMES,
     TERMINAL,
@@ -119,7 +119,7 @@ def test_read_records_finds_every_record_and_nothing_else(tmp_path: Path) -> Non
     for name in ("b", "a"):
         write_record(tmp_path / "mini" / name, name=name)
     (tmp_path / "assets").mkdir()
-    (tmp_path / "assets" / MANIFEST).write_text("{}")
+    (tmp_path / "assets" / RUN_MANIFEST).write_text("{}")
     assert [r.manifest["name"] for r in read_records(tmp_path)] == ["a", "b"]
     (tmp_path / "mini" / "a" / METRICS).unlink()
     with pytest.raises(RecordError, match=f"cannot read .*{METRICS}"):
@@ -129,10 +129,10 @@ def test_read_records_finds_every_record_and_nothing_else(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        (MANIFEST, '"seed": 3', '"seed": 4'),
-        (MANIFEST, '"finished"', '"collapsed"'),
-        (MANIFEST, '"start": "2', '"start": "1'),
-        (MANIFEST, "{", ""),
+        (RUN_MANIFEST, '"seed": 3', '"seed": 4'),
+        (RUN_MANIFEST, '"finished"', '"collapsed"'),
+        (RUN_MANIFEST, '"start": "2', '"start": "1'),
+        (RUN_MANIFEST, "{", ""),
         (CONFIG, "1.25", "1.3"),
         (CONFIG, "lam:", "lam: ["),
         (CONFIG, "lam:", "lambda:"),

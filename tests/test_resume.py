@@ -29,12 +29,12 @@ from opdcliff.records.files import METRICS, MIXED_CODE, read_manifest
 from opdcliff.records.record import read_record
 from opdcliff.training.checkpoints import checkpoint, resume
 from opdcliff.training.checkpoints.checkpoint import (
-    FOLDER,
+    CHECKPOINT_MANIFEST,
+    CHECKPOINTS,
     GENERATORS,
-    MANIFEST,
-    OPTIMIZER,
+    OPTIMIZER_FILE,
     POSITION,
-    STUDENT,
+    STUDENT_FILE,
 )
 from opdcliff.training.checkpoints.generators import generator_state, set_generator_state
 from opdcliff.verification.run_views import view_of_record
@@ -71,7 +71,7 @@ def stopped(prepared: Prepared, root: Path, *words: str, after: int = 8) -> Path
 
 
 def updates_saved(folder: Path) -> list[int]:
-    found = checkpoint.candidates(folder / FOLDER)
+    found = checkpoint.candidates(folder / CHECKPOINTS)
     return sorted(item.update for item in found if not isinstance(item, RecordError))
 
 
@@ -102,7 +102,7 @@ def test_twenty_kills_at_random_updates_change_nothing(
         folder = run_here(prepared, root)
         assert outcome(folder) == whole
         assert len(read_manifest(folder)["attempts"]) == killed_here
-        assert not (folder / FOLDER).exists()
+        assert not (folder / CHECKPOINTS).exists()
         kills += killed_here
     assert kills == 20
 
@@ -149,7 +149,7 @@ def test_a_full_disk_is_named_and_costs_no_checkpoint(
     child = Child(prepared, small_disk)
     assert child.end() == RecordError.exit_code
     folder = folder_of(prepared, small_disk)
-    assert f"cannot write {folder / FOLDER / 'update-000006'}" in child.said
+    assert f"cannot write {folder / CHECKPOINTS / 'update-000006'}" in child.said
     assert "No space left" in child.said
     assert updates_saved(folder) == [3]
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
@@ -166,12 +166,14 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", [STUDENT, OPTIMIZER, GENERATORS, POSITION, MANIFEST])
+@pytest.mark.parametrize(
+    "name", [STUDENT_FILE, OPTIMIZER_FILE, GENERATORS, POSITION, CHECKPOINT_MANIFEST]
+)
 def test_one_flipped_bit_falls_back_one_checkpoint(
     name: str, prepared: Prepared, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = stopped(prepared, tmp_path)
-    flip(folder / FOLDER / "update-000006" / name)
+    flip(folder / CHECKPOINTS / "update-000006" / name)
     assert outcome(run_here(prepared, tmp_path)) == whole
     (refused,) = extras(folder)["checkpoints_refused"]
     assert name in refused
@@ -184,7 +186,7 @@ def test_without_a_whole_checkpoint_the_run_starts_over(
 ) -> None:
     folder = stopped(prepared, tmp_path)
     for update in (3, 6):
-        (folder / FOLDER / f"update-{update:06d}" / OPTIMIZER).unlink()
+        (folder / CHECKPOINTS / f"update-{update:06d}" / OPTIMIZER_FILE).unlink()
     assert outcome(run_here(prepared, tmp_path)) == whole
     assert len(extras(folder)["checkpoints_refused"]) == 2
     assert "resumed_at" not in extras(folder)
@@ -260,8 +262,8 @@ def test_a_batch_used_twice_is_finished_before_leaving(prepared: Prepared, tmp_p
 def test_a_checkpoint_of_another_lambda_is_refused(prepared: Prepared, tmp_path: Path) -> None:
     other = stopped(prepared, tmp_path / "other", "clip=c2")
     folder = stopped(prepared, tmp_path / "mine")
-    shutil.rmtree(folder / FOLDER)
-    shutil.copytree(other / FOLDER, folder / FOLDER)
+    shutil.rmtree(folder / CHECKPOINTS)
+    shutil.copytree(other / CHECKPOINTS, folder / CHECKPOINTS)
     with pytest.raises(RecordError, match="is of another run"):
         run_here(prepared, tmp_path / "mine")
 
@@ -320,11 +322,11 @@ def test_a_restart_killed_between_config_and_manifest_starts_again(
 
 
 def test_no_file_of_a_checkpoint_is_a_pickle(prepared: Prepared, tmp_path: Path) -> None:
-    newest = stopped(prepared, tmp_path) / FOLDER / "update-000006"
+    newest = stopped(prepared, tmp_path) / CHECKPOINTS / "update-000006"
     assert {path.suffix for path in newest.iterdir()} == {".json", ".safetensors"}
     for path in newest.glob("*.safetensors"):
         load_file(path)
-    assert json.loads((newest / MANIFEST).read_text())["update"] == 6
+    assert json.loads((newest / CHECKPOINT_MANIFEST).read_text())["update"] == 6
 
 
 def test_old_checkpoints_go_and_none_are_taken_when_switched_off(

@@ -17,7 +17,7 @@ from opdcliff.models.prepare import Prepared
 from opdcliff.processes.preemption import listening
 from opdcliff.records.files import read_manifest
 from opdcliff.training.checkpoints import resume
-from opdcliff.training.checkpoints.checkpoint import FOLDER
+from opdcliff.training.checkpoints.checkpoint import CHECKPOINTS
 
 pytestmark = [
     pytest.mark.usefixtures("no_git"),
@@ -69,7 +69,7 @@ def test_a_run_goes_on_under_other_ranks_and_stages(prepared: Prepared, tmp_path
     with listening(), pytest.raises(PreemptedError, match="asked to stop after update"):
         run_here(prepared, tmp_path / "ranks", *words, advance=ask)
     folder = folder_of(prepared, tmp_path / "ranks", *words)
-    (saved,) = (folder / FOLDER).iterdir()
+    (saved,) = (folder / CHECKPOINTS).iterdir()
     at = int(saved.name.removeprefix("update-"))
     assert 4 <= at < UPDATES
     shutil.copytree(tmp_path / "ranks", tmp_path / "alone")

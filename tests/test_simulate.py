@@ -9,7 +9,7 @@ import pytest
 
 from opdcliff.errors import ConfigError, TheoryDomainError
 from opdcliff.theory import budget_flow, simulate, threshold
-from opdcliff.theory.simulate import Position, Rule, Trajectory, even_position
+from opdcliff.theory.simulate import Rule, SimulatedPosition, Trajectory, even_position
 
 P, B, C, ETA = 0.9, 0.5, 5.0, 1.0
 STAR = threshold.lambda_star(P, B, C)
@@ -207,7 +207,9 @@ def test_trajectory_shapes_and_freezing() -> None:
 
 
 def test_position_masses() -> None:
-    position = Position(np.array([0.5, 0.4, 0.06, 0.04]), np.array([0.2, 0.3, 0.4, 0.1]), 2)
+    position = SimulatedPosition(
+        np.array([0.5, 0.4, 0.06, 0.04]), np.array([0.2, 0.3, 0.4, 0.1]), 2
+    )
     assert (position.p, position.b) == (pytest.approx(0.9), pytest.approx(0.5))
     run = simulate.run(position, lam=1.5, c=C, eta=ETA, updates=3000, rule="none")
     target = position.teacher**1.5 * position.base**-0.5
@@ -227,7 +229,7 @@ def test_position_masses() -> None:
 )
 def test_impossible_positions_are_refused(teacher, base, n_modal: int, words: str) -> None:
     with pytest.raises(TheoryDomainError, match=words):
-        Position(np.array(teacher), np.array(base), n_modal)
+        SimulatedPosition(np.array(teacher), np.array(base), n_modal)
 
 
 @pytest.mark.parametrize(

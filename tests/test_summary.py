@@ -23,7 +23,13 @@ from opdcliff.report.figures.cliff import draw_study
 from opdcliff.settings.schema import RunConfig
 from opdcliff.storage import asset_cache
 from opdcliff.study.cells import Cell
-from opdcliff.study.summary import Summary, onset_table, show, summarise, write
+from opdcliff.study.summary import (
+    Summary,
+    onset_table,
+    print_summary,
+    summarise_study,
+    write_summary,
+)
 from opdcliff.theory.onset import onset_of_seed, t_interval, wilson
 from opdcliff.theory.threshold import lambda_star
 
@@ -172,7 +178,9 @@ def test_rows_come_from_the_last_line_of_finished_records(
     record(done[3], prepared, paths, "failed")
     record(done[4], prepared, paths, None)
     binding = Binding("text", "0-27", 0.9, 0.5)
-    made = summarise(config, done, prepared, paths, Calibration(calibration(), binding), REFERENCE)
+    made = summarise_study(
+        config, done, prepared, paths, Calibration(calibration(), binding), REFERENCE
+    )
     assert made.cells.lam.tolist() == [1.2, 1.5, 1.8]
     assert made.cells.status.tolist() == ["finished", "collapsed", "diverged"]
     row = made.cells.iloc[0]
@@ -197,7 +205,7 @@ def test_a_run_without_a_clip_has_no_threshold(prepared: Prepared, paths: StudyP
     record(cell, prepared, paths, "finished")
     binding = Binding("text", "0-27", 0.9, 0.5)
     for found in (binding, None):
-        made = summarise(
+        made = summarise_study(
             config, [cell], prepared, paths, Calibration(calibration(), found), REFERENCE
         )
         assert made.cells[["c", "lambda_star"]].isna().all(axis=None)
@@ -208,7 +216,7 @@ def test_a_run_without_a_clip_has_no_threshold(prepared: Prepared, paths: StudyP
 
 def test_written_tables_are_the_tables(tmp_path: Path) -> None:
     made = summary()
-    write(made, tmp_path / "deep" / "folder")
+    write_summary(made, tmp_path / "deep" / "folder")
     draw_study(made, tmp_path / "deep" / "folder")
     folder = tmp_path / "deep" / "folder"
     for name in ("cells", "onsets", "calibration"):
@@ -225,7 +233,7 @@ def test_written_tables_are_the_tables(tmp_path: Path) -> None:
 
 def test_writing_again_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second", "second"):
-        write(summary(), tmp_path / name)
+        write_summary(summary(), tmp_path / name)
         draw_study(summary(), tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert len(files) == 8
@@ -235,7 +243,7 @@ def test_writing_again_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_study_without_outcomes_writes_what_there_is(tmp_path: Path) -> None:
     nothing = summary(cells=pd.DataFrame(), data_report=None)
-    write(nothing, tmp_path)
+    write_summary(nothing, tmp_path)
     draw_study(nothing, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("cells.csv", "onsets.csv", "calibration.csv", "references.json"),
@@ -249,7 +257,7 @@ TITLES = ("Data", "Teacher and warm start", "Calibration", "Cells", "Observed on
 
 def printed(made: Summary, width: int) -> str:
     out = io.StringIO()
-    show(made, Console(file=out, width=width))
+    print_summary(made, Console(file=out, width=width))
     return out.getvalue()
 
 

@@ -25,9 +25,9 @@ from opdcliff.settings.schema import RunConfig
 from opdcliff.theory.threshold import lambda_star
 from opdcliff.training import update as updating
 from opdcliff.training.evaluation import run_evaluation as measuring
-from opdcliff.training.loop import Outcome, train
+from opdcliff.training.loop import RunOutcome, train
 from opdcliff.training.objective import LossOutput
-from opdcliff.training.running_means import Meter
+from opdcliff.training.running_means import RunningMeans
 
 SMALL = (
     *("optim.updates=6", "optim.lr=0.02", "evaluation.every=2", "rollout.prompts_per_update=6"),
@@ -53,7 +53,7 @@ NAMES_AFTER_UPDATES = NAMES | {
 
 @dataclass
 class Run:
-    outcome: Outcome
+    outcome: RunOutcome
     reports: list[tuple[int, dict[str, float]]]
     advances: list[int]
     head: Tensor
@@ -263,7 +263,7 @@ def test_a_rollout_batch_serves_several_updates(
     rollouts: list[Rollout], numbers: list[int], losses: list[dict[str, Any]]
 ) -> None:
     made = run("clip=ppo", "rollout.updates_per_batch=3", "optim.updates=7", lam=1.2)
-    assert made.outcome == Outcome("finished", 7)
+    assert made.outcome == RunOutcome("finished", 7)
     assert len(losses) == 7
     assert len(rollouts) == 3
     drift = [(call["student"] - call["logp_old_BT"]).abs().max().item() for call in losses]
@@ -314,7 +314,7 @@ def test_teacher_and_base_stay_frozen() -> None:
 
 def test_reports_come_every_so_often_and_at_the_end() -> None:
     made = run("optim.updates=7", "evaluation.every=3")
-    assert made.outcome == Outcome("finished", 7)
+    assert made.outcome == RunOutcome("finished", 7)
     assert [update for update, _ in made.reports] == [0, 3, 6, 7]
     assert made.advances == [1, 2, 3, 4, 5, 6, 7]
     assert [metrics["eval/prompts"] for _, metrics in made.reports] == [4, 4, 4, 7]
@@ -385,7 +385,7 @@ def test_distillation_brings_the_student_to_the_teacher() -> None:
 
 
 def test_a_meter_averages_between_flushes() -> None:
-    meter = Meter()
+    meter = RunningMeans()
     meter.add("a", 3.0, 2)
     meter.add("a", 5.0, 2)
     meter.add("b", 1.0, 0)

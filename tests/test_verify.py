@@ -15,11 +15,11 @@ from locked import LAMS, PROTOCOL, make_study, run_git, settings_of, write_run
 from opdcliff.cli.command import main
 from opdcliff.errors import InadmissibleError
 from opdcliff.paths import StudyPaths
-from opdcliff.records.files import CONFIG, MANIFEST, METRICS, read_manifest, write_manifest
+from opdcliff.records.files import CONFIG, METRICS, RUN_MANIFEST, read_manifest, write_manifest
 from opdcliff.records.metric_stream import _encode_line, _genesis
 from opdcliff.verification import lock as lock_module
 from opdcliff.verification import report as report_module
-from opdcliff.verification.lock import LOCK, Lock, lock_text, read_lock, seal_of
+from opdcliff.verification.lock import LOCK_FILE, Lock, lock_text, read_lock, seal_of
 from opdcliff.verification.run_sources import read_runs
 from opdcliff.verification.verdicts import Outcome
 from opdcliff.verification.verify import Integrity, Verification, verify
@@ -107,21 +107,21 @@ def test_the_results_tell_the_same_from_the_records_and_from_the_committed_table
     repo: Path,
 ) -> None:
     folder = paths_of(repo).committed.locked_dir(PROTOCOL)
-    report_module.write(checked(repo), folder)
+    report_module.write_verification(checked(repo), folder)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(first) == {"cells.csv", "report.md", "verdicts.json"}
     again = checked(repo, "table")
     assert (again.exit_code, said(again)) == (0, "")
     assert report_module.as_json(again) == json.loads(first["verdicts.json"])
-    assert "nothing was written" in report_module.write(again, folder)
-    report_module.write(checked(repo), folder)
+    assert "nothing was written" in report_module.write_verification(again, folder)
+    report_module.write_verification(checked(repo), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
 def test_no_result_names_the_folder_it_was_made_in(repo: Path) -> None:
     folder = paths_of(repo).committed.locked_dir(PROTOCOL)
     (repo / "runs" / PROTOCOL / "odd").mkdir()
-    report_module.write(checked(repo), folder)
+    report_module.write_verification(checked(repo), folder)
     assert all(str(repo) not in path.read_text() for path in folder.iterdir())
 
 
@@ -146,12 +146,12 @@ def make_a_test_unreadable(repo: Path) -> None:
 
 
 def edit_the_lock(repo: Path) -> None:
-    path = repo / "prereg" / PROTOCOL / LOCK
+    path = repo / "prereg" / PROTOCOL / LOCK_FILE
     path.write_text(path.read_text().replace('"created": "2026', '"created": "2025'))
 
 
 def drop_seeds_with_a_fresh_seal(repo: Path) -> None:
-    path = repo / "prereg" / PROTOCOL / LOCK
+    path = repo / "prereg" / PROTOCOL / LOCK_FILE
     content = json.loads(path.read_text())
     content["seeds"] = content["seeds"][:5]
     path.write_text(lock_text(content | {"sha256": seal_of(content)}))
@@ -193,7 +193,7 @@ def test_a_changed_locked_file_is_tampered_and_shows_no_outcome(
     assert (found.integrity, found.exit_code) == (Integrity.TAMPERED, 13)
     assert found.verdicts == []
     folder = paths_of(repo).committed.locked_dir(PROTOCOL)
-    assert report_module.write(found, folder) == "tampered: nothing was written"
+    assert report_module.write_verification(found, folder) == "tampered: nothing was written"
     assert not folder.exists()
 
 
@@ -219,7 +219,7 @@ def edit_a_config(repo: Path) -> None:
 
 
 def edit_a_manifest(repo: Path) -> None:
-    path = run_of(repo) / MANIFEST
+    path = run_of(repo) / RUN_MANIFEST
     path.write_text(path.read_text().replace('"code_dirty": false', '"code_dirty": true'))
 
 
@@ -376,7 +376,7 @@ def test_an_uncommitted_lock_or_no_git_at_all_is_unanchored(repo: Path) -> None:
 
 
 def test_a_lock_committed_twice_is_unanchored(repo: Path) -> None:
-    path = repo / "prereg" / PROTOCOL / LOCK
+    path = repo / "prereg" / PROTOCOL / LOCK_FILE
     content = json.loads(path.read_text())
     content["created"] = "2026-01-02T00:00:00.000+00:00"
     path.write_text(lock_text(content | {"sha256": seal_of(content)}))
@@ -434,11 +434,11 @@ def empty_runs(repo: Path) -> None:
 
 
 def no_lock(repo: Path) -> None:
-    (repo / "prereg" / PROTOCOL / LOCK).unlink()
+    (repo / "prereg" / PROTOCOL / LOCK_FILE).unlink()
 
 
 def newer_lock(repo: Path) -> None:
-    path = repo / "prereg" / PROTOCOL / LOCK
+    path = repo / "prereg" / PROTOCOL / LOCK_FILE
     content = json.loads(path.read_text()) | {"format": 99}
     path.write_text(lock_text(content | {"sha256": seal_of(content)}))
 
@@ -457,7 +457,7 @@ def two_protocols(repo: Path) -> None:
 
 
 def lock_of_another_name(repo: Path) -> None:
-    path = repo / "prereg" / PROTOCOL / LOCK
+    path = repo / "prereg" / PROTOCOL / LOCK_FILE
     content = json.loads(path.read_text()) | {"protocol": "other"}
     path.write_text(lock_text(content | {"sha256": seal_of(content)}))
 
@@ -481,7 +481,7 @@ def test_what_cannot_be_verified_is_one_line_and_overwrites_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    report_module.write(checked(repo), paths_of(repo).committed.locked_dir(PROTOCOL))
+    report_module.write_verification(checked(repo), paths_of(repo).committed.locked_dir(PROTOCOL))
     before = {path: path.read_bytes() for path in (repo / "results").rglob("*.*")}
     breaking(repo)
     monkeypatch.chdir(repo)
@@ -495,10 +495,10 @@ def test_what_cannot_be_verified_is_one_line_and_overwrites_nothing(
 
 def test_fewer_runs_do_not_overwrite_verdicts_on_more(repo: Path) -> None:
     folder = paths_of(repo).committed.locked_dir(PROTOCOL)
-    report_module.write(checked(repo), folder)
+    report_module.write_verification(checked(repo), folder)
     before = (folder / "verdicts.json").read_bytes()
     shutil.rmtree(run_of(repo))
-    assert "nothing was overwritten" in report_module.write(checked(repo), folder)
+    assert "nothing was overwritten" in report_module.write_verification(checked(repo), folder)
     assert (folder / "verdicts.json").read_bytes() == before
 
 
@@ -507,7 +507,7 @@ def test_a_verdict_file_that_is_none_is_not_overwritten(repo: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "verdicts.json").write_text("[]")
     with pytest.raises(InadmissibleError, match="move it away"):
-        report_module.write(checked(repo), folder)
+        report_module.write_verification(checked(repo), folder)
 
 
 @pytest.mark.parametrize(

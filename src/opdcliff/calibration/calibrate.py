@@ -97,10 +97,10 @@ def calibrate(
         ],
         ignore_index=True,
     )
-    return summarise(rows, config)
+    return tabulate(rows, config)
 
 
-def summarise(rows: pd.DataFrame, config: CalibrationConfig) -> Calibration:
+def tabulate(rows: pd.DataFrame, config: CalibrationConfig) -> Calibration:
     """Table and binding class from measured positions.
 
     rows: one per position with columns prompt, class, offset, p, b.

@@ -23,7 +23,7 @@ def study(words: list[str]) -> int:
     paths, words = _paths(words)
     from opdcliff.report import draw_study
     from opdcliff.settings import compose_one, load
-    from opdcliff.study import incomplete, run_study, show
+    from opdcliff.study import incomplete, print_summary, run_study
 
     for word in words:
         name = word.partition("=")[0]
@@ -37,7 +37,7 @@ def study(words: list[str]) -> int:
     if result.failures:
         raise incomplete(result.failures, result.cells)
     out = console()
-    show(result.summary, out)
+    print_summary(result.summary, out)
     _say(f"written to {result.folder}")
     return 0
 
@@ -90,9 +90,9 @@ def verify(words: list[str]) -> int:
         project=named["project"],
     )
     found = verify_protocol(protocol, paths, runs)
-    report_module.show(found, console())
+    report_module.print_verification(found, console())
     folders = paths.readable if source == "table" else paths.output
-    _say(report_module.write(found, folders.locked_dir(protocol)))
+    _say(report_module.write_verification(found, folders.locked_dir(protocol)))
     return found.exit_code
 
 
@@ -145,7 +145,7 @@ def report(words: list[str]) -> int:
 def compare(words: list[str]) -> int:
     """Set one's own tables of a study beside the committed ones, number by number."""
     from opdcliff.report import compare as compare_study
-    from opdcliff.report import show, write
+    from opdcliff.report import write
 
     protocol, rest = _own_word("protocol", words)
     data, rest = _own_word("data", rest)
@@ -154,7 +154,7 @@ def compare(words: list[str]) -> int:
     name, paths = (data or "mini", protocol or "quick"), StudyPaths()
     found, folder = compare_study(*name, paths), paths.own.study_dir(*name)
     write(found, folder)
-    show(found, console())
+    print_summary(found, console())
     _say(f"written to {folder}: comparison.csv, comparison.png, comparison.svg")
     found.raise_if_different()
     _say(found.last_line())

@@ -6,7 +6,7 @@ No torch; the meaning of every `eval/...` metric starts here.
 from __future__ import annotations
 
 from opdcliff.contract.modal_sets import ModalSets
-from opdcliff.contract.parse import REASON, Contract, FailureCode, Verdict, get_contract
+from opdcliff.contract.parse import REASON, Contract, FailureCode, ParseResult, get_contract
 from opdcliff.contract.ranking import Gain, ranked_grades, ranking_metrics
 from opdcliff.contract.token_classes import (
     TAIL_NEEDED,
@@ -23,9 +23,9 @@ __all__ = [
     "FailureCode",
     "Gain",
     "ModalSets",
+    "ParseResult",
     "PrefixState",
     "TokenClass",
-    "Verdict",
     "advance",
     "get_contract",
     "ranked_grades",

@@ -66,7 +66,7 @@ class FailureCode(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ParseResult:
     """Outcome of one parse: `ranking` (K ids, best first) if ok, else `failure`; never both."""
 
     ok: bool
@@ -93,7 +93,7 @@ class Contract:
         }
         return schema
 
-    def parse(self, text: str, candidates: Sequence[str], *, ended: bool) -> Verdict:
+    def parse(self, text: str, candidates: Sequence[str], *, ended: bool) -> ParseResult:
         """Accept or refuse one answer; see FailureCode for the rules.
 
         text: the decoded answer without its EOS. candidates: the K distinct ids of the prompt.
@@ -109,7 +109,7 @@ class Contract:
             return _refuse(FailureCode.TYPE if error.absolute_path else FailureCode.SCHEMA)
         ranking = tuple(value[RANKING])
         failure = _ranking_failure(ranking, candidates)
-        return Verdict(True, ranking, None) if failure is None else _refuse(failure)
+        return ParseResult(True, ranking, None) if failure is None else _refuse(failure)
 
 
 RANKING_WITH_REASON = Contract("ranking_with_reason", (RANKING, REASON))
@@ -131,8 +131,8 @@ class _Decoded:
     strict: bool
 
 
-def _refuse(failure: FailureCode) -> Verdict:
-    return Verdict(False, None, failure)
+def _refuse(failure: FailureCode) -> ParseResult:
+    return ParseResult(False, None, failure)
 
 
 def _read_only_value(text: str) -> Any:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from opdcliff.data.amazon_files import META_NAME, REVIEWS_NAME, Meter, Progress, find_file
+from opdcliff.data.amazon_files import META_NAME, REVIEWS_NAME, Progress, ReadProgress, find_file
 from opdcliff.data.amazon_lists import ListShape, NoListError, build_list, shorten, split_position
 from opdcliff.data.amazon_report import LoadReport
 from opdcliff.data.amazon_rows import RowLog, grade_rows, meta_rows, review_rows
@@ -106,11 +106,11 @@ def load_amazon(
     if rubric is not None and not rubric.is_file():
         raise DataError(f"rubric {rubric} does not exist: name a JSONL file, or null for stars")
     passes = [reviews, reviews, meta, *([rubric] if rubric else [])]
-    meter = Meter(sum(path.stat().st_size for path in passes), progress)
+    meter = ReadProgress(sum(path.stat().st_size for path in passes), progress)
     review_log, meta_log, rubric_log, user_log = map(RowLog, ("reviews", "meta", "rubric", "users"))
 
     survey = _survey(reviews, review_log, meter, min_items)
-    visits, titles = _collect(reviews, survey.active, meter)
+    visits, titles = _visits_and_titles(reviews, survey.active, meter)
     titled = _fill_titles(titles, meta, meta_log, meter, max_title_words)
     grades = _rubric_grades(rubric, rubric_log, meter, visits) if rubric else None
 
@@ -149,7 +149,7 @@ def load_amazon(
     )
 
 
-def _survey(path: Path, log: RowLog, meter: Meter, min_items: int) -> _Survey:
+def _survey(path: Path, log: RowLog, meter: ReadProgress, min_items: int) -> _Survey:
     users, items, pairs = array("q"), array("q"), array("q")
     for row in review_rows(path, log, meter):
         users.append(hash(row.user))
@@ -169,8 +169,8 @@ def _int64(values: array[int]) -> NDArray[np.int64]:
     return np.frombuffer(values, dtype=np.int64)
 
 
-def _collect(
-    path: Path, active: frozenset[int], meter: Meter
+def _visits_and_titles(
+    path: Path, active: frozenset[int], meter: ReadProgress
 ) -> tuple[dict[str, list[_Visit]], dict[str, str]]:
     """Reviews of the active users, and their items, each with an empty title."""
     visits: dict[str, list[_Visit]] = {}
@@ -184,7 +184,7 @@ def _collect(
 
 
 def _fill_titles(
-    titles: dict[str, str], path: Path, log: RowLog, meter: Meter, max_words: int
+    titles: dict[str, str], path: Path, log: RowLog, meter: ReadProgress, max_words: int
 ) -> NDArray[np.int64]:
     """Set the title of each item, drop items without one; hashes of all titled items there are.
 
@@ -204,7 +204,7 @@ def _fill_titles(
 
 
 def _rubric_grades(
-    path: Path, log: RowLog, meter: Meter, users: Mapping[str, object]
+    path: Path, log: RowLog, meter: ReadProgress, users: Mapping[str, object]
 ) -> dict[tuple[str, str], int]:
     grades: dict[tuple[str, str], int] = {}
     for row in grade_rows(path, log, meter):

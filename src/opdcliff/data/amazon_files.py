@@ -38,7 +38,7 @@ _HASH_BLOCK = 2**20
 Progress = Callable[[int, int], None]
 
 
-class Meter:
+class ReadProgress:
     """Bytes read over all passes, told to an optional `progress(done, total)` callback.
 
     `total` is in bytes on disk, so a gzip file counts with its compressed size.

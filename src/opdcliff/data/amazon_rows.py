@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from opdcliff.data.amazon_files import Meter, open_raw, read_blocks
+from opdcliff.data.amazon_files import ReadProgress, open_raw, read_blocks
 from opdcliff.errors import DataError
 
 MAX_LINE_BYTES = 4 * 2**20
@@ -79,7 +79,7 @@ class RowLog:
             self.rejected[f"{self.kind}: {reason}"] += count
 
 
-def review_rows(path: Path, log: RowLog, meter: Meter) -> Iterator[Review]:
+def review_rows(path: Path, log: RowLog, meter: ReadProgress) -> Iterator[Review]:
     """Usable reviews in file order; all other lines are counted in `log`.
 
     Raises DataError when the file cannot be read, or when no line, or none of the first
@@ -88,12 +88,12 @@ def review_rows(path: Path, log: RowLog, meter: Meter) -> Iterator[Review]:
     return _rows(path, log, meter, _review)
 
 
-def meta_rows(path: Path, log: RowLog, meter: Meter) -> Iterator[Meta]:
+def meta_rows(path: Path, log: RowLog, meter: ReadProgress) -> Iterator[Meta]:
     """Usable meta rows in file order; all other lines are counted in `log`."""
     return _rows(path, log, meter, _meta)
 
 
-def grade_rows(path: Path, log: RowLog, meter: Meter) -> Iterator[Grade]:
+def grade_rows(path: Path, log: RowLog, meter: ReadProgress) -> Iterator[Grade]:
     """Usable rubric rows in file order; all other lines are counted in `log`.
 
     One object per line: `{"user_id": str, "parent_asin": str, "grade": int 0..4}`.
@@ -102,7 +102,7 @@ def grade_rows(path: Path, log: RowLog, meter: Meter) -> Iterator[Grade]:
 
 
 def _rows(
-    path: Path, log: RowLog, meter: Meter, parse: Callable[[Mapping[str, object]], _T]
+    path: Path, log: RowLog, meter: ReadProgress, parse: Callable[[Mapping[str, object]], _T]
 ) -> Iterator[_T]:
     for line in _lines(path, meter):
         log.rows += 1
@@ -129,7 +129,7 @@ def _wrong_schema(path: Path, log: RowLog) -> DataError:
     )
 
 
-def _lines(path: Path, meter: Meter) -> Iterator[bytes]:
+def _lines(path: Path, meter: ReadProgress) -> Iterator[bytes]:
     """Lines as bytes; of a longer one than the limit only the first limit + 1 bytes."""
     with open_raw(path) as raw:
         blocks = read_blocks(path, raw, lambda handle: handle.readline(MAX_LINE_BYTES + 1))

@@ -17,7 +17,7 @@ from opdcliff.errors import ModelError
 from opdcliff.models import build
 from opdcliff.planning.memory import Setup, Sizes
 from opdcliff.settings import STAGES, ArchConfig, RunConfig
-from opdcliff.training import BATCH, CLASS_ANSWERS
+from opdcliff.training import CLASS_ANSWERS, EVALUATION_BATCH
 
 # What the hub's config.json of each says [S], so that a plan needs no download:
 # huggingface.co/Qwen/Qwen3-1.7B and huggingface.co/Qwen/Qwen3-8B.
@@ -90,7 +90,7 @@ def setup_of(config: RunConfig, *, prompt: int, cuda: bool) -> Setup:
         prompt=prompt,
         answer=config.rollout.max_new_tokens,
         rollout_rows=rows,
-        evaluation_rows=min(BATCH, -(-prompts // engine.ranks)),
+        evaluation_rows=min(EVALUATION_BATCH, -(-prompts // engine.ranks)),
         class_rows=min(CLASS_ANSWERS, prompts // engine.ranks),
         micro_rows=min(engine.micro_batch, rows),
         chunk=engine.score_chunk_tokens,
@@ -138,16 +138,18 @@ def sizes_of(config: RunConfig, role: str) -> Sizes:
 def _of_source(source: str) -> Sizes:
     configuration = _configuration(source)
     with torch.device("meta"):
-        return measure(AutoModelForCausalLM.from_config(configuration, trust_remote_code=False))
+        return sizes_of_model(
+            AutoModelForCausalLM.from_config(configuration, trust_remote_code=False)
+        )
 
 
 @cache
 def _of_arch(fields: tuple[Any, ...], entries: int) -> Sizes:
     with torch.device("meta"):
-        return measure(build(ArchConfig(*fields), Vocabulary(entries), 0))
+        return sizes_of_model(build(ArchConfig(*fields), Vocabulary(entries), 0))
 
 
-def measure(model: PreTrainedModel) -> Sizes:
+def sizes_of_model(model: PreTrainedModel) -> Sizes:
     """The sizes of a model on any device."""
     shape = model.config.get_text_config()
     counts = {name: parameter.numel() for name, parameter in model.named_parameters()}

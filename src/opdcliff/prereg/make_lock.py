@@ -29,7 +29,7 @@ from opdcliff.study import arm_config, check_protocol, grid, incomplete, run_cel
 from opdcliff.training import BASELINES
 from opdcliff.verification import (
     FORMAT,
-    LOCK,
+    LOCK_FILE,
     LockedArm,
     lock_text,
     read_lock,
@@ -94,7 +94,7 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
         "models_sha256": asset_cache.content_digest(prepared.models),
     }
     content |= {"created": now(), "seeds": seeds_of(content, count)}
-    write_text_atomic(aside / LOCK, lock_text(content | {"sha256": seal_of(content)}))
+    write_text_atomic(aside / LOCK_FILE, lock_text(content | {"sha256": seal_of(content)}))
     aside.rename(folder)
     return folder
 

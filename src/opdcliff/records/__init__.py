@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opdcliff.records.files import MALFORMED, MANIFEST, METRICS, MIXED_CODE, read_manifest
+from opdcliff.records.files import MALFORMED, METRICS, MIXED_CODE, RUN_MANIFEST, read_manifest
 from opdcliff.records.identity import OPD, cell_identity
 from opdcliff.records.metric_stream import Row, read_stream
 from opdcliff.records.record import (
@@ -19,12 +19,12 @@ from opdcliff.records.tracking import open_tracker, read_offline_run
 
 __all__ = [
     "MALFORMED",
-    "MANIFEST",
     "METRICS",
     "MIXED_CODE",
     "OPD",
     "OUTCOMES",
     "PREEMPTED",
+    "RUN_MANIFEST",
     "Record",
     "Row",
     "RunRecord",

@@ -16,9 +16,9 @@ from opdcliff.errors import ConfigError, RecordError
 from opdcliff.storage import digest, write_json_atomic, write_text_atomic
 
 CONFIG = "config.yaml"
-MANIFEST = "manifest.json"
+RUN_MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
-LOCK = "run.lock"
+RUN_LOCK = "run.lock"
 
 # In the manifest's extras: parts of the run were made by different code.
 MIXED_CODE = "mixed_code"
@@ -40,7 +40,7 @@ MALFORMED = (
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Replace the manifest of the record in `folder`, sealed by its own digest."""
     seal = digest(manifest, "run-manifest")
-    write_json_atomic(folder / MANIFEST, {**manifest, "sha256": seal})
+    write_json_atomic(folder / RUN_MANIFEST, {**manifest, "sha256": seal})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         RecordError: the file is missing, damaged or edited.
     """
-    path = folder / MANIFEST
+    path = folder / RUN_MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(read_bytes(path))
         seal = manifest.pop("sha256")

@@ -26,9 +26,9 @@ import pandas as pd
 from opdcliff.errors import PreemptedError, RecordError
 from opdcliff.paths import refuse_links
 from opdcliff.records.files import (
-    LOCK,
-    MANIFEST,
     METRICS,
+    RUN_LOCK,
+    RUN_MANIFEST,
     config_digest,
     read_config,
     read_manifest,
@@ -140,8 +140,8 @@ def read_records(root: Path) -> list[Record]:
     Raises:
         RecordError: one of them is damaged.
     """
-    folders = sorted(path.parent for path in root.rglob(MANIFEST))
-    kept = [path for path in folders if (path / METRICS).exists() or (path / LOCK).exists()]
+    folders = sorted(path.parent for path in root.rglob(RUN_MANIFEST))
+    kept = [path for path in folders if (path / METRICS).exists() or (path / RUN_LOCK).exists()]
     return [read_record(path) for path in kept]
 
 
@@ -153,7 +153,7 @@ def terminal_status(folder: Path) -> str | None:
     Raises:
         RecordError: the record is damaged.
     """
-    if not (folder / MANIFEST).exists():
+    if not (folder / RUN_MANIFEST).exists():
         return None
     status = str(read_manifest(folder)["status"])
     if status not in OUTCOMES:
@@ -215,7 +215,7 @@ class RunRecord:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         refuse_links(folder)
-        lock, stale = acquire(folder / LOCK)
+        lock, stale = acquire(folder / RUN_LOCK)
         try:
             claim = {"identity": identity, "seed": seed, "protocol": protocol, "name": name}
             old = _restartable(folder, claim, restart, resume_step)
@@ -324,7 +324,7 @@ class RunRecord:
 def _restartable(
     folder: Path, claim: Mapping[str, Any], restart: bool, resume_step: int | None
 ) -> dict[str, Any] | None:
-    if not (folder / MANIFEST).exists():
+    if not (folder / RUN_MANIFEST).exists():
         if resume_step is not None:
             raise RecordError(f"{folder}: no record to resume at step {resume_step}")
         return None

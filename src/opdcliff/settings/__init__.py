@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opdcliff.settings.checks import check, load, science, science_of
 from opdcliff.settings.compose import (
-    ROOT,
+    ROOT_CONFIG,
     Grid,
     GridCell,
     clip_option,
@@ -34,7 +34,7 @@ from opdcliff.settings.schema import (
 )
 
 __all__ = [
-    "ROOT",
+    "ROOT_CONFIG",
     "STAGES",
     "ArchConfig",
     "CalibrationConfig",

@@ -27,7 +27,7 @@ from opdcliff.settings.checks import load, science, typed
 from opdcliff.settings.groups import group_names, options_of
 from opdcliff.settings.schema import ClipConfig, ModelConfig, RunConfig, field_names
 
-ROOT = "config"
+ROOT_CONFIG = "config"
 
 # Hydra raises a ValueError for a group whose option is a number.
 _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
@@ -58,7 +58,9 @@ def compose_one(overrides: Sequence[str]) -> DictConfig:
     _refuse_flags(overrides)
     with hydra_session(), _as_one_line(overrides):
         _refuse_hydra(overrides)
-        composed: DictConfig = compose(ROOT, overrides=list(overrides), return_hydra_config=True)
+        composed: DictConfig = compose(
+            ROOT_CONFIG, overrides=list(overrides), return_hydra_config=True
+        )
         params = composed.hydra.sweeper.get("params")
         if params:
             raise ConfigError(
@@ -77,7 +79,7 @@ def compose_grid(overrides: Sequence[str]) -> Grid:
     _refuse_flags(overrides)
     with hydra_session() as hydra, _as_one_line(overrides):
         _refuse_hydra(overrides)
-        master = hydra.compose_config(ROOT, list(overrides), RunMode.MULTIRUN)
+        master = hydra.compose_config(ROOT_CONFIG, list(overrides), RunMode.MULTIRUN)
         params = master.hydra.sweeper.get("params") or {}
         words = [f"{key}={value}" for key, value in params.items()]
         words += list(master.hydra.overrides.task)
@@ -97,7 +99,7 @@ def compose_grid(overrides: Sequence[str]) -> Grid:
 def run_multirun(overrides: Sequence[str], task: Callable[[DictConfig], Any]) -> list[Any]:
     """Hand the grid to Hydra's sweeper and launcher; what `task` returned, by job number."""
     with hydra_session() as hydra:
-        batches = hydra.multirun(ROOT, task, list(overrides))
+        batches = hydra.multirun(ROOT_CONFIG, task, list(overrides))
     return [job.return_value for batch in batches for job in batch]
 
 

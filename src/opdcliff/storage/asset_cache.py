@@ -26,7 +26,7 @@ from opdcliff.storage.canonical import (
 )
 from opdcliff.storage.provenance import source_files
 
-MANIFEST = "asset.json"
+ASSET_MANIFEST = "asset.json"
 _FIELDS = ("kind", "identity", "key", "facts")
 
 
@@ -47,15 +47,15 @@ def ensure(
     """
     identity = digest(dict(key), f"asset-{kind}")
     folder = paths.assets_dir(kind, identity)
-    if (folder / MANIFEST).exists():
+    if (folder / ASSET_MANIFEST).exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name(f"{folder.name}.lock")):
-        if (folder / MANIFEST).exists():
+        if (folder / ASSET_MANIFEST).exists():
             return folder
         if folder.exists():
             raise RecordError(
-                f"{folder} has lost its {MANIFEST}; delete the folder to build it anew"
+                f"{folder} has lost its {ASSET_MANIFEST}; delete the folder to build it anew"
             )
         for left_over in folder.parent.glob(f"{folder.name}.partial-*"):
             shutil.rmtree(left_over, ignore_errors=True)
@@ -64,7 +64,7 @@ def ensure(
         aside.mkdir()
         facts = build(aside)
         write_json_atomic(
-            aside / MANIFEST, {"kind": kind, "identity": identity, "key": key, "facts": facts}
+            aside / ASSET_MANIFEST, {"kind": kind, "identity": identity, "key": key, "facts": facts}
         )
         fsync_tree(aside)
         aside.rename(folder)
@@ -88,15 +88,17 @@ def manifest(folder: Path) -> dict[str, Any]:
         RecordError: it cannot be read, or lacks one of them.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        content: dict[str, Any] = json.loads((folder / ASSET_MANIFEST).read_text())
         return {name: content[name] for name in _FIELDS}
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise _damaged(folder / MANIFEST, error) from error
+        raise _damaged(folder / ASSET_MANIFEST, error) from error
 
 
 def content_digest(folder: Path) -> str:
     """Digest of an asset's files, its manifest left out: what was built, not how it was named."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.name != ASSET_MANIFEST
+    )
     return digest({str(p.relative_to(folder)): file_digest(p) for p in files}, "asset-content")
 
 

@@ -9,7 +9,7 @@ from opdcliff.study.jobs import run_grid, run_one, sweep_words
 from opdcliff.study.pool import incomplete, run_cells
 from opdcliff.study.slurm import check_slurm, is_slurm, launcher_settings, sbatch_script
 from opdcliff.study.study import LAM_DECIMALS, arm_config, check_protocol, grid, run_study
-from opdcliff.study.summary import LEVEL, Summary, show
+from opdcliff.study.summary import LEVEL, Summary, print_summary
 
 __all__ = [
     "LAM_DECIMALS",
@@ -27,11 +27,11 @@ __all__ = [
     "is_slurm",
     "launcher_settings",
     "print_cells",
+    "print_summary",
     "run_cells",
     "run_grid",
     "run_one",
     "run_study",
     "sbatch_script",
-    "show",
     "sweep_words",
 ]

@@ -25,8 +25,8 @@ from opdcliff.storage import content_digest
 from opdcliff.training import (
     BASELINES,
     Job,
-    Outcome,
     Place,
+    RunOutcome,
     about,
     find_start,
     train_here,
@@ -100,7 +100,7 @@ def run_cell(
     status = terminal_status(folder)
     if status in OUTCOMES:
         # A kill may have come between the outcome and this.
-        checkpoint.remove_all(folder / checkpoint.FOLDER)
+        checkpoint.remove_all(folder / checkpoint.CHECKPOINTS)
         return str(status)
     config = cell.config
     start = find_start(folder, identity, config.checkpoint)
@@ -119,7 +119,7 @@ def run_cell(
         ) as record,
         deferred(),
     ):
-        checkpoint.drop_after(folder / checkpoint.FOLDER, start.update)
+        checkpoint.drop_after(folder / checkpoint.CHECKPOINTS, start.update)
         tracker = open_tracker(
             config.tracking.mode,
             project=config.tracking.project,
@@ -147,7 +147,7 @@ def run_cell(
         _close(record, outcome, tracker.problem)
     if outcome.status == PREEMPTED:
         raise PreemptedError(f"{cell.name}: {outcome.reason}; {ADVICE}")
-    checkpoint.remove_all(folder / checkpoint.FOLDER)
+    checkpoint.remove_all(folder / checkpoint.CHECKPOINTS)
     return outcome.status
 
 
@@ -156,7 +156,7 @@ def _train(
     job: Job,
     report: Callable[[int, dict[str, float]], None],
     advance: Callable[[int], None],
-) -> Outcome:
+) -> RunOutcome:
     assert job.place is not None, "cells have a record"
     if cell.kind != OPD:
         return BASELINES[cell.kind](job, report=report, advance=advance)
@@ -166,7 +166,7 @@ def _train(
     return train_on_ranks(job, log=log, report=report, advance=advance)
 
 
-def _close(record: RunRecord, outcome: Outcome, mirror_problem: str | None) -> None:
+def _close(record: RunRecord, outcome: RunOutcome, mirror_problem: str | None) -> None:
     record.close(
         outcome.status,
         outcome.reason,

@@ -19,7 +19,7 @@ from opdcliff.paths import StudyPaths
 from opdcliff.records import OPD, Record, read_records
 from opdcliff.storage import digest, file_digest, write_json_atomic, write_text_atomic
 from opdcliff.verification import (
-    LOCK,
+    LOCK_FILE,
     TABLE,
     Lock,
     RunView,
@@ -77,7 +77,7 @@ def collect(protocol: str, paths: StudyPaths) -> Collected:
             "set OPDCLIFF_RUNS to the folder that holds its runs"
         )
     prereg = paths.prereg_dir(protocol)
-    lock = read_lock(prereg)[0] if (prereg / LOCK).exists() else None
+    lock = read_lock(prereg)[0] if (prereg / LOCK_FILE).exists() else None
     arms = {} if lock is None else {key: value[0] for key, value in lock.cells().items()}
     views = [view_of_record(record) for record in done]
     folder = _folder(protocol, done, paths, lock)

@@ -24,13 +24,13 @@ from opdcliff.storage import digest
 from opdcliff.study.cells import Cell, is_finished, run_cell
 from opdcliff.study.slurm import requeueing
 from opdcliff.study.study import resolve_lam
-from opdcliff.study.summary import summarise
+from opdcliff.study.summary import summarise_study
 from opdcliff.terminal import Stage
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """A cell's row for the table (see `summarise`) and its records' folder, or why it has none."""
+    """A cell's row for the table (see `summarise_study`) and its records' folder, or why it has none."""
 
     row: dict[str, Any] | None
     folder: Path | None = None
@@ -54,7 +54,7 @@ def run_one(config: RunConfig, paths: StudyPaths, console: Console, label: str =
         with Stage(title, config.optim.updates, console=console) as stage:
             run_cell(cell, prepared, paths, stage.advance_of(cell.name))
     known = Calibration(pd.DataFrame(), binding)
-    (row,) = summarise(config, [cell], prepared, paths, known, {}).cells.to_dict("records")
+    (row,) = summarise_study(config, [cell], prepared, paths, known, {}).cells.to_dict("records")
     folder = cell.folder(prepared, paths).parent
     return JobResult({str(name): value for name, value in row.items()}, folder, reused=reused)
 

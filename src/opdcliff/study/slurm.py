@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from opdcliff.errors import ConfigError, PreemptedError
 from opdcliff.processes import preemption
-from opdcliff.settings import ROOT, Grid, hydra_session
+from opdcliff.settings import ROOT_CONFIG, Grid, hydra_session
 
 _TARGET = "SlurmLauncher"
 _KEYS = "hydra.launcher"
@@ -61,7 +61,7 @@ def launcher_settings(overrides: Sequence[str]) -> dict[str, Any]:
     with hydra_session() as hydra:
         from hydra.types import RunMode
 
-        master = hydra.compose_config(ROOT, list(overrides), RunMode.MULTIRUN)
+        master = hydra.compose_config(ROOT_CONFIG, list(overrides), RunMode.MULTIRUN)
         settings = OmegaConf.to_container(master.hydra.launcher, resolve=True)
     assert isinstance(settings, dict)
     return {str(name): value for name, value in settings.items()}

@@ -14,7 +14,7 @@ from opdcliff.paths import StudyPaths
 from opdcliff.settings import ProtocolArm, RunConfig, check, clip_option
 from opdcliff.study.cells import Cell
 from opdcliff.study.pool import run_cells
-from opdcliff.study.summary import Summary, summarise, write
+from opdcliff.study.summary import Summary, summarise_study, write_summary
 from opdcliff.training import references
 
 # lambda values are rounded to this many decimals, so that names, records and tables agree.
@@ -43,9 +43,9 @@ def run_study(config: RunConfig, paths: StudyPaths) -> StudyResult:
     reference = references(config, paths, prepared)
     cells = grid(config, calibration.binding)
     failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
-    summary = summarise(config, cells, prepared, paths, calibration, reference)
+    summary = summarise_study(config, cells, prepared, paths, calibration, reference)
     folder = paths.output.study_dir(config.data.name, config.protocol.name)
-    write(summary, folder)
+    write_summary(summary, folder)
     return StudyResult(folder, summary, failures, len(cells))
 
 

@@ -47,7 +47,7 @@ class Summary:
     identity: str
 
 
-def summarise(
+def summarise_study(
     config: RunConfig,
     cells: Sequence[Cell],
     prepared: Prepared,
@@ -147,7 +147,7 @@ def onset_table(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write(summary: Summary, folder: Path) -> None:
+def write_summary(summary: Summary, folder: Path) -> None:
     """Write tables (CSV) and references (JSON)."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("cells", "onsets", "calibration"):
@@ -159,7 +159,7 @@ def write(summary: Summary, folder: Path) -> None:
         write_json_atomic(folder / "data.json", dict(summary.data_report))
 
 
-def show(summary: Summary, console: Console) -> None:
+def print_summary(summary: Summary, console: Console) -> None:
     """Print the study's tables."""
     if summary.data_report is not None:
         report = pd.DataFrame(_flat(summary.data_report), columns=["what", "count"])

@@ -32,7 +32,7 @@ Estimator = Literal["expected", "sampled"]
 
 
 @dataclass(frozen=True)
-class Position:
+class SimulatedPosition:
     """Teacher and base distributions at one position; tokens 0..n_modal-1 are the modal class.
 
     Both have shape (K,), are positive and sum to 1. Errors: TheoryDomainError.
@@ -92,7 +92,7 @@ class Trajectory:
         return np.asarray((1.0 - self.p) * (1.0 + np.exp(self.z)))
 
 
-def even_position(p: float, b: float, n_modal: int = 1, n_tail: int = 1) -> Position:
+def even_position(p: float, b: float, n_modal: int = 1, n_tail: int = 1) -> SimulatedPosition:
     """Position with masses p and b on the modal class, spread evenly inside both classes.
 
     Errors: TheoryDomainError.
@@ -106,10 +106,10 @@ def even_position(p: float, b: float, n_modal: int = 1, n_tail: int = 1) -> Posi
     def spread(mass: float) -> Array:
         return np.repeat([mass / n_modal, (1.0 - mass) / n_tail], [n_modal, n_tail])
 
-    return Position(spread(p), spread(b), n_modal)
+    return SimulatedPosition(spread(p), spread(b), n_modal)
 
 
-def class_step(eta: float, position: Position) -> float:
+def class_step(eta: float, position: SimulatedPosition) -> float:
     """Step on the K logits that moves the class logit z with step `eta`.
 
     eta / (sum of squared shares within the modal class + the same within the tail), shares of
@@ -120,7 +120,7 @@ def class_step(eta: float, position: Position) -> float:
 
 
 def run(
-    position: Position,
+    position: SimulatedPosition,
     *,
     lam: float,
     c: float,

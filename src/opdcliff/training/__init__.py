@@ -5,21 +5,21 @@ from __future__ import annotations
 from opdcliff.training.baselines import BASELINES
 from opdcliff.training.checkpoints import checkpoint
 from opdcliff.training.checkpoints.resume import about, find_start
-from opdcliff.training.evaluation.answers import BATCH
+from opdcliff.training.evaluation.answers import EVALUATION_BATCH
 from opdcliff.training.evaluation.references import references
 from opdcliff.training.evaluation.run_evaluation import CLASS_ANSWERS
 from opdcliff.training.job import Job, Place
-from opdcliff.training.loop import Outcome
+from opdcliff.training.loop import RunOutcome
 from opdcliff.training.ranks import train_on_ranks
 from opdcliff.training.run import train_here
 
 __all__ = [
     "BASELINES",
-    "BATCH",
     "CLASS_ANSWERS",
+    "EVALUATION_BATCH",
     "Job",
-    "Outcome",
     "Place",
+    "RunOutcome",
     "about",
     "checkpoint",
     "find_start",

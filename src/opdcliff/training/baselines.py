@@ -17,21 +17,21 @@ from opdcliff.models import Loaded, build, fine_tune, load_kept, pick_device
 from opdcliff.settings import RunConfig
 from opdcliff.training.evaluation.answers import evaluate_model
 from opdcliff.training.job import Job
-from opdcliff.training.loop import Outcome
+from opdcliff.training.loop import RunOutcome
 
 Report = Callable[[int, dict[str, float]], None]
 Advance = Callable[[int], None]
 
 
-def measure_warm_start(job: Job, *, report: Report, advance: Advance) -> Outcome:
+def measure_warm_start(job: Job, *, report: Report, advance: Advance) -> RunOutcome:
     """Measure the student before any update; callbacks as in `train.train`."""
     loaded = load_kept(job.config, job.prepared)
     report(0, _measured(loaded.trio.base, loaded, job.config))
     advance(job.config.optim.updates)
-    return Outcome("finished", 0)
+    return RunOutcome("finished", 0)
 
 
-def train_larger_sft(job: Job, *, report: Report, advance: Advance) -> Outcome:
+def train_larger_sft(job: Job, *, report: Report, advance: Advance) -> RunOutcome:
     """Fine-tune and measure the larger model; callbacks as in `train.train`."""
     config = job.config
     torch.set_num_threads(config.engine.threads)
@@ -53,7 +53,7 @@ def train_larger_sft(job: Job, *, report: Report, advance: Advance) -> Outcome:
     )
     parameters = float(sum(p.numel() for p in model.parameters()))
     report(role.steps, _measured(model, loaded, config) | {"model/parameters": parameters})
-    return Outcome("finished", role.steps)
+    return RunOutcome("finished", role.steps)
 
 
 BASELINES = {"warm_start": measure_warm_start, "larger_sft": train_larger_sft}

@@ -21,13 +21,13 @@ from opdcliff.engine import Engine
 from opdcliff.models import Trio
 from opdcliff.settings import EvaluationConfig, RunConfig
 from opdcliff.theory import ClipRule, lambda_at
-from opdcliff.training.evaluation.run_evaluation import measure
-from opdcliff.training.running_means import Meter, Timed
-from opdcliff.training.update import accumulate, collect, log_tokens
+from opdcliff.training.evaluation.run_evaluation import evaluate_run
+from opdcliff.training.running_means import RunningMeans, Timed
+from opdcliff.training.update import accumulate, log_tokens, sample_batch
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a run ended: finished, collapsed, diverged or preempted; `update` is the last made."""
 
     status: str
@@ -37,27 +37,27 @@ class Outcome:
 
 
 @dataclass
-class Position:
+class LoopState:
     """Where a run stands between two updates: all of its state but models and generators.
 
     update: updates made. evaluations: updates at which it was measured. low_evaluations: those
-    running, now, whose parse rate was under the floor. collapsed_at: see `Outcome`.
+    running, now, whose parse rate was under the floor. collapsed_at: see `RunOutcome`.
     """
 
     update: int = 0
     evaluations: list[int] = field(default_factory=list)
     low_evaluations: int = 0
     collapsed_at: int | None = None
-    meter: Meter = field(default_factory=Meter)
+    meter: RunningMeans = field(default_factory=RunningMeans)
 
     def plain(self) -> dict[str, Any]:
         """As containers of plain values."""
         return {**vars(self), "meter": {k: dict(v) for k, v in vars(self.meter).items()}}
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Position:
+    def of(cls, plain: Mapping[str, Any]) -> LoopState:
         """Inverse of `plain`."""
-        return cls(**{**plain, "meter": Meter.of(plain["meter"])})
+        return cls(**{**plain, "meter": RunningMeans.of(plain["meter"])})
 
     def note(self, parse_rate: float, settings: EvaluationConfig) -> None:
         """Count an evaluation at this update."""
@@ -79,9 +79,9 @@ def train(
     report: Callable[[int, dict[str, float]], None],
     advance: Callable[[int], None] = lambda update: None,
     stop: Callable[[], bool] = lambda: False,
-    save: Callable[[Position], None] = lambda position: None,
-    start: Position | None = None,
-) -> Outcome:
+    save: Callable[[LoopState], None] = lambda position: None,
+    start: LoopState | None = None,
+) -> RunOutcome:
     """Train `trio.student` for `optim.updates` updates at extrapolation `lam`.
 
     report: called with (update, metrics) at update 0, every `evaluation.every` and at the end.
@@ -93,9 +93,9 @@ def train(
     a loss or gradient norm that is not finite is a divergence and ends the run at once. A run that
     is asked to leave ends as preempted.
     """
-    at = start or Position()
+    at = start or LoopState()
     meter, rule = at.meter, ClipRule(config.clip.rule)
-    measure_now = partial(measure, config, trio, splits, modal_sets, engine, meter)
+    measure_now = partial(evaluate_run, config, trio, splits, modal_sets, engine, meter)
     steps, saved_at = config.rollout.updates_per_batch, at.update
     while True:
         last = at.update == config.optim.updates
@@ -103,7 +103,7 @@ def train(
         if between_batches and engine.sum_over_ranks(float(stop())):
             if config.checkpoint.every and (start is None or at.update != saved_at):
                 save(at)
-            return Outcome("preempted", at.update, f"asked to stop after update {at.update}")
+            return RunOutcome("preempted", at.update, f"asked to stop after update {at.update}")
         lam_now = lambda_at(at.update, lam, config.lam.warmup_updates)
         if (last or at.update % config.evaluation.every == 0) and at.update not in at.evaluations:
             metrics = measure_now(lam_now, final=last)
@@ -118,14 +118,14 @@ def train(
             if 0 < config.checkpoint.every <= at.update - saved_at:
                 save(at)
                 saved_at = at.update
-            batch = collect(config, lam, trio, splits, engine, at.update // steps, meter)
+            batch = sample_batch(config, lam, trio, splits, engine, at.update // steps, meter)
             positions = label(batch.rollout, batch.examples, modal_sets)
         with Timed(meter, "update"):
             outputs = accumulate(config, rule, lam_now, batch, engine)
             norm = engine.step()
         loss = engine.sum_over_ranks(sum(float(part.loss.detach()) for part in outputs))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            return Outcome(
+            return RunOutcome(
                 "diverged", at.update, f"loss {loss} and gradient norm {norm} at update {at.update}"
             )
         meter.add("train/loss", loss, 1)
@@ -135,12 +135,12 @@ def train(
         advance(at.update)
 
 
-def _ended(update: int, collapsed_at: int | None, config: RunConfig) -> Outcome:
+def _ended(update: int, collapsed_at: int | None, config: RunConfig) -> RunOutcome:
     if collapsed_at is None:
-        return Outcome("finished", update)
+        return RunOutcome("finished", update)
     settings = config.evaluation
     reason = (
         f"parse rate under {settings.collapse_floor:g} at {settings.collapse_patience} evaluations "
         f"running, the last at update {collapsed_at}"
     )
-    return Outcome("collapsed", update, reason, collapsed_at)
+    return RunOutcome("collapsed", update, reason, collapsed_at)

@@ -41,7 +41,7 @@ from opdcliff.records import PREEMPTED
 from opdcliff.settings import EngineConfig
 from opdcliff.storage import redact_file
 from opdcliff.training.job import Job
-from opdcliff.training.loop import Outcome
+from opdcliff.training.loop import RunOutcome
 from opdcliff.training.run import train_here
 
 RANK_MODULE = "opdcliff.processes.rank"
@@ -53,7 +53,7 @@ def train_on_ranks(
     log: Path,
     report: Callable[[int, dict[str, float]], None],
     advance: Callable[[int], None],
-) -> Outcome:
+) -> RunOutcome:
     """Train a cell on `engine.ranks` processes; callbacks as in `train.train`.
 
     log: file that takes what the ranks print.
@@ -122,7 +122,7 @@ def _ranks(
 class _Told:
     """What the ranks said; of errors the first causes the others. pids: of those on this host."""
 
-    outcome: Outcome | None = None
+    outcome: RunOutcome | None = None
     errors: dict[int, str] = field(default_factory=dict)
     pids: dict[int, int] = field(default_factory=dict)
 
@@ -161,7 +161,7 @@ def _follow(
             case "report":
                 report(event["update"], event["metrics"])
             case "outcome":
-                told.outcome = Outcome(**event)
+                told.outcome = RunOutcome(**event)
             case "error":
                 told.errors[event["rank"]] = event["text"]
                 told.kill()

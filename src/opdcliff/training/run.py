@@ -21,7 +21,7 @@ from opdcliff.training.checkpoints import checkpoint
 from opdcliff.training.checkpoints.generators import set_generator_state
 from opdcliff.training.checkpoints.resume import save_position
 from opdcliff.training.job import Job
-from opdcliff.training.loop import Outcome, Position, train
+from opdcliff.training.loop import LoopState, RunOutcome, train
 
 # Beside the files of a cell's record: the distilled student.
 KEPT_STUDENT = "student"
@@ -29,7 +29,7 @@ KEPT_STUDENT = "student"
 
 def train_here(
     job: Job, *, report: Callable[[int, dict[str, float]], None], advance: Callable[[int], None]
-) -> Outcome:
+) -> RunOutcome:
     """Train in this process, or as one rank of several; callbacks as in `train.train`."""
     config, place = job.config, job.place
     torch.set_num_threads(config.engine.threads)
@@ -38,9 +38,9 @@ def train_here(
     engine, start = _open(trio.student, job)
     engine.adopt(trio.teacher)
     if place is None:
-        save: Callable[[Position], None] = lambda position: None  # noqa: E731
+        save: Callable[[LoopState], None] = lambda position: None  # noqa: E731
     else:
-        root, keep = place.record / checkpoint.FOLDER, config.checkpoint.keep
+        root, keep = place.record / checkpoint.CHECKPOINTS, config.checkpoint.keep
         save = partial(save_position, root, engine=engine, about=place.about, keep=keep)
     outcome = train(
         config,
@@ -60,7 +60,7 @@ def train_here(
     return outcome
 
 
-def _open(student: PreTrainedModel, job: Job) -> tuple[Engine, Position | None]:
+def _open(student: PreTrainedModel, job: Job) -> tuple[Engine, LoopState | None]:
     """The engine around a student at the warm start, or at the checkpoint a run goes on from."""
     if job.place is None or job.place.resume is None:
         return open_engine(student, job.config), None
@@ -72,7 +72,7 @@ def _open(student: PreTrainedModel, job: Job) -> tuple[Engine, Position | None]:
     mine = f"rank{engine.rank}/"
     generators = saved.generators().items()
     set_generator_state({k.removeprefix(mine): v for k, v in generators if k.startswith(mine)})
-    return engine, Position.of(saved.position)
+    return engine, LoopState.of(saved.position)
 
 
 def _keep_student(engine: Engine, tokenizer: Any, folder: Path) -> None:

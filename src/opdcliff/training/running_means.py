@@ -15,7 +15,7 @@ def _zeros() -> dict[str, float]:
 
 
 @dataclass
-class Meter:
+class RunningMeans:
     """Means and times since the last evaluation."""
 
     sums: dict[str, float] = field(default_factory=_zeros)
@@ -23,7 +23,7 @@ class Meter:
     seconds: dict[str, float] = field(default_factory=_zeros)
 
     @classmethod
-    def of(cls, plain: Mapping[str, Mapping[str, float]]) -> Meter:
+    def of(cls, plain: Mapping[str, Mapping[str, float]]) -> RunningMeans:
         """The meter whose `vars` were `plain`, as written by `encode_floats`."""
         meter = cls()
         for name, values in plain.items():
@@ -48,7 +48,7 @@ class Meter:
 class Timed:
     """Adds the wall time of a block to a phase."""
 
-    def __init__(self, meter: Meter, phase: str) -> None:
+    def __init__(self, meter: RunningMeans, phase: str) -> None:
         self._meter, self._phase = meter, phase
 
     def __enter__(self) -> None:

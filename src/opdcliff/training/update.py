@@ -20,7 +20,7 @@ from opdcliff.rollout import TRAIN_STREAM, Rollout, completion_full_logp, comple
 from opdcliff.settings import RunConfig
 from opdcliff.theory import ClipRule
 from opdcliff.training.objective import LossOutput, fold_topk, full_loss, sampled_loss
-from opdcliff.training.running_means import Meter, Timed
+from opdcliff.training.running_means import RunningMeans, Timed
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Batch:
     token_count: int
 
 
-def collect(
+def sample_batch(
     config: RunConfig,
     lam: float,
     trio: Trio,
     splits: Splits,
     engine: Engine,
     number: int,
-    meter: Meter,
+    meter: RunningMeans,
 ) -> Batch:
     """Sample this rank's share of a rollout batch and score it under teacher and base."""
     whole = batch_of_update(splits.train, config.rollout.prompts_per_update, number, config.seed)
@@ -120,7 +120,7 @@ def _loss(
 
 
 def log_tokens(
-    meter: Meter, outputs: Sequence[LossOutput], rollout: Rollout, class_BT: Tensor
+    meter: RunningMeans, outputs: Sequence[LossOutput], rollout: Rollout, class_BT: Tensor
 ) -> None:
     """Advantage and KL over all answer tokens, and clip fraction per class."""
     clipped_BT = torch.cat([part.clipped_BT for part in outputs]).float()

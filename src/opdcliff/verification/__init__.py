@@ -5,7 +5,7 @@ from __future__ import annotations
 from opdcliff.verification import report
 from opdcliff.verification.lock import (
     FORMAT,
-    LOCK,
+    LOCK_FILE,
     CellRef,
     ContrastEstimator,
     Design,
@@ -32,7 +32,7 @@ from opdcliff.verification.verify import Integrity, verify
 
 __all__ = [
     "FORMAT",
-    "LOCK",
+    "LOCK_FILE",
     "METRIC_VERSIONS",
     "TABLE",
     "VERDICTS",

@@ -21,7 +21,7 @@ from opdcliff.errors import ConfigError, InadmissibleError
 from opdcliff.records import cell_identity
 from opdcliff.storage import canonical_json, digest, file_digest
 
-LOCK = "lock.json"
+LOCK_FILE = "lock.json"
 FORMAT = 1
 # The code that says what a metric, a parsed answer, an onset and a verdict are.
 SOURCES = ("contract.py", "metrics.py", "ranking.py", "stats.py", "verdicts.py")
@@ -245,12 +245,12 @@ def read_lock(folder: Path) -> tuple[Lock | None, list[str]]:
     Raises:
         InadmissibleError: there is no lock, or one from a newer version of this program.
     """
-    path = folder / LOCK
+    path = folder / LOCK_FILE
     if not path.is_file():
         raise InadmissibleError(
             f"{path} does not exist: nothing is locked there; `opdcliff lock` makes it"
         )
-    broken = [f"{folder.name}/{LOCK}: its bytes are not those that were sealed"]
+    broken = [f"{folder.name}/{LOCK_FILE}: its bytes are not those that were sealed"]
     try:
         data = path.read_bytes()
         content = json.loads(data)
@@ -276,7 +276,7 @@ def read_lock(folder: Path) -> tuple[Lock | None, list[str]]:
 def _differences(lock: Lock, content: Mapping[str, Any], folder: Path) -> list[str]:
     found, where = [], folder.name
     if seeds_of(content, len(lock.seeds)) != lock.seeds:
-        found.append(f"{where}/{LOCK}: the seeds are not those derived from its content")
+        found.append(f"{where}/{LOCK_FILE}: the seeds are not those derived from its content")
     here = {path.name for path in folder.glob("*.yaml")}
     found += [f"{where}/{name}: not in the lock" for name in sorted(here - set(lock.tests))]
     for name, sealed in lock.tests.items():

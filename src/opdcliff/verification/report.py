@@ -29,7 +29,7 @@ from opdcliff.verification.verify import Integrity, Verification, counted
 VERDICTS, REPORT = "verdicts.json", "report.md"
 
 
-def show(found: Verification, console: Console) -> None:
+def print_verification(found: Verification, console: Console) -> None:
     """Print verdicts, deviations and exploratory onsets."""
     console.print(_headline(found), markup=False, highlight=False, soft_wrap=True)
     if found.verdicts:
@@ -42,7 +42,7 @@ def show(found: Verification, console: Console) -> None:
         print_table(console, title, exploratory)
 
 
-def write(found: Verification, folder: Path) -> str:
+def write_verification(found: Verification, folder: Path) -> str:
     """Write the results unless that would lose something; returns a line on what was done.
 
     A tampered lock or record gives no results to write, and results of the same lock that rest on

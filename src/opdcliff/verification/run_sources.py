@@ -17,12 +17,12 @@ import pandas as pd
 
 from opdcliff.errors import ConfigError, InadmissibleError, RecordError
 from opdcliff.paths import StudyPaths
-from opdcliff.records import MANIFEST, OPD, OUTCOMES, Record, read_offline_run, read_record
+from opdcliff.records import OPD, OUTCOMES, RUN_MANIFEST, Record, read_offline_run, read_record
 from opdcliff.storage import decode_float
 from opdcliff.terminal import Stage
 from opdcliff.verification.run_views import RunView, final_of, read_table, view_of_record
 
-SOURCES = ("records", "wandb", "wandb_online", "table")
+RUN_SOURCES = ("records", "wandb", "wandb_online", "table")
 # Readers of W&B logs side by side; each is a process that mostly waits for its start.
 _READERS = 4
 
@@ -50,8 +50,8 @@ def read_runs(
         ConfigError: an unknown source, or online without an entity and project.
         InadmissibleError: there are none, or they are of another protocol.
     """
-    if source not in SOURCES:
-        raise ConfigError(f"source={source} is unknown; allowed: {', '.join(SOURCES)}")
+    if source not in RUN_SOURCES:
+        raise ConfigError(f"source={source} is unknown; allowed: {', '.join(RUN_SOURCES)}")
     if source == "table":
         return _of_protocol(Runs(source, read_table(paths.readable.locked_dir(protocol))), protocol)
     records, damaged = read_all(paths.protocol_runs(protocol))
@@ -69,7 +69,7 @@ def read_runs(
 def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     """The sound records in a folder, and a line on each that is not."""
     records, damaged = [], []
-    for path in sorted(folder.glob(f"*/{MANIFEST}")):
+    for path in sorted(folder.glob(f"*/{RUN_MANIFEST}")):
         try:
             records.append(read_record(path.parent))
         except RecordError as error:

@@ -25,7 +25,7 @@ from opdcliff.paths import StudyPaths
 from opdcliff.records import cell_identity
 from opdcliff.settings import science_of
 from opdcliff.verification.anchor import Anchor, find_anchor
-from opdcliff.verification.lock import LOCK, Lock, LockedTest, read_lock, read_test
+from opdcliff.verification.lock import LOCK_FILE, Lock, LockedTest, read_lock, read_test
 from opdcliff.verification.run_sources import Runs
 from opdcliff.verification.run_views import UNKNOWN, RunView
 from opdcliff.verification.verdicts import Cells, CellValue, Outcome, Verdict, corrected, judge
@@ -107,12 +107,14 @@ def verify(protocol: str, paths: StudyPaths, runs: Runs) -> Verification:
     folder = paths.prereg_dir(protocol)
     lock, broken = read_lock(folder)
     if lock is not None and lock.protocol != protocol:
-        raise InadmissibleError(f"{folder / LOCK} is of protocol {lock.protocol}, not {protocol}")
+        raise InadmissibleError(
+            f"{folder / LOCK_FILE} is of protocol {lock.protocol}, not {protocol}"
+        )
     tampered = [Deviation(Integrity.TAMPERED, "", what) for what in (*broken, *runs.damaged)]
     if lock is None or tampered:
         return Verification(protocol, runs.source, lock, [], [], tampered, [], runs.views)
     tests = [read_test(folder / name) for name in lock.tests]
-    cells, deviations = match_runs(lock, runs.views, find_anchor(folder / LOCK))
+    cells, deviations = match_runs(lock, runs.views, find_anchor(folder / LOCK_FILE))
     deviations += [
         Deviation(
             Integrity.TAMPERED,

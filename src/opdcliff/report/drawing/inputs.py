@@ -13,7 +13,7 @@ from opdcliff.errors import DataError
 from opdcliff.paths import StudyPaths
 from opdcliff.storage import decode_float, file_digest
 from opdcliff.study import PROVENANCE, TRAJECTORIES
-from opdcliff.verification import LOCK, TABLE, VERDICTS, Lock, LockedTest, read_lock, read_test
+from opdcliff.verification import LOCK_FILE, TABLE, VERDICTS, Lock, LockedTest, read_lock, read_test
 
 LOCKED, EXPLORATORY = "locked", "exploratory"
 # The protocol whose lock and verdicts the figures show.
@@ -81,7 +81,7 @@ class Inputs:
         """The study of the lock in prereg/mini."""
         folder, prereg = self._locked_dir(), self.paths.prereg_dir(PROTOCOL)
         command = f"opdcliff verify protocol={PROTOCOL}"
-        _there(prereg / LOCK, f"opdcliff lock protocol={PROTOCOL}")
+        _there(prereg / LOCK_FILE, f"opdcliff lock protocol={PROTOCOL}")
         lock, broken = read_lock(prereg)
         if lock is None or broken:
             raise MissingInputError(f"{prereg} does not hold what was locked: {'; '.join(broken)}")

@@ -39,10 +39,10 @@ from opdcliff.storage import (
     writing,
 )
 
-FOLDER = "checkpoints"
-MANIFEST = "checkpoint.json"
+CHECKPOINTS = "checkpoints"
+CHECKPOINT_MANIFEST = "checkpoint.json"
 POSITION = "position.json"
-STUDENT, OPTIMIZER = "student.safetensors", "optimizer.safetensors"
+STUDENT_FILE, OPTIMIZER_FILE = "student.safetensors", "optimizer.safetensors"
 GENERATORS = "generators.safetensors"
 
 _FORMAT = 1
@@ -64,7 +64,10 @@ class Checkpoint:
     @contextlib.contextmanager
     def state(self) -> Iterator[Mapping[str, Tensor]]:
         """Student and optimizer; a tensor is read when it is asked for."""
-        with _open(self.folder / STUDENT) as student, _open(self.folder / OPTIMIZER) as optimizer:
+        with (
+            _open(self.folder / STUDENT_FILE) as student,
+            _open(self.folder / OPTIMIZER_FILE) as optimizer,
+        ):
             yield _Lazy(student, optimizer)
 
     def generators(self) -> State:
@@ -128,7 +131,7 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         RecordError: a file is missing, damaged or edited; the text names it.
     """
-    path = folder / MANIFEST
+    path = folder / CHECKPOINT_MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
         seal = manifest.pop("sha256")
@@ -162,7 +165,7 @@ def remove_all(root: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
 
 
-_FILES = (STUDENT, OPTIMIZER, GENERATORS, POSITION)
+_FILES = (STUDENT_FILE, OPTIMIZER_FILE, GENERATORS, POSITION)
 
 
 def _fill(
@@ -175,7 +178,11 @@ def _fill(
 ) -> None:
     student = {name: value for name, value in state.items() if _is_parameter(name)}
     rest = {name: value for name, value in state.items() if not _is_parameter(name)}
-    for name, tensors in ((STUDENT, student), (OPTIMIZER, rest), (GENERATORS, generators)):
+    for name, tensors in (
+        (STUDENT_FILE, student),
+        (OPTIMIZER_FILE, rest),
+        (GENERATORS, generators),
+    ):
         _save_tensors(tensors, folder / name)
     write_json_atomic(folder / POSITION, position)
     manifest = {
@@ -185,7 +192,7 @@ def _fill(
         "files": {name: file_digest(folder / name) for name in _FILES},
     }
     seal = digest(manifest, "checkpoint")
-    write_json_atomic(folder / MANIFEST, {**manifest, "sha256": seal})
+    write_json_atomic(folder / CHECKPOINT_MANIFEST, {**manifest, "sha256": seal})
 
 
 def _save_tensors(tensors: State, path: Path) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 
 from opdcliff.engine import Engine
 from opdcliff.errors import RecordError
-from opdcliff.records import MANIFEST, METRICS, MIXED_CODE, Row, read_manifest, read_stream
+from opdcliff.records import METRICS, MIXED_CODE, RUN_MANIFEST, Row, read_manifest, read_stream
 from opdcliff.settings import CheckpointConfig
 from opdcliff.storage import encode_floats, source_digest
 from opdcliff.training.checkpoints import checkpoint
 from opdcliff.training.checkpoints.checkpoint import Checkpoint
 from opdcliff.training.checkpoints.generators import generator_state
-from opdcliff.training.loop import Position
+from opdcliff.training.loop import LoopState
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def find_start(folder: Path, identity: str, settings: CheckpointConfig) -> Start
         RecordError: the checkpoint is of another run, or of other code without
             `checkpoint.resume=force`; or the record is damaged.
     """
-    root = folder / checkpoint.FOLDER
-    if settings.resume == "never" or not root.is_dir() or not (folder / MANIFEST).exists():
+    root = folder / checkpoint.CHECKPOINTS
+    if settings.resume == "never" or not root.is_dir() or not (folder / RUN_MANIFEST).exists():
         return Start()
     manifest = read_manifest(folder)
     rows = read_stream(folder, manifest).rows if (folder / METRICS).exists() else []
@@ -85,7 +85,7 @@ def find_start(folder: Path, identity: str, settings: CheckpointConfig) -> Start
 
 
 def save_position(
-    root: Path, position: Position, engine: Engine, about: Mapping[str, str], keep: int
+    root: Path, position: LoopState, engine: Engine, about: Mapping[str, str], keep: int
 ) -> None:
     """Write a checkpoint of a running cell; every rank calls it, rank 0 writes.
 

@@ -17,7 +17,7 @@ from opdcliff.settings import EvaluationConfig, RolloutConfig
 from opdcliff.training.evaluation.metrics import answer_metrics, judge
 
 # Prompts sampled at a time; answers do not depend on it.
-BATCH = 256
+EVALUATION_BATCH = 256
 
 # One standard deviation below, at and above the middle of a normal distribution.
 _MIDDLE = (0.158655, 0.5, 0.841345)
@@ -31,8 +31,11 @@ def answers_in_batches(
     *,
     seed: int,
 ) -> list[tuple[list[Example], Rollout]]:
-    """Answers to numbered test prompts, `BATCH` at a time."""
-    parts = [numbered[start : start + BATCH] for start in range(0, len(numbered), BATCH)]
+    """Answers to numbered test prompts, `EVALUATION_BATCH` at a time."""
+    parts = [
+        numbered[start : start + EVALUATION_BATCH]
+        for start in range(0, len(numbered), EVALUATION_BATCH)
+    ]
     return [
         (
             [example for _, example in part],

@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from opdcliff.contract import Contract, FailureCode, Gain, Verdict, ranked_grades, ranking_metrics
+from opdcliff.contract import (
+    Contract,
+    FailureCode,
+    Gain,
+    ParseResult,
+    ranked_grades,
+    ranking_metrics,
+)
 from opdcliff.data import Example
 from opdcliff.models import answer_text
 from opdcliff.rollout import Rollout
@@ -22,7 +29,7 @@ from opdcliff.rollout import Rollout
 class Judged:
     """One answer: its verdict, grades in ranked order if it parsed, and its length in tokens."""
 
-    verdict: Verdict
+    verdict: ParseResult
     grades: tuple[int, ...] | None
     length: int
 

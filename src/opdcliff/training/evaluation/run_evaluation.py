@@ -12,19 +12,19 @@ from opdcliff.rollout import Rollout
 from opdcliff.settings import RunConfig
 from opdcliff.training.evaluation.answers import answers_in_batches, class_metrics, gain_of
 from opdcliff.training.evaluation.metrics import Judged, answer_metrics, judge
-from opdcliff.training.running_means import Meter
+from opdcliff.training.running_means import RunningMeans
 
 # Answers whose class masses are measured per evaluation: three full-vocabulary passes each.
 CLASS_ANSWERS = 48
 
 
-def measure(
+def evaluate_run(
     config: RunConfig,
     trio: Trio,
     splits: Splits,
     modal_sets: ModalSets,
     engine: Engine,
-    meter: Meter,
+    meter: RunningMeans,
     lam: float,
     *,
     final: bool,
