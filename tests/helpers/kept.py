@@ -1,7 +1,7 @@
 """What a run leaves besides its record, for tests: rollouts, final parameters, a refused update.
 
-Also what the frozen models and the optimizer hold. `python -m kept JOB` is `opdcliff.processes.rank` with
-these kept in the folder $OPDCLIFF_KEPT, per rank.
+Also what the frozen models and the optimizer hold. `python -m kept JOB` is a rank with these kept
+in the folder $OPDCLIFF_KEPT, per rank.
 """
 
 from __future__ import annotations

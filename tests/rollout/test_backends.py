@@ -11,7 +11,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedM
 from opdcliff.errors import ConfigError
 from opdcliff.models.tokenization import pad_left
 from opdcliff.records.identity import OPD, cell_identity
-from opdcliff.rollout import continuous as continuous
+from opdcliff.rollout import continuous
 from opdcliff.rollout.backends import SAMPLERS, sample
 from opdcliff.rollout.sampler import Rollout
 from opdcliff.settings.checks import load, science, science_of

@@ -145,7 +145,7 @@ def report(words: list[str]) -> int:
 def compare(words: list[str]) -> int:
     """Set one's own tables of a study beside the committed ones, number by number."""
     from opdcliff.report import compare as compare_study
-    from opdcliff.report import write
+    from opdcliff.report import print_comparison, write_comparison
 
     protocol, rest = _own_word("protocol", words)
     data, rest = _own_word("data", rest)
@@ -153,8 +153,8 @@ def compare(words: list[str]) -> int:
         raise ConfigError(f"{rest[0]} is no setting of compare; allowed: protocol=NAME, data=NAME")
     name, paths = (data or "mini", protocol or "quick"), StudyPaths()
     found, folder = compare_study(*name, paths), paths.own.study_dir(*name)
-    write(found, folder)
-    print_summary(found, console())
+    write_comparison(found, folder)
+    print_comparison(found, console())
     _say(f"written to {folder}: comparison.csv, comparison.png, comparison.svg")
     found.raise_if_different()
     _say(found.last_line())

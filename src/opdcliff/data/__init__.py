@@ -1,4 +1,4 @@
-"""Ranking problems: the generated task, Amazon Reviews 2023, prompts of one's own, reference answers."""
+"""Ranking problems: generated, from Amazon Reviews 2023, or one's own; and reference answers."""
 
 from __future__ import annotations
 

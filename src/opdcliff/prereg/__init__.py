@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opdcliff.prereg.confirm import run_locked
-from opdcliff.prereg.make_lock import make_lock
+from opdcliff.prereg.locking import make_lock
 
 __all__ = [
     "make_lock",

@@ -9,7 +9,7 @@ from typing import Any
 from opdcliff.errors import ConfigError, TamperedError
 from opdcliff.models import Prepared, prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.prereg.make_lock import baseline_config
+from opdcliff.prereg.locking import baseline_config
 from opdcliff.records import OPD
 from opdcliff.settings import RunConfig, science
 from opdcliff.storage import asset_cache

@@ -2,7 +2,7 @@
 
 Nothing that identifies the machine or the code leaves through it: no host name, paths, git
 state, source, console, requirements, machine statistics or error reports, and the config goes
-out redacted. The record (opdcliff.records.record) is written first; the mirror is compared against it.
+out redacted. The record is written first; the mirror is compared against it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opdcliff.report.comparison.compare import compare
-from opdcliff.report.comparison.printed import show, write
+from opdcliff.report.comparison.printed import print_comparison, write_comparison
 from opdcliff.report.drawing.build import build_figures
 from opdcliff.report.figures.cliff import draw_study
 from opdcliff.report.page import make_report, write_beside
@@ -13,7 +13,7 @@ __all__ = [
     "compare",
     "draw_study",
     "make_report",
-    "show",
-    "write",
+    "print_comparison",
     "write_beside",
+    "write_comparison",
 ]

@@ -28,8 +28,8 @@ _MODELS = "models of about 0.1M parameters on generated lists"
 BEFORE = """# Paper beside ours
 
 Every published number of arXiv 2605.08737 that was readable, beside what this repository measured.
-Written by `opdcliff report`; the rows are in `src/opdcliff/report/paper_rows.py`, our numbers come from
-the files named. Tags as in `docs/theory.md`: [P] the paper or its project page, [S] a
+Written by `opdcliff report`; the rows are in `src/opdcliff/report/paper_rows.py`, our numbers come
+from the files named. Tags as in `docs/theory.md`: [P] the paper or its project page, [S] a
 secondary source, [D] derived here, [M] measured here.
 
 **No row compares like with like.** The authors ran Qwen3-1.7B under an 8B teacher on Amazon

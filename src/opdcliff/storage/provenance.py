@@ -59,7 +59,7 @@ def source_files(*places: str) -> dict[str, str]:
             [PACKAGE / place] if place.endswith(".py") else sorted((PACKAGE / place).rglob("*.py"))
         )
         if not found or not all(file.is_file() for file in found):
-            raise FileNotFoundError(PACKAGE / place)
+            raise FileNotFoundError(path)
         files += found
     return {path.relative_to(PACKAGE).as_posix(): file_digest(path) for path in sorted(files)}
 

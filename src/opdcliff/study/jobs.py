@@ -30,7 +30,7 @@ from opdcliff.terminal import Stage
 
 @dataclass(frozen=True)
 class JobResult:
-    """A cell's row for the table (see `summarise_study`) and its records' folder, or why it has none."""
+    """A cell's row (see `summarise_study`) and its records' folder, or why it has none."""
 
     row: dict[str, Any] | None
     folder: Path | None = None

@@ -1,7 +1,7 @@
 """Training a cell on several ranks, from the one process that owns its record.
 
-The ranks are started by a launcher and run `opdcliff.processes.rank` (see `launch_command`). They tell this
-process what happens through a pipe, one JSON line per event (see `rank_events`):
+The ranks are started by a launcher and run `opdcliff.processes.rank` (see `launch_command`). They
+tell this process what happens through a pipe, one JSON line per event (see `rank_events`):
 
     {"event": "started", "rank": 1, "pid": 321, ...}      any rank, before anything else
     {"event": "advance", "update": 3}                     rank 0, after every update

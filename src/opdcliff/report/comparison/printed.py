@@ -17,7 +17,7 @@ from opdcliff.terminal import print_table
 FILE = "comparison.csv"
 
 
-def write(found: Comparison, folder: Path) -> None:
+def write_comparison(found: Comparison, folder: Path) -> None:
     """Write comparison.csv, comparison.png and comparison.svg beside one's own tables."""
     table = found.numbers.to_csv(index=False, float_format="%.6g")
     write_text_atomic(folder / FILE, table)
@@ -25,7 +25,7 @@ def write(found: Comparison, folder: Path) -> None:
     draw_comparison(found, folder)
 
 
-def show(found: Comparison, console: Console) -> None:
+def print_comparison(found: Comparison, console: Console) -> None:
     """Print counts by table and column, and the onsets with both values and the tolerance."""
     print_table(console, "Numbers here against the committed ones", counts(found))
     onsets = headline(found)

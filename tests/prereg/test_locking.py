@@ -20,9 +20,9 @@ from opdcliff.calibration.calibrate import Binding, Calibration
 from opdcliff.errors import ConfigError, InadmissibleError, StudyIncompleteError, TamperedError
 from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
-from opdcliff.prereg import confirm, make_lock
+from opdcliff.prereg import confirm, locking
 from opdcliff.prereg.confirm import locked_cells, run_locked
-from opdcliff.prereg.make_lock import baseline_config, locked_arms, make_lock
+from opdcliff.prereg.locking import baseline_config, locked_arms, make_lock
 from opdcliff.prereg.pilot import HEADROOM, LOGIT, SPREAD
 from opdcliff.prereg.predictions import Grounds
 from opdcliff.records.identity import OPD
@@ -121,7 +121,7 @@ def stage(
         "read_record": pilot_record,
         "write_tests": write_tests,
     }.items():
-        monkeypatch.setattr(make_lock, name, stand_in)
+        monkeypatch.setattr(locking, name, stand_in)
     return made
 
 
@@ -132,7 +132,7 @@ def untouched(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
     def prepare(*_: object) -> Prepared:
         raise AssertionError("refused too late")
 
-    monkeypatch.setattr(make_lock, "prepare", prepare)
+    monkeypatch.setattr(locking, "prepare", prepare)
     return stage
 
 
@@ -206,7 +206,7 @@ def test_a_vacuous_window_leaves_nothing(stage: Stage, monkeypatch: pytest.Monke
     def refuse(_: Grounds) -> list[LockedTest]:
         raise ConfigError("says little")
 
-    monkeypatch.setattr(make_lock, "write_tests", refuse)
+    monkeypatch.setattr(locking, "write_tests", refuse)
     with pytest.raises(ConfigError, match="says little"):
         stage.lock()
     assert not stage.paths.prereg.exists()
@@ -433,7 +433,7 @@ def run(
     """Runs the lock; returns the cells that were asked for."""
     stage.cells.clear()
     monkeypatch.setattr(confirm, "prepare", lambda *_: prepared)
-    monkeypatch.setattr(confirm, "run_cells", make_lock.run_cells)
+    monkeypatch.setattr(confirm, "run_cells", locking.run_cells)
 
     def call() -> list[Cell]:
         run_locked(stage.config, stage.paths)
