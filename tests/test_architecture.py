@@ -1,4 +1,4 @@
-"""The house: rooms in one order, imports that run one way, doors that are used, files that are short."""
+"""The house: rooms in one order, imports that run one way, doors that are used, short files."""
 
 from __future__ import annotations
 

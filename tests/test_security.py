@@ -30,6 +30,7 @@ from opdcliff.settings.schema import ArchConfig
 from opdcliff.study.cells import RANKS_LOG, Cell, run_cell
 from opdcliff.training import ranks
 from opdcliff.training.job import Job
+from places import HELPERS
 
 SECONDS = ("debug=seconds", "tracking=off", "engine.device=cpu", "lam.value=1.0")
 SECRET = "5ecret0123456789abcdef0123456789abcdef01"
@@ -313,7 +314,9 @@ def _tell_the_secret(job: Path, tell: Callable[..., None]) -> None:
 def test_a_secret_that_ranks_print_and_raise_is_in_no_file(
     tmp_path: Path, secret: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{HELPERS}{os.pathsep}{Path(__file__).parent}", prepend=os.pathsep
+    )
     monkeypatch.setattr(ranks, "RANK_MODULE", "test_security")
     words = ["debug=seconds", "engine=zero2", "engine.ranks=2", "engine.device=cpu", "lam.value=1"]
     cell = Cell(load(compose_one(["protocol=grid", *words])), 1.0, "test")

@@ -29,6 +29,7 @@ from opdcliff.settings.schema import RunConfig
 from opdcliff.study.cells import RANKS_LOG, Cell, run_cell
 from opdcliff.training import ranks as ranks_module
 from opdcliff.training.job import Job
+from places import HELPERS
 
 LAM = 1.5
 WORDS = [
@@ -183,7 +184,7 @@ def _failing_cell(
     fault: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Cell, Prepared, StudyPaths]:
     monkeypatch.setenv(failing.FAULT, fault)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", HELPERS, prepend=os.pathsep)
     monkeypatch.setattr(ranks_module, "RANK_MODULE", "failing")
     cell = Cell(_config("engine=zero2"), LAM, "test")
     return cell, Prepared(folder, folder, "none"), StudyPaths(folder / "runs", folder)

@@ -33,6 +33,7 @@ from opdcliff.settings.compose import compose_one
 from opdcliff.settings.schema import RunConfig
 from opdcliff.study.cells import Cell, run_cell
 from opdcliff.training import ranks as ranks_module
+from places import HELPERS
 
 LAM = 1.5
 UPDATES = 20
@@ -107,7 +108,7 @@ def _run(prepared: Prepared, folder: Path, *words: str) -> Run:
     (folder / "kept").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(kept.FOLDER, str(folder / "kept"))
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", HELPERS, prepend=os.pathsep)
         patch.setattr(ranks_module, "RANK_MODULE", "kept")
         keeping(patch.setattr)
         config, paths = _config(*words), StudyPaths(folder / "runs", folder / "results")

@@ -36,6 +36,7 @@ from opdcliff.settings.hostfile import Host, read_hostfile
 from opdcliff.settings.schema import EngineConfig, RunConfig
 from opdcliff.study.cells import Cell, run_cell
 from opdcliff.training import ranks as ranks_module
+from places import HELPERS
 
 LAM = 1.2
 WORDS = [
@@ -280,7 +281,7 @@ def _failing(
     fault: str, paths: StudyPaths, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Cell, Prepared]:
     monkeypatch.setenv(failing.FAULT, fault)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", HELPERS, prepend=os.pathsep)
     monkeypatch.setattr(ranks_module, "RANK_MODULE", "failing")
     cell = Cell(_config("engine=zero2", "engine.launcher=deepspeed"), LAM, fault)
     return cell, Prepared(paths.runs, paths.runs, "none")

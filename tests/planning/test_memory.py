@@ -41,6 +41,7 @@ from opdcliff.settings.compose import compose_one
 from opdcliff.settings.schema import RunConfig
 from opdcliff.theory.clip_rules import ClipRule
 from opdcliff.training.objective import LossOutput, full_loss, sampled_loss
+from places import HELPERS
 
 TOLERANCE = 0.2
 ROWS, PROMPT, ANSWER = 4, 24, 72
@@ -287,7 +288,7 @@ def test_two_ranks_hold_what_is_planned(engine: str, tmp_path: Path) -> None:
             *(sys.executable, "-m", *launcher, "--nproc-per-node=2"),
             *("-m", "held", str(tmp_path / "held.json"), *words),
         ],
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": HELPERS},
         capture_output=True,
         text=True,
         check=False,

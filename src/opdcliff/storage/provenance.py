@@ -55,13 +55,12 @@ def source_files(*places: str) -> dict[str, str]:
     """
     files: list[Path] = []
     for place in places or (".",):
-        found = (
-            [PACKAGE / place] if place.endswith(".py") else sorted((PACKAGE / place).rglob("*.py"))
-        )
+        path = PACKAGE / place
+        found = [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
         if not found or not all(file.is_file() for file in found):
             raise FileNotFoundError(path)
         files += found
-    return {path.relative_to(PACKAGE).as_posix(): file_digest(path) for path in sorted(files)}
+    return {file.relative_to(PACKAGE).as_posix(): file_digest(file) for file in sorted(files)}
 
 
 @functools.cache
