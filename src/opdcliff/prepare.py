@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,13 @@ class Prepared:
     models_identity: str
 
 
-def prepare(config: RunConfig, paths: StudyPaths) -> Prepared:
-    """Build or find the prompts and models of `config`."""
+def prepare(
+    config: RunConfig, paths: StudyPaths, before_models: Callable[[], None] = lambda: None
+) -> Prepared:
+    """Build or find the prompts and models of `config`.
+
+    before_models: called if models have to be made, before they are.
+    """
     data = prepare_data(config, paths)
     key = {
         "examples": assets.manifest(data)["facts"]["digest"],
@@ -64,7 +70,12 @@ def prepare(config: RunConfig, paths: StudyPaths) -> Prepared:
         "content": _folder_digests(config),
         "code": assets.code_digest(*_MODEL_CODE),
     }
-    models = assets.ensure(paths, "models", key, lambda folder: build_models(config, data, folder))
+
+    def make(folder: Path) -> dict[str, Any]:
+        before_models()
+        return build_models(config, data, folder)
+
+    models = assets.ensure(paths, "models", key, make)
     return Prepared(data, models, assets.manifest(models)["identity"])
 
 

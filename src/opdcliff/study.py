@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,9 +12,10 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from opdcliff.calibrate import Binding
-from opdcliff.cells import Cell
+from opdcliff.cells import Cell, is_finished
 from opdcliff.conf_groups import options_of
 from opdcliff.config import ClipConfig, ModelConfig, ProtocolArm, RunConfig
+from opdcliff.duration import announcement, planned_updates
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths, conf_dir
 from opdcliff.pool import run_cells
@@ -33,17 +35,30 @@ class StudyResult:
     summary: Summary
 
 
-def run_study(config: RunConfig, paths: StudyPaths) -> StudyResult:
+def run_study(
+    config: RunConfig, paths: StudyPaths, tell: Callable[[str], None] | None = None
+) -> StudyResult:
     """Run every missing cell of `config.protocol` and write the results.
 
-    Finished cells and prepared assets are reused. Raises StudyIncompleteError if cells failed,
-    after the results of the others have been written.
+    Finished cells and prepared assets are reused. tell: is given about how long what is missing
+    will take on this machine, before that begins; None measures nothing. Raises
+    StudyIncompleteError if cells failed, after the results of the others have been written.
     """
     check_protocol(config)
-    prepared = prepare(config, paths)
+    told: list[str | None] = []
+
+    def announce(updates: int, fine_tuning: bool) -> None:
+        if tell is not None and not told:
+            told.append(announcement(config, updates, fine_tuning=fine_tuning))
+            if told[0] is not None:
+                tell(told[0])
+
+    prepared = prepare(config, paths, lambda: announce(planned_updates(config), True))
     calibration, _ = prepare_calibration(config, paths, prepared)
     reference = references(config, paths, prepared)
     cells = grid(config, calibration.binding)
+    missing = [cell for cell in cells if not is_finished(cell, prepared, paths)]
+    announce(sum(cell.config.optim.updates for cell in missing), False)
     failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
     summary = summarise(config, cells, prepared, paths, calibration, reference)
     folder = paths.output.study_dir(config.data.name, config.protocol.name)
