@@ -16,8 +16,8 @@ import yaml
 
 from opdcliff.cli import verbs
 from opdcliff.paths import conf_dir
-from opdcliff.settings import checks
-from opdcliff.settings import schema as schema_module
+from opdcliff.settings import ranges
+from opdcliff.settings import schema as schema
 from opdcliff.settings.groups import default_of, describe, group_names, options_of
 
 FOLDER = Path(__file__).parent
@@ -40,8 +40,8 @@ _TYPES = {
 _HEAD = """# Every setting
 
 Written by `make renew-docs` from the comments in [conf/](../conf/); edit those, not this page. A
-setting is a field of a group: `opdcliff train GROUP=OPTION FIELD=VALUE`, where FIELD is the dotted name in
-the tables. An option that names others takes their values first and lists only what it changes.
+setting is a field of a group: `opdcliff train GROUP=OPTION FIELD=VALUE`, where FIELD is the dotted
+name in the tables. An option that names others takes their values first and lists only what it changes.
 [default_config.yaml](default_config.yaml) is the whole default, resolved, as `opdcliff config`
 prints it.
 
@@ -155,21 +155,21 @@ def _header(text: str) -> tuple[str, int]:
 def _purpose(group: str) -> str:
     """The docstring of the group's class, on one line."""
     name = {"lambda": "lam"}.get(group, group)
-    (kind,) = [field.type for field in fields(schema_module.RunConfig) if field.name == name]
-    return " ".join(str(getattr(schema_module, str(kind)).__doc__).split())
+    (kind,) = [field.type for field in fields(schema.RunConfig) if field.name == name]
+    return " ".join(str(getattr(schema, str(kind)).__doc__).split())
 
 
 def _allowed(name: str) -> str:
-    ranges = {known: text for known, text, _ in checks._RANGES}
+    ranges = {known: text for known, text, _ in ranges.RANGES}
     kind, _, null = str(_field_types().get(name, "")).partition(" | ")
     text = ranges.get(name, _TYPES.get(kind, ""))
     return _cell(f"{text}, or null" if text and null else text)
 
 
-def _field_types(schema: Any = schema_module.RunConfig, prefix: str = "") -> dict[str, str]:
+def _field_types(schema: Any = schema.RunConfig, prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for field in fields(schema):
-        inner = getattr(schema_module, str(field.type).split(" | ", maxsplit=1)[0], None)
+        inner = getattr(schema, str(field.type).split(" | ", maxsplit=1)[0], None)
         if isinstance(inner, type) and is_dataclass(inner):
             found |= _field_types(inner, f"{prefix}{field.name}.")
         else:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from built import ensure
 from grid_frames import calibration
 from locked import contrast_test, onset_test
 from opdcliff.calibration.calibrate import Binding, Calibration
@@ -62,7 +63,7 @@ def prepared(paths: StudyPaths) -> Prepared:
         (folder / "weights").write_text("made up")
         return {"digest": "d" * 64}
 
-    folder = asset_cache.ensure(paths, "data", {"name": "made up"}, build)
+    folder = ensure(paths, "data", {"name": "made up"}, build)
     return Prepared(folder, folder, "ab" * 32)
 
 

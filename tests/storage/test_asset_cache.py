@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 
+from built import ensure
 from opdcliff.data.amazon import SPLITS
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.splits_file import read_splits, write_splits
 from opdcliff.errors import ConfigError, RecordError
 from opdcliff.paths import StudyPaths
-from opdcliff.storage.asset_cache import ASSET_MANIFEST, ensure, manifest
+from opdcliff.storage.asset_cache import ASSET_MANIFEST, manifest
 from opdcliff.storage.canonical import digest
+from places import HELPERS
 
 KEY = {"seed": 3, "sizes": [1, 2.5], "name": "caf\u00e9"}
 
@@ -128,7 +130,7 @@ def test_everything_is_on_disk_before_the_name_is(
 WORKER = """
 import sys, time
 from pathlib import Path
-from opdcliff.assets import ensure
+from built import ensure
 from opdcliff.paths import StudyPaths
 
 root, me, other, mode = Path(sys.argv[1]), *sys.argv[2:5]
@@ -154,6 +156,10 @@ print(ensure(StudyPaths(runs=root / "runs", results=root / "results"), "models",
 def _worker(root: Path, me: str, other: str, mode: str = "race") -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", WORKER, str(root), me, other, mode],
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{HELPERS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        },
         stdout=subprocess.PIPE,
         text=True,
     )

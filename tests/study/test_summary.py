@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 import markov
+from built import ensure
 from grid_frames import CLIFF, calibration, cells
 from opdcliff.calibration.calibrate import Binding, Calibration
 from opdcliff.models.prepare import Prepared
@@ -21,7 +22,6 @@ from opdcliff.paths import StudyPaths
 from opdcliff.records.record import RunRecord
 from opdcliff.report.figures.cliff import draw_study
 from opdcliff.settings.schema import RunConfig
-from opdcliff.storage import asset_cache
 from opdcliff.study.cells import Cell
 from opdcliff.study.summary import (
     Summary,
@@ -127,7 +127,7 @@ def paths(tmp_path: Path) -> StudyPaths:
 @pytest.fixture
 def prepared(paths: StudyPaths) -> Prepared:
     facts = {"digest": "d", "report": REPORT}
-    data = asset_cache.ensure(paths, "data", {"name": "made up"}, lambda folder: facts)
+    data = ensure(paths, "data", {"name": "made up"}, lambda folder: facts)
     return Prepared(data, data, "ab" * 32)
 
 

@@ -15,7 +15,7 @@ from opdcliff.data import read_splits
 from opdcliff.models import MEASURING_CODE, Prepared, load_trio
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
-from opdcliff.storage import asset_cache
+from opdcliff.storage import Asset, asset_cache
 
 
 def prepare_calibration(
@@ -30,15 +30,17 @@ def prepare_calibration(
         "temperature": config.rollout.temperature,
         "contract": config.data.contract,
     }
-    folder = asset_cache.ensure(
-        paths, "calibration", key, lambda aside: _build_calibration(config, prepared, aside)
-    )
+    asset = Asset.of(paths, "calibration", key)
+    with asset.building() as draft:
+        if draft is not None:
+            draft.facts = _measure(config, prepared, draft.folder)
+    folder = asset.folder
     binding = asset_cache.manifest(folder)["facts"]["binding"]
     table = pd.read_csv(folder / "table.csv")
     return Calibration(table, None if binding is None else Binding(**binding)), folder
 
 
-def _build_calibration(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
+def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(config.engine.threads)
     result = calibrate(
         load_trio(config, prepared),

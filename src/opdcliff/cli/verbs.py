@@ -32,7 +32,7 @@ def study(words: list[str]) -> int:
                 f"{word} has no effect on a study: protocol.arms sets it; change protocol.arms, or "
                 "use `opdcliff train`"
             )
-    result = run_study(load(compose_one(words)), paths)
+    result = run_study(load(compose_one(words)), paths, _say_aside)
     draw_study(result.summary, result.folder)
     if result.failures:
         raise incomplete(result.failures, result.cells)
@@ -274,6 +274,13 @@ def _flag(name: str, words: list[str]) -> tuple[bool, list[str]]:
     if value not in (None, "true", "false"):
         raise ConfigError(f"{name}={value} is not true or false")
     return value == "true", rest
+
+
+def _say_aside(text: str) -> None:
+    """To where progress is shown, not among the results."""
+    from rich.console import Console
+
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _say(text: str) -> None:

@@ -8,7 +8,14 @@ from opdcliff.models.device import free_device, pick_device
 from opdcliff.models.load import Trio, build, fresh_student
 from opdcliff.models.loaded import Loaded, load_kept
 from opdcliff.models.make_pair import TEACHER
-from opdcliff.models.prepare import MEASURING_CODE, Prepared, load_trio, prepare
+from opdcliff.models.prepare import (
+    MEASURING_CODE,
+    Prepared,
+    load_trio,
+    models_asset,
+    prepare,
+    prepare_data,
+)
 from opdcliff.models.sft import fine_tune
 from opdcliff.models.tokenization import answer_text, modal_sets_for, pad_left
 
@@ -27,8 +34,10 @@ __all__ = [
     "load_kept",
     "load_trio",
     "modal_sets_for",
+    "models_asset",
     "pad_left",
     "pick_device",
     "prepare",
+    "prepare_data",
     "sample_answers",
 ]

@@ -13,7 +13,7 @@ from opdcliff.models.make_pair import STUDENT, TEACHER, build_models
 from opdcliff.models.prompts import load_splits
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
-from opdcliff.storage import asset_cache, file_digest
+from opdcliff.storage import Asset, asset_cache, file_digest
 
 # The rooms and files whose code decides what an asset holds.
 _DATA_CODE = ("data",)
@@ -33,18 +33,11 @@ class Prepared:
 def prepare(config: RunConfig, paths: StudyPaths) -> Prepared:
     """Build or find the prompts and models of `config`."""
     data = prepare_data(config, paths)
-    key = {
-        "examples": asset_cache.manifest(data)["facts"]["digest"],
-        "model": asdict(config.model),
-        "sft": asdict(config.sft),
-        "contract": config.data.contract,
-        "content": _folder_digests(config),
-        "code": asset_cache.code_digest(*_MODEL_CODE),
-    }
-    models = asset_cache.ensure(
-        paths, "models", key, lambda folder: build_models(config, data, folder)
-    )
-    return Prepared(data, models, asset_cache.manifest(models)["identity"])
+    models = models_asset(config, paths, data)
+    with models.building() as draft:
+        if draft is not None:
+            draft.facts = build_models(config, data, draft.folder)
+    return Prepared(data, models.folder, models.identity)
 
 
 def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
@@ -57,7 +50,27 @@ def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
         "files": [_digests(path) for path in files],
         "code": asset_cache.code_digest(*_DATA_CODE),
     }
-    return asset_cache.ensure(paths, "data", key, lambda folder: _build_data(config, folder))
+    asset = Asset.of(paths, "data", key)
+    with asset.building() as draft:
+        if draft is not None:
+            splits, report = load_splits(config.data)
+            draft.facts["digest"] = write_splits(draft.folder, splits)
+            if report is not None:
+                draft.facts["report"] = report
+    return asset.folder
+
+
+def models_asset(config: RunConfig, paths: StudyPaths, data: Path) -> Asset:
+    """Where the models of `config` lie or will lie; data: folder of the prepared prompts."""
+    key = {
+        "examples": asset_cache.manifest(data)["facts"]["digest"],
+        "model": asdict(config.model),
+        "sft": asdict(config.sft),
+        "contract": config.data.contract,
+        "content": _folder_digests(config),
+        "code": asset_cache.code_digest(*_MODEL_CODE),
+    }
+    return Asset.of(paths, "models", key)
 
 
 def load_trio(config: RunConfig, prepared: Prepared) -> Trio:
@@ -78,12 +91,6 @@ def load_trio(config: RunConfig, prepared: Prepared) -> Trio:
     for model in (trio.student, trio.teacher, trio.base):
         model.to(device)
     return trio
-
-
-def _build_data(config: RunConfig, folder: Path) -> dict[str, Any]:
-    splits, report = load_splits(config.data)
-    facts = {"digest": write_splits(folder, splits)}
-    return facts if report is None else facts | {"report": report}
 
 
 def _folder_digests(config: RunConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Secrets are taken out here, before anything leaves the process.
 from __future__ import annotations
 
 from opdcliff.storage import asset_cache
-from opdcliff.storage.asset_cache import content_digest
+from opdcliff.storage.asset_cache import Asset, content_digest
 from opdcliff.storage.canonical import (
     canonical_json,
     decode_float,
@@ -32,6 +32,7 @@ from opdcliff.storage.provenance import (
 from opdcliff.storage.redaction import redact, redact_file, redact_text, refuse_secrets
 
 __all__ = [
+    "Asset",
     "asset_cache",
     "canonical_json",
     "content_digest",

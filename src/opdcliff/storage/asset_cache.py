@@ -11,7 +11,8 @@ import fcntl
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,46 +31,68 @@ ASSET_MANIFEST = "asset.json"
 _FIELDS = ("kind", "identity", "key", "facts")
 
 
-def ensure(
-    paths: StudyPaths,
-    kind: str,
-    key: Mapping[str, Any],
-    build: Callable[[Path], dict[str, Any]],
-) -> Path:
-    """The folder of an asset, built if it is not there yet.
+@dataclass
+class Draft:
+    """An asset that is being built: its folder, still aside, and facts for its manifest."""
 
-    build: fills an empty folder and returns facts about the asset for its manifest.
-    Two processes that want the same asset build it once: the second waits. A build that fails or
-    is killed leaves nothing visible, and the next call starts over.
+    folder: Path
+    facts: dict[str, Any] = field(default_factory=dict)
 
-    Raises:
-        RecordError: the folder is there without its manifest.
-    """
-    identity = digest(dict(key), f"asset-{kind}")
-    folder = paths.assets_dir(kind, identity)
-    if (folder / ASSET_MANIFEST).exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(f"{folder.name}.lock")):
-        if (folder / ASSET_MANIFEST).exists():
-            return folder
-        if folder.exists():
-            raise RecordError(
-                f"{folder} has lost its {ASSET_MANIFEST}; delete the folder to build it anew"
-            )
-        for left_over in folder.parent.glob(f"{folder.name}.partial-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        # A fresh name each time: workers of a killed build may still be writing to theirs.
-        aside = folder.with_name(f"{folder.name}.partial-{secrets.token_hex(4)}")
-        aside.mkdir()
-        facts = build(aside)
-        write_json_atomic(
-            aside / ASSET_MANIFEST, {"kind": kind, "identity": identity, "key": key, "facts": facts}
-        )
-        fsync_tree(aside)
-        aside.rename(folder)
-        fsync_folder(folder.parent)
-    return folder
+
+@dataclass(frozen=True)
+class Asset:
+    """An input of a kind, named by its key; its folder is whole as soon as it is there."""
+
+    folder: Path
+    kind: str
+    key: Mapping[str, Any]
+    identity: str
+
+    @classmethod
+    def of(cls, paths: StudyPaths, kind: str, key: Mapping[str, Any]) -> Asset:
+        """The asset of that key. Raises ConfigError for a kind that is no plain name."""
+        identity = digest(dict(key), f"asset-{kind}")
+        return cls(paths.assets_dir(kind, identity), kind, key, identity)
+
+    def is_ready(self) -> bool:
+        """Whether it has been built."""
+        return (self.folder / ASSET_MANIFEST).exists()
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[Draft | None]:
+        """A draft to be filled in this block, or None where the asset is there already.
+
+        Two processes that want the same asset build it once: the second waits. A block that raises
+        or is killed leaves nothing visible, and the next one starts over.
+
+        Raises:
+            RecordError: the folder is there without its manifest.
+        """
+        if self.is_ready():
+            yield None
+            return
+        folder = self.folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_name(f"{folder.name}.lock")):
+            if self.is_ready():
+                yield None
+                return
+            if folder.exists():
+                raise RecordError(
+                    f"{folder} has lost its {ASSET_MANIFEST}; delete the folder to build it anew"
+                )
+            for left_over in folder.parent.glob(f"{folder.name}.partial-*"):
+                shutil.rmtree(left_over, ignore_errors=True)
+            # A fresh name each time: workers of a killed build may still be writing to theirs.
+            aside = folder.with_name(f"{folder.name}.partial-{secrets.token_hex(4)}")
+            aside.mkdir()
+            draft = Draft(aside)
+            yield draft
+            named = {"kind": self.kind, "identity": self.identity, "key": self.key}
+            write_json_atomic(aside / ASSET_MANIFEST, {**named, "facts": draft.facts})
+            fsync_tree(aside)
+            aside.rename(folder)
+            fsync_folder(folder.parent)
 
 
 def code_digest(*places: str) -> str:

@@ -28,11 +28,11 @@ from opdcliff.training import (
     Place,
     RunOutcome,
     about,
+    checkpoint,
     find_start,
     train_here,
     train_on_ranks,
 )
-from opdcliff.training.checkpoints import checkpoint
 
 # Beside the files of a cell's record: what its ranks printed.
 RANKS_LOG = "ranks.log"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from opdcliff.calibration import Binding, prepare_calibration
 from opdcliff.errors import ConfigError
-from opdcliff.models import prepare
+from opdcliff.models import models_asset, prepare, prepare_data
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import ProtocolArm, RunConfig, check, clip_option
-from opdcliff.study.cells import Cell
+from opdcliff.study.cells import Cell, is_finished
+from opdcliff.study.duration import announcement, planned_updates
 from opdcliff.study.pool import run_cells
 from opdcliff.study.summary import Summary, summarise_study, write_summary
 from opdcliff.training import references
@@ -31,22 +33,41 @@ class StudyResult:
     cells: int
 
 
-def run_study(config: RunConfig, paths: StudyPaths) -> StudyResult:
+def run_study(
+    config: RunConfig, paths: StudyPaths, tell: Callable[[str], None] | None = None
+) -> StudyResult:
     """Run every missing cell of `config.protocol` and write the results.
 
-    Finished cells and prepared assets are reused. Where cells failed, the results are those of the
-    others.
+    Finished cells and prepared assets are reused. tell: is given about how long what is missing
+    will take on this machine, before that begins; None measures nothing. Where cells failed, the
+    results are those of the others.
     """
     check_protocol(config)
+    data = prepare_data(config, paths)
+    to_tune = not models_asset(config, paths, data).is_ready()
+    if to_tune and tell is not None:
+        _announce(config, planned_updates(config), tell, fine_tuning=True)
     prepared = prepare(config, paths)
     calibration, _ = prepare_calibration(config, paths, prepared)
     reference = references(config, paths, prepared)
     cells = grid(config, calibration.binding)
+    if not to_tune and tell is not None:
+        missing = [cell for cell in cells if not is_finished(cell, prepared, paths)]
+        updates = sum(cell.config.optim.updates for cell in missing)
+        _announce(config, updates, tell, fine_tuning=False)
     failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
     summary = summarise_study(config, cells, prepared, paths, calibration, reference)
     folder = paths.output.study_dir(config.data.name, config.protocol.name)
     write_summary(summary, folder)
     return StudyResult(folder, summary, failures, len(cells))
+
+
+def _announce(
+    config: RunConfig, updates: int, tell: Callable[[str], None], *, fine_tuning: bool
+) -> None:
+    text = announcement(config, updates, fine_tuning=fine_tuning)
+    if text is not None:
+        tell(text)
 
 
 def check_protocol(config: RunConfig) -> None:

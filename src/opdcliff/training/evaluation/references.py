@@ -11,7 +11,7 @@ from opdcliff.data import read_splits
 from opdcliff.models import MEASURING_CODE, TEACHER, Prepared, load_trio
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
-from opdcliff.storage import asset_cache, decode_float, encode_floats, write_json_atomic
+from opdcliff.storage import Asset, asset_cache, decode_float, encode_floats, write_json_atomic
 from opdcliff.training.evaluation.answers import evaluate_model
 
 
@@ -24,17 +24,18 @@ def references(config: RunConfig, paths: StudyPaths, prepared: Prepared) -> dict
         "max_new_tokens": config.rollout.max_new_tokens,
         "temperature": config.rollout.temperature,
     }
-    folder = asset_cache.ensure(
-        paths, "references", key, lambda aside: _build_references(config, prepared, aside)
-    )
-    facts: dict[str, Any] = asset_cache.manifest(folder)["facts"]
+    asset = Asset.of(paths, "references", key)
+    with asset.building() as draft:
+        if draft is not None:
+            draft.facts = _measure(config, prepared, draft.folder)
+    facts: dict[str, Any] = asset_cache.manifest(asset.folder)["facts"]
     return {
         name: {key: decode_float(value) for key, value in metrics.items()}
         for name, metrics in facts.items()
     }
 
 
-def _build_references(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
+def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
     trio = load_trio(config, prepared)
     examples = read_splits(prepared.data).test[: config.evaluation.final_prompts]
     contract = get_contract(config.data.contract)
