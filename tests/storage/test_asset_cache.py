@@ -15,15 +15,13 @@ from typing import Any
 import pytest
 
 from built import ensure
-from opdcliff.data.amazon import SPLITS
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.mini import SplitSizes, generate
-from opdcliff.data.splits_file import read_splits, write_splits
+from opdcliff.data.splits_file import SPLITS_FILE, read_splits, write_splits
 from opdcliff.errors import ConfigError, RecordError
 from opdcliff.paths import StudyPaths
 from opdcliff.storage.asset_cache import ASSET_MANIFEST, manifest
 from opdcliff.storage.canonical import digest
-from places import HELPERS
 
 KEY = {"seed": 3, "sizes": [1, 2.5], "name": "caf\u00e9"}
 
@@ -286,8 +284,8 @@ BAD_ROWS: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("name", BAD_ROWS)
 def test_damaged_splits_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
     write_splits(tmp_path, MINI)
-    *lines, last = (tmp_path / SPLITS).read_text().splitlines()
-    (tmp_path / SPLITS).write_text("\n".join([*lines, BAD_ROWS[name](last)]) + "\n")
+    *lines, last = (tmp_path / SPLITS_FILE).read_text().splitlines()
+    (tmp_path / SPLITS_FILE).write_text("\n".join([*lines, BAD_ROWS[name](last)]) + "\n")
     with pytest.raises(RecordError, match=r"splits\.jsonl cannot be read") as caught:
         read_splits(tmp_path)
     assert "\n" not in str(caught.value)
