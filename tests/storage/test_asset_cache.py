@@ -22,6 +22,7 @@ from opdcliff.errors import ConfigError, RecordError
 from opdcliff.paths import StudyPaths
 from opdcliff.storage.asset_cache import ASSET_MANIFEST, manifest
 from opdcliff.storage.canonical import digest
+from places import with_helpers
 
 KEY = {"seed": 3, "sizes": [1, 2.5], "name": "caf\u00e9"}
 
@@ -154,10 +155,7 @@ print(ensure(StudyPaths(runs=root / "runs", results=root / "results"), "models",
 def _worker(root: Path, me: str, other: str, mode: str = "race") -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", WORKER, str(root), me, other, mode],
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{HELPERS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-        },
+        env=with_helpers(),
         stdout=subprocess.PIPE,
         text=True,
     )
