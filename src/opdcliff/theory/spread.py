@@ -129,8 +129,9 @@ def onset_on_budget(
 
     Starts at logit b; lambda rises linearly over `warmup_updates`. z_end: the logit q at which the
     observed quantity has fallen, see `end_of_room`; above the rest points. The result lies above
-    `Population.critical_lambda` and falls to it as the budget grows, but for steps that carry Z over
-    a narrow barrier (.0007 below it at .086 logits an update); infinity where twice lambda* is not enough.
+    the critical lambda and falls to it as the budget grows, but for steps that carry Z over a
+    narrow barrier (.0007 below it at .086 logits an update); infinity where twice lambda* is not
+    enough.
     Source: docs/theory.md, points 9 and 16 [D].
     """
     if updates < 1:
