@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from opdcliff.cli.command import main
 
-__all__ = ["main"]
+__all__ = [
+    "main",
+]
