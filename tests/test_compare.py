@@ -166,6 +166,21 @@ def test_a_curve_shifted_by_two_steps_of_the_grid_is_outside(ours: Path, steps: 
     assert {("cells", "parse_rate"), ("onsets", "onset"), ("onsets", "off_by_percent")} <= found
 
 
+@pytest.mark.parametrize("clip", ["c5", "c2"])
+@pytest.mark.parametrize(
+    ("by", "column"), [(0.9, None), (-0.9, None), (1.6, "onset"), (-1.6, "onset")]
+)
+def test_an_onset_may_move_by_a_grid_cell_and_no_further(
+    ours: Path, clip: str, by: float, column: str | None
+) -> None:
+    def move(onsets: pd.DataFrame) -> None:
+        row = arm(onsets, clip)
+        onsets.loc[row, "onset"] += by * (onsets.bracket_hi - onsets.bracket_lo)[row]
+
+    found = outside(against_committed(edited(ours, move, "onsets")))
+    assert found == ({("onsets", column)} if column else set())
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("clip", "lam"), [("c5", 1.5101), ("c2", 1.1166)])
 def test_a_parse_rate_far_below_the_cliff_lowered_by_a_fifth_is_outside(
