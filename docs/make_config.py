@@ -39,9 +39,9 @@ _HEAD = """# Every setting
 
 Written by `make renew-docs` from the comments in [conf/](../conf/); edit those, not this page. A
 setting is a field of a group: `opdcliff train GROUP=OPTION FIELD=VALUE`, where FIELD is the dotted
-name in the tables. An option that names others takes their values first and lists only what it changes.
-[default_config.yaml](default_config.yaml) is the whole default, resolved, as `opdcliff config`
-prints it.
+name in the tables. An option that names others takes their values first and lists only what
+it changes. [default_config.yaml](default_config.yaml) is the whole default, resolved, as
+`opdcliff config` prints it.
 
 | group | options, the default first |
 |---|---|
