@@ -26,7 +26,7 @@ from opdcliff.storage.provenance import (
     host_class,
     now,
     package_version,
-    provenance,
+    run_provenance,
     source_digest,
 )
 from opdcliff.storage.redaction import redact, redact_file, redact_text, refuse_secrets
@@ -47,11 +47,11 @@ __all__ = [
     "host_class",
     "now",
     "package_version",
-    "provenance",
     "redact",
     "redact_file",
     "redact_text",
     "refuse_secrets",
+    "run_provenance",
     "source_digest",
     "write_bytes_atomic",
     "write_json_atomic",
