@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from opdcliff.paths import REPO_ROOT
 from opdcliff.records.record import RunRecord
 from opdcliff.settings.checks import load, science_of
 from opdcliff.settings.compose import compose_one
@@ -19,14 +21,13 @@ from opdcliff.verification.lock import (
     LOCK_FILE,
     Lock,
     LockedArm,
-    LockedTest,
     lock_text,
     read_lock,
     seal_of,
     seeds_of,
-    source_digests,
-    write_test,
 )
+from opdcliff.verification.locked_test import LockedTest, write_test
+from opdcliff.verification.sealed_code import JUDGE, SEALED, write_copy
 from opdcliff.verification.verdicts import CellValue
 
 LAMS = [1.70, 1.75, 1.80, 1.85, 1.90]
@@ -111,8 +112,11 @@ def settings_of(arm: str) -> dict[str, Any]:
     return config
 
 
-def make_lock(repo: Path) -> Lock:
-    """Write and commit prereg/tiny: one onset test and one contrast, six derived seeds."""
+def make_lock(repo: Path, number: int = 2) -> Lock:
+    """Write and commit prereg/tiny: one onset test and one contrast, six derived seeds.
+
+    number: format of the lock; of format 1 the sealed code is that of the lock in prereg/mini.
+    """
     folder = repo / "prereg" / PROTOCOL
     folder.mkdir(parents=True)
     arms = [
@@ -132,13 +136,13 @@ def make_lock(repo: Path) -> Lock:
     for test in (onset_test(), contrast_test()):
         write_test(folder / f"{test.id}.yaml", test)
     content: dict[str, Any] = {
-        "format": 1,
+        "format": number,
         "protocol": PROTOCOL,
         "supersedes": None,
         "code_commit": "0" * 40,
         "package_version": "0",
         "tests": {path.name: file_digest(path) for path in folder.glob("*.yaml")},
-        "sources": source_digests(),
+        **_sealed(folder, number),
         "arms": [arm.model_dump() for arm in arms],
         "calibration": {
             "binding": {"token_class": "text", "offsets": "0-27", "p": 0.86, "b": 0.46}
@@ -158,6 +162,16 @@ def make_lock(repo: Path) -> Lock:
     assert lock is not None
     assert not broken
     return lock
+
+
+def _sealed(folder: Path, number: int) -> dict[str, Any]:
+    """The sealed copy of a lock of that format, and what the lock says of it."""
+    if number == 2:
+        return {"sources": write_copy(folder), "entry": JUDGE}
+    shutil.copytree(REPO_ROOT / "prereg" / "mini" / SEALED, folder / SEALED)
+    real, _ = read_lock(REPO_ROOT / "prereg" / "mini")
+    assert real is not None
+    return {"sources": dict(real.sources)}
 
 
 def run_git(repo: Path, *words: str) -> str:
@@ -215,10 +229,10 @@ def write_runs(repo: Path, lock: Lock) -> None:
         write_run(repo, lock, (arm, lam, seed), {"eval/parse_rate": rate})
 
 
-def make_study(repo: Path) -> Lock:
+def make_study(repo: Path, number: int = 2) -> Lock:
     """A committed lock with all its runs, which say that they ran at its commit."""
     with pytest.MonkeyPatch.context() as patch:
-        lock = make_lock(repo)
+        lock = make_lock(repo, number)
         commit = run_git(repo, "rev-parse", "HEAD")
         patch.setattr("opdcliff.storage.provenance.git_state", lambda _: (commit, False))
         write_runs(repo, lock)

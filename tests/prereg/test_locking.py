@@ -31,11 +31,13 @@ from opdcliff.records.record import Record
 from opdcliff.settings.checks import load, science
 from opdcliff.settings.compose import compose_one, model_option
 from opdcliff.settings.schema import RunConfig
-from opdcliff.storage import asset_cache
+from opdcliff.storage import Asset, asset_cache
 from opdcliff.study.cells import Cell
 from opdcliff.study.study import arm_config
 from opdcliff.theory.threshold import lambda_star
-from opdcliff.verification.lock import LOCK_FILE, Lock, LockedTest, read_lock, read_test
+from opdcliff.verification.lock import LOCK_FILE, Lock, read_lock
+from opdcliff.verification.locked_test import LockedTest, read_test
+from opdcliff.verification.sealed_code import SEALED
 
 P, B = 0.876, 0.476
 BINDING = Binding("text", "28-55", P, B)
@@ -241,7 +243,7 @@ def test_a_lock_seals_what_it_was_made_from(stage: Stage, prepared: Prepared) ->
     lock, broken = read_lock(folder)
     assert broken == []
     assert lock is not None
-    assert {path.name for path in folder.iterdir()} == {"T1.yaml", "lift.yaml", LOCK_FILE}
+    assert {path.name for path in folder.iterdir()} == {"T1.yaml", "lift.yaml", LOCK_FILE, SEALED}
     assert read_test(folder / "T1.yaml") == onset_test()
     assert [path.name for path in stage.paths.prereg.iterdir()] == ["mini"]
     assert (lock.protocol, lock.code_commit, lock.supersedes) == ("mini", COMMIT, None)
@@ -434,6 +436,9 @@ def run(
     """Runs the lock; returns the cells that were asked for."""
     stage.cells.clear()
     monkeypatch.setattr(confirm, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(confirm, "prepare_data", lambda *_: prepared.data)
+    own = Asset(prepared.models, "models", {}, prepared.models_identity)
+    monkeypatch.setattr(confirm, "models_asset", lambda *_: own)
     monkeypatch.setattr(confirm, "run_cells", locking.run_cells)
 
     def call() -> list[Cell]:
@@ -460,6 +465,45 @@ def test_nothing_runs_under_a_broken_lock(
     with pytest.raises(InadmissibleError):
         run()
     assert stage.cells == []
+
+
+def test_other_code_names_the_commit_to_check_out_before_anything_is_trained(
+    run: Callable[[], list[Cell]],
+    stage: Stage,
+    prepared: Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def prepare(*_: object) -> Prepared:
+        raise AssertionError("trained models that are of no use")
+
+    monkeypatch.setattr(confirm, "prepare", prepare)
+    other = Asset(prepared.models, "models", {}, "cd" * 32)
+    monkeypatch.setattr(confirm, "models_asset", lambda *_: other)
+    with pytest.raises(ConfigError) as caught:
+        run()
+    line = str(caught.value)
+    assert f"need the code they were locked with, commit {COMMIT[:12]}" in line
+    assert f"git worktree add ../opd-cliff-mini {COMMIT[:12]}" in line
+    assert "OPDCLIFF_RUNS=../opd-cliff-mini/runs" in line
+    assert stage.cells == []
+
+
+def test_other_settings_or_prompts_are_named_before_anything_is_trained(
+    run: Callable[[], list[Cell]],
+    stage: Stage,
+    prepared: Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = Asset(prepared.models, "models", {}, "cd" * 32)
+    monkeypatch.setattr(confirm, "models_asset", lambda *_: other)
+    facts = {"facts": {"digest": "0" * 64}}
+    with monkeypatch.context() as patch:
+        patch.setattr(confirm.asset_cache, "manifest", lambda _: facts)
+        with pytest.raises(ConfigError, match="the prompts are not those that protocol mini"):
+            run()
+    stage.config = changed(stage.config, set_to("sft.long_words", 77))
+    with pytest.raises(ConfigError, match=r"sft\.long_words=77 is not the locked"):
+        run()
 
 
 def test_cells_that_failed_are_told(run: Callable[[], list[Cell]], stage: Stage) -> None:

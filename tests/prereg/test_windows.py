@@ -23,7 +23,8 @@ from opdcliff.prereg.windows import (
 )
 from opdcliff.theory import threshold
 from opdcliff.theory.spread import Flow, Population, end_of_room, onset_on_budget
-from opdcliff.verification.lock import Window, read_lock, read_test
+from opdcliff.verification.lock import read_lock
+from opdcliff.verification.locked_test import Window, read_test
 
 P, B, C = 0.876, 0.476, 5.0
 STAR = threshold.lambda_star(P, B, C)

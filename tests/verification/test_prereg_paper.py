@@ -13,7 +13,7 @@ import yaml
 
 from opdcliff.paths import REPO_ROOT
 from opdcliff.theory import threshold
-from opdcliff.verification.lock import LockedTest, read_test
+from opdcliff.verification.locked_test import LockedTest, read_test
 from opdcliff.verification.verdicts import METRIC_VERSIONS, Outcome, judge
 
 PREREG = REPO_ROOT / "prereg"

@@ -10,7 +10,7 @@ import pytest
 from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.verification import report as report_module
 from opdcliff.verification.run_sources import read_runs
-from opdcliff.verification.verify import Integrity, Verification, verify
+from opdcliff.verification.verification import Integrity, Verification, verify
 
 PATHS = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
 FOLDER = PATHS.committed.locked_dir("mini")

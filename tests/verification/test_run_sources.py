@@ -27,7 +27,7 @@ from opdcliff.verification.run_views import (
     write_table,
 )
 from opdcliff.verification.verdicts import Outcome
-from opdcliff.verification.verify import Integrity, Verification, verify
+from opdcliff.verification.verification import Integrity, Verification, verify
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from locked import LAMS, SEEDS, cliff_cells, contrast_test, onset_test, value
-from opdcliff.verification.lock import LockedTest
+from opdcliff.verification.locked_test import LockedTest
 from opdcliff.verification.verdicts import CellValue, Outcome, Verdict, corrected, judge
 
 Cells = dict[tuple[str, float, int], CellValue]

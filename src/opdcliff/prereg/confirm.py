@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from opdcliff.errors import ConfigError, TamperedError
-from opdcliff.models import Prepared, prepare
+from opdcliff.models import Prepared, models_asset, prepare, prepare_data
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg.locking import baseline_config
 from opdcliff.records import OPD
 from opdcliff.settings import RunConfig, science
 from opdcliff.storage import asset_cache
 from opdcliff.study import Cell, arm_config, incomplete, run_cells
-from opdcliff.verification import Lock, LockedArm, read_lock
+from opdcliff.verification import LOCK_FILE, Lock, LockedArm, find_anchor, read_lock
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ def run_locked(config: RunConfig, paths: StudyPaths) -> None:
     lock, broken = read_lock(paths.prereg_dir(config.protocol.name))
     if lock is None or broken:
         raise TamperedError(f"nothing is run under a broken lock: {'; '.join(broken)}")
+    _require_models(config, paths, lock)
     prepared = prepare(config, paths)
     _compare_assets(lock, prepared)
     cells = locked_cells(config, lock, prepared)
@@ -65,6 +66,40 @@ def locked_cells(config: RunConfig, lock: Lock, prepared: Prepared) -> list[Cell
     return cells
 
 
+def _require_models(config: RunConfig, paths: StudyPaths, lock: Lock) -> None:
+    """Refuse models other than the locked ones before they are trained.
+
+    Raises:
+        ConfigError: a setting or the prompts differ; or the code does, then it names the commit.
+    """
+    data = prepare_data(config, paths)
+    identity = models_asset(config, paths, data).identity
+    if identity == lock.models_identity:
+        return
+    opd = next(arm for arm in lock.arms if arm.kind == OPD)
+    changed = _changed_setting(science(config), opd, ("model.", "sft.", "data."))
+    if changed is not None:
+        raise ConfigError(changed)
+    if asset_cache.manifest(data)["facts"]["digest"] != lock.prompts_sha256:
+        raise ConfigError(
+            f"the prompts are not those that protocol {lock.protocol} was locked with; give the "
+            "same data, or lock a new version"
+        )
+    raise ConfigError(_needs_old_code(lock, paths))
+
+
+def _needs_old_code(lock: Lock, paths: StudyPaths) -> str:
+    anchor = find_anchor(paths.prereg_dir(lock.protocol) / LOCK_FILE)
+    commit = (anchor.commit or lock.code_commit)[:12]
+    aside = f"../opd-cliff-{lock.protocol}"
+    return (
+        f"the runs of {lock.protocol} need the code they were locked with, commit {commit}; "
+        f"today's makes other models. Run them there: `git worktree add {aside} {commit}`, then in "
+        f"{aside} `make install` and `.venv/bin/opdcliff confirm protocol={lock.protocol}`; "
+        f"`verify` here reads them with OPDCLIFF_RUNS={aside}/runs"
+    )
+
+
 def _compare_assets(lock: Lock, prepared: Prepared) -> None:
     """Say that weights differ: on another machine they may, and every record notes its own."""
     if asset_cache.content_digest(prepared.models) != lock.models_sha256:
@@ -77,22 +112,27 @@ def _compare_assets(lock: Lock, prepared: Prepared) -> None:
 def _difference(
     settings: Mapping[str, Any], locked: LockedArm, prepared: Prepared, lock: Lock
 ) -> str:
+    return _changed_setting(settings, locked) or (
+        f"the prepared models are not the locked ones ({prepared.models_identity[:12]}, not "
+        f"{lock.models_identity[:12]}); lock a new version"
+    )
+
+
+def _changed_setting(
+    settings: Mapping[str, Any], locked: LockedArm, among: tuple[str, ...] = ("",)
+) -> str | None:
+    """The first setting that is not the locked one, of those whose names begin so."""
     ours, sealed = _flat(settings), _flat(locked.settings)
-    # Of a cell, not of an arm.
-    for name in ("seed", "lam.value"):
-        ours.pop(name, None)
-        sealed.pop(name, None)
     for name in sorted(ours.keys() | sealed.keys()):
+        # Of a cell, not of an arm.
+        if name in ("seed", "lam.value") or not name.startswith(among):
+            continue
         if ours.get(name) != sealed.get(name):
             return (
                 f"{name}={ours.get(name)} is not the locked {sealed.get(name)} (arm "
                 f"{locked.name}); drop the override, or lock a new version"
             )
-    return (
-        f"the prepared models are not the locked ones ({prepared.models_identity[:12]}, not "
-        f"{lock.models_identity[:12]}): their settings, data or the code that makes them changed; "
-        "lock a new version"
-    )
+    return None
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -29,13 +29,14 @@ from opdcliff.study import arm_config, check_protocol, grid, incomplete, run_cel
 from opdcliff.training import BASELINES
 from opdcliff.verification import (
     FORMAT,
+    JUDGE,
     LOCK_FILE,
     LockedArm,
     lock_text,
     read_lock,
     seal_of,
     seeds_of,
-    source_digests,
+    write_copy,
     write_test,
 )
 
@@ -77,6 +78,7 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     aside.mkdir(parents=True)
     for test in tests:
         write_test(aside / f"{test.id}.yaml", test)
+    sources = write_copy(aside)
     commit, _ = git_state(REPO_ROOT)
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -85,7 +87,8 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
         "code_commit": commit,
         "package_version": package_version(),
         "tests": {path.name: file_digest(path) for path in sorted(aside.glob("*.yaml"))},
-        "sources": source_digests(),
+        "sources": sources,
+        "entry": JUDGE,
         "arms": [arm.model_dump() for arm in arms],
         "calibration": _calibration(calibration),
         "pilot": {"facts": facts.as_dict(), "runs": rows},

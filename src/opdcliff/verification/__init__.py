@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 from opdcliff.verification import report
+from opdcliff.verification.anchor import find_anchor
 from opdcliff.verification.lock import (
     FORMAT,
     LOCK_FILE,
+    Lock,
+    LockedArm,
+    lock_text,
+    read_lock,
+    seal_of,
+    seeds_of,
+)
+from opdcliff.verification.locked_test import (
     CellRef,
     ContrastEstimator,
     Design,
-    Lock,
-    LockedArm,
     LockedTest,
     Metric,
     OnsetEstimator,
     Window,
-    lock_text,
-    read_lock,
     read_test,
-    seal_of,
-    seeds_of,
-    source_digests,
     write_test,
 )
 from opdcliff.verification.report import VERDICTS, as_json
 from opdcliff.verification.run_sources import read_runs
 from opdcliff.verification.run_views import TABLE, RunView, table_of, view_of_record, write_table
+from opdcliff.verification.sealed_code import JUDGE, write_copy
 from opdcliff.verification.tables import number, span
 from opdcliff.verification.verdicts import METRIC_VERSIONS, Outcome
-from opdcliff.verification.verify import Integrity, verify
+from opdcliff.verification.verification import Integrity, verify
 
 __all__ = [
     "FORMAT",
+    "JUDGE",
     "LOCK_FILE",
     "METRIC_VERSIONS",
     "TABLE",
@@ -49,6 +53,7 @@ __all__ = [
     "RunView",
     "Window",
     "as_json",
+    "find_anchor",
     "lock_text",
     "number",
     "read_lock",
@@ -57,11 +62,11 @@ __all__ = [
     "report",
     "seal_of",
     "seeds_of",
-    "source_digests",
     "span",
     "table_of",
     "verify",
     "view_of_record",
+    "write_copy",
     "write_table",
     "write_test",
 ]

@@ -1,131 +1,31 @@
-"""Locked predictions: their schema, the lock that seals them, and whether it still holds.
+"""The lock that seals predictions, and whether it still holds.
 
-prereg/<protocol>/ holds one YAML file per test and lock.json, which keeps the SHA-256 of every
-test file and of the code that gives the tests their meaning, the settings of every cell, the
-calibration, and a seal over itself. The seeds of the confirmatory runs are derived from that
-content, so runs made before the lock cannot pass for runs made after it.
+prereg/<protocol>/ holds one YAML file per test, lock.json, and in `sealed/` a copy of the code that
+gives the tests their meaning. lock.json keeps the SHA-256 of every test file and of that code, the
+settings of every cell, the calibration, and a seal over itself. The seeds of the confirmatory runs
+are derived from that content, so runs made before the lock cannot pass for runs made after it.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from opdcliff.errors import ConfigError, InadmissibleError
 from opdcliff.records import cell_identity
 from opdcliff.storage import canonical_json, digest, file_digest
+from opdcliff.verification.locked_test import Name, Sha256, Strict, first_problem
+from opdcliff.verification.sealed_code import sealed_copy
 
 LOCK_FILE = "lock.json"
-FORMAT = 1
-# The code that says what a metric, a parsed answer, an onset and a verdict are.
-SOURCES = ("contract.py", "metrics.py", "ranking.py", "stats.py", "verdicts.py")
-_PACKAGE = Path(__file__).parent
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FORMAT = 2
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Metric(_Strict):
-    """A metric of the records, with the version of its meaning."""
-
-    name: str
-    version: int
-
-
-class Design(_Strict):
-    """The cells of a test: one arm, its lambdas, and how many seeds. Null is unknown."""
-
-    arm: Name
-    clip: str
-    strength: float | None
-    lams: list[float] | None
-    updates: int | None
-    warmup_updates: int | None
-    seeds: int
-
-
-class OnsetEstimator(_Strict):
-    """Per seed the crossing of a decreasing isotonic fit with `level`; t-interval over seeds."""
-
-    kind: Literal["onset"]
-    level: float | None
-    confidence: float
-
-
-class CellRef(_Strict):
-    """The cells of one arm at one lambda, all seeds; a baseline has no lambda."""
-
-    arm: Name
-    lam: float | None
-
-
-class ContrastEstimator(_Strict):
-    """Per seed the metric of `of` less that of `minus`; t-interval over seeds.
-
-    least_parse_rate: both sides must parse at least that much on average, or the contrast
-    compares different answers and is not admissible.
-    """
-
-    kind: Literal["contrast"]
-    of: CellRef
-    minus: CellRef
-    confidence: float
-    least_parse_rate: float
-
-
-class Window(_Strict):
-    """Where the estimate has to lie; an open side is null."""
-
-    lo: float | None
-    hi: float | None
-    derivation: str
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """(lo, hi) with infinities for open sides."""
-        return (
-            -math.inf if self.lo is None else self.lo,
-            math.inf if self.hi is None else self.hi,
-        )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Window:
-        lo, hi = self.bounds
-        if not lo < hi or (math.isinf(lo) and math.isinf(hi)):
-            raise ValueError(f"window [{self.lo}, {self.hi}] must have lo < hi and one bound")
-        return self
-
-
-class LockedTest(_Strict):
-    """One prediction: what is claimed, how it is measured, and what would refute it."""
-
-    id: Name
-    claim: str
-    source: str
-    hypothesis: str
-    metric: Metric
-    design: Design
-    estimator: OnsetEstimator | ContrastEstimator = Field(discriminator="kind")
-    window: Window
-    refutes: str
-    minimum_seeds: int
-    exclusions: str
-    stopping: str
-    correction: Literal["holm", "none"]
-    provenance: dict[str, str]
-
-
-class LockedArm(_Strict):
+class LockedArm(Strict):
     """Cells of one arm: `settings.science` of its runs, its lambdas, and what kind they are."""
 
     name: Name
@@ -135,10 +35,11 @@ class LockedArm(_Strict):
     settings: dict[str, Any]
 
 
-class Lock(_Strict):
-    """Content of lock.json."""
+class Lock(Strict):
+    """Content of lock.json. entry: what judges in the sealed copy; format 1 has none."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
+    entry: str | None = None
     protocol: str
     supersedes: dict[str, str] | None
     created: str
@@ -203,40 +104,6 @@ def lock_text(content: Mapping[str, Any]) -> str:
     return json.dumps(plain, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
-def source_digests() -> dict[str, str]:
-    """SHA-256 of the code that a lock seals, as it is installed here."""
-    return {name: file_digest(_PACKAGE / name) for name in SOURCES}
-
-
-def read_test(path: Path) -> LockedTest:
-    """One test file.
-
-    Raises:
-        InadmissibleError: it cannot be read, is no YAML, or breaks the schema.
-    """
-    try:
-        return LockedTest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        raise InadmissibleError(f"{path}: {first_problem(error)}") from error
-    # A date that is none or a number too long raises a ValueError of its own.
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InadmissibleError(f"{path} cannot be read as YAML: {reason}") from error
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first line a pydantic error has to say: the place, and what is wrong there."""
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"])) or "the whole"
-    return f"{place}: {first['msg']} (got {str(first['input'])[:60]!r})"
-
-
-def write_test(path: Path, test: LockedTest) -> None:
-    """Write a test file, its fields in the order of the schema."""
-    text = yaml.safe_dump(test.model_dump(), sort_keys=False, width=96, allow_unicode=False)
-    path.write_text(text, encoding="utf-8")
-
-
 def read_lock(folder: Path) -> tuple[Lock | None, list[str]]:
     """The lock of a protocol, and every way in which its files are not as they were sealed.
 
@@ -284,8 +151,4 @@ def _differences(lock: Lock, content: Mapping[str, Any], folder: Path) -> list[s
             found.append(f"{where}/{name}: locked and not there")
         elif file_digest(folder / name) != sealed:
             found.append(f"{where}/{name}: changed since the lock")
-    own = source_digests()
-    for name, sealed in lock.sources.items():
-        if own.get(name) != sealed:
-            found.append(f"{name}: the code is not that of the lock")
-    return found
+    return found + sealed_copy(folder, lock.sources, lock.entry).differences()

@@ -13,7 +13,8 @@ from rich.console import Console
 from opdcliff.errors import InadmissibleError
 from opdcliff.storage import digest, encode_floats, write_json_atomic, write_text_atomic
 from opdcliff.terminal import print_table
-from opdcliff.verification.lock import Lock, LockedTest
+from opdcliff.verification.lock import Lock
+from opdcliff.verification.locked_test import LockedTest
 from opdcliff.verification.run_views import TABLE, table_of, write_table
 from opdcliff.verification.tables import (
     cell_means,
@@ -24,7 +25,7 @@ from opdcliff.verification.tables import (
     verdict_table,
 )
 from opdcliff.verification.verdicts import JUDGED, Verdict
-from opdcliff.verification.verify import Integrity, Verification, counted
+from opdcliff.verification.verification import Integrity, Verification, counted
 
 VERDICTS, REPORT = "verdicts.json", "report.md"
 
@@ -34,6 +35,8 @@ def print_verification(found: Verification, console: Console) -> None:
     console.print(_headline(found), markup=False, highlight=False, soft_wrap=True)
     if found.verdicts:
         print_table(console, "Verdicts", verdict_table(found))
+    for line in found.otherwise_today:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if found.deviations or found.mismatches:
         print_table(console, "Deviations", deviation_table(found))
     exploratory = exploratory_onsets(found)
@@ -114,6 +117,7 @@ def as_markdown(found: Verification) -> str:
         "T3. An onset is read off a grid: where all seeds fall in one grid cell the interval has "
         "no width, and nothing finer than that cell is claimed.",
         "",
+        *(f"- {line}." for line in found.otherwise_today),
         "## Test by test",
         "",
     ]

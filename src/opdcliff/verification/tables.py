@@ -11,7 +11,7 @@ import pandas as pd
 from opdcliff.theory import onset_of_seed, t_interval
 from opdcliff.verification.lock import Lock
 from opdcliff.verification.verdicts import PARSE_RATE, Cells
-from opdcliff.verification.verify import Verification, counted
+from opdcliff.verification.verification import Verification, counted
 
 # Runs named for each kind of deviation; the rest are counted.
 _NAMED = 3

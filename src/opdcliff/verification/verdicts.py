@@ -22,7 +22,12 @@ from opdcliff.theory import (
 )
 
 if TYPE_CHECKING:
-    from opdcliff.verification.lock import CellRef, ContrastEstimator, LockedTest, OnsetEstimator
+    from opdcliff.verification.locked_test import (
+        CellRef,
+        ContrastEstimator,
+        LockedTest,
+        OnsetEstimator,
+    )
 
 # The meanings of metrics that this code knows; a test names the one it was written for.
 METRIC_VERSIONS = {"eval/parse_rate": 1, "eval/ndcg1_parsed": 1, "eval/ndcg1_all": 1}

@@ -3,7 +3,8 @@
 Two tokens are always given. Integrity says whether what is judged is what was locked: CLEAN,
 DEVIATED (runs that differ from the lock, each listed), UNANCHORED (git or the clock does not put
 the lock before the runs), TAMPERED (a hash differs: no outcome is shown). Outcomes are those of
-`verdicts`. Nothing here decides what a test means; that code is sealed by the lock.
+`verdicts`. Nothing here decides what a test means: the verdicts are those of the code
+that was sealed with the lock (`sealed_code`), whatever today's would say.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ from opdcliff.paths import StudyPaths
 from opdcliff.records import cell_identity
 from opdcliff.settings import science_of
 from opdcliff.verification.anchor import Anchor, find_anchor
-from opdcliff.verification.lock import LOCK_FILE, Lock, LockedTest, read_lock, read_test
+from opdcliff.verification.judging import sealed_verdicts, told_apart
+from opdcliff.verification.lock import LOCK_FILE, Lock, read_lock
+from opdcliff.verification.locked_test import LockedTest, read_test
 from opdcliff.verification.run_sources import Runs
 from opdcliff.verification.run_views import UNKNOWN, RunView
+from opdcliff.verification.sealed_code import sealed_copy
 from opdcliff.verification.verdicts import Cells, CellValue, Outcome, Verdict, corrected, judge
 
 
@@ -53,7 +57,8 @@ class Deviation:
 class Verification:
     """What `verify` found: for a tampered lock or record there are no verdicts.
 
-    arms: arm of each locked identity that was met. mismatches: mirror against record.
+    verdicts: of the code that was sealed with the lock. otherwise_today: where today's code would
+    give others. arms: arm of each locked identity. mismatches: mirror against record.
     """
 
     protocol: str
@@ -65,6 +70,7 @@ class Verification:
     mismatches: list[str]
     views: list[RunView]
     cells: Cells = field(default_factory=dict)
+    otherwise_today: list[str] = field(default_factory=list)
 
     @property
     def integrity(self) -> Integrity:
@@ -129,8 +135,12 @@ def verify(protocol: str, paths: StudyPaths, runs: Runs) -> Verification:
     )
     if found.integrity is Integrity.TAMPERED:
         return found
-    verdicts = corrected(tests, [judge(test, cells, lock.seeds) for test in tests])
-    return replace(found, tests=tests, verdicts=verdicts)
+    copy = sealed_copy(folder, lock.sources, lock.entry).execute()
+    verdicts = sealed_verdicts(copy, tests, cells, lock.seeds)
+    today = corrected(tests, [judge(test, cells, lock.seeds) for test in tests])
+    return replace(
+        found, tests=tests, verdicts=verdicts, otherwise_today=told_apart(verdicts, today)
+    )
 
 
 def match_runs(
