@@ -124,7 +124,7 @@ def _verdicts(path: Path, protocol: str) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InadmissibleError(
-            f"{path} is no verdict file ({type(error).__name__}); restore it from git"
+            f"{path} is no verdict file ({in_words(error)}); restore it from git"
         ) from error
     return content
 

@@ -200,7 +200,7 @@ def _cells_of(path: Path, found: Verification) -> int:
         return 0
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InadmissibleError(
-            f"{path} is no verdict file ({type(error).__name__}); move it away and run again"
+            f"{path} is no verdict file ({in_words(error)}); move it away and run again"
         ) from error
 
 
