@@ -97,7 +97,7 @@ def read_blocks(path: Path, raw: IO[bytes], read: Callable[[IO[bytes]], bytes]) 
     try:
         yield from iter(lambda: read(handle), b"")
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path} cannot be unpacked ({in_words(error)}): fetch the file again") from None
+        raise DataError(f"{path} is damaged ({in_words(error)}): fetch the file again") from None
 
 
 def verify_full_set(folder: Path) -> list[str]:

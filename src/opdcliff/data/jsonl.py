@@ -74,7 +74,9 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line
     except OSError as error:
-        raise DataError(f"cannot read {file}: {in_words(error)}; give a file that can be read") from error
+        raise DataError(
+            f"cannot read {file}: {in_words(error)}; give a file that can be read"
+        ) from error
 
 
 def _example(line: bytes, where: str) -> Example:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from opdcliff.errors import InadmissibleError, TamperedError
 from opdcliff.paths import StudyPaths
-from opdcliff.storage import decode_float, file_digest
+from opdcliff.storage import decode_float, file_digest, in_words
 from opdcliff.study import PROVENANCE
 from opdcliff.verification import (
     TABLE,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opdcliff.errors import ConfigError
-from opdcliff.storage import in_words, short
+from opdcliff.storage import foreign_encoding, in_words, short
 
 # pdsh takes commas and brackets for lists of hosts, and a leading dash for an option.
 _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._@-]*)\s+slots=([1-9][0-9]*)\s*(?:#.*)?")
@@ -29,12 +29,15 @@ def read_hostfile(path: str) -> list[Host]:
             a host named twice, or no host.
     """
     try:
-        lines = resolved(path).read_text(encoding="utf-8-sig").splitlines()
+        data = resolved(path).read_bytes()
+        lines = data.decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"engine.hostfile={path} cannot be read ({in_words(error)}); give a file with lines "
             " `NAME slots=NUMBER`"
         ) from error
+    if foreign := foreign_encoding(data[:4]):
+        raise ConfigError(f"engine.hostfile={path} {foreign}")
     hosts: dict[str, Host] = {}
     for number, line in enumerate(lines, start=1):
         text = line.strip()

@@ -30,7 +30,7 @@ from opdcliff.storage.provenance import (
     source_digest,
 )
 from opdcliff.storage.redaction import redact, redact_file, redact_text, refuse_secrets
-from opdcliff.storage.wording import foreign_encoding, in_words, kind_of, short
+from opdcliff.storage.wording import foreign_encoding, in_words, kind_of, short, told
 
 __all__ = [
     "Asset",
@@ -58,6 +58,7 @@ __all__ = [
     "refuse_secrets",
     "short",
     "source_digest",
+    "told",
     "write_bytes_atomic",
     "write_json_atomic",
     "write_text_atomic",

@@ -10,6 +10,8 @@ import codecs
 import json
 import zlib
 
+from opdcliff.errors import OpdcliffError
+
 # Marks at the start of a file, the longer ones first: that of UTF-32 begins like that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -27,7 +29,7 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"is not JSON from line {error.lineno} character {error.colno} on"
     if isinstance(error, zlib.error | EOFError):
-        return "is cut short or damaged"
+        return "cannot be unpacked to its end"
     if isinstance(error, OSError):
         return (error.strerror or "cannot be read").lower()
     if isinstance(error, RecursionError):
@@ -38,6 +40,12 @@ def in_words(error: BaseException) -> str:
     if mark is not None:
         return f"is not YAML from line {mark.line + 1} character {mark.column + 1} on"
     return "has content of another form than expected"
+
+
+def told(error: BaseException) -> str:
+    """What a part of a study failed of, in one line: a bug is named by its class as well."""
+    name = "" if isinstance(error, OpdcliffError) else f"{type(error).__name__}: "
+    return " ".join(f"{name}{error}".split())
 
 
 def foreign_encoding(head: bytes) -> str | None:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from opdcliff.errors import ConfigError, InadmissibleError
 from opdcliff.records import cell_identity
-from opdcliff.storage import canonical_json, digest, file_digest
+from opdcliff.storage import canonical_json, digest, file_digest, in_words
 
 LOCK_FILE = "lock.json"
 FORMAT = 1
@@ -220,8 +220,7 @@ def read_test(path: Path) -> LockedTest:
         raise InadmissibleError(f"{path}: {first_problem(error)}") from error
     # A date that is none or a number too long raises a ValueError of its own.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InadmissibleError(f"{path} cannot be read as YAML: {reason}") from error
+        raise InadmissibleError(f"{path} cannot be read as YAML ({in_words(error)})") from error
 
 
 def first_problem(error: ValidationError) -> str:

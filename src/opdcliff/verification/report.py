@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from opdcliff.errors import InadmissibleError
-from opdcliff.storage import digest, encode_floats, write_json_atomic, write_text_atomic
+from opdcliff.storage import digest, encode_floats, in_words, write_json_atomic, write_text_atomic
 from opdcliff.terminal import print_table
 from opdcliff.verification.lock import Lock, LockedTest
 from opdcliff.verification.run_views import TABLE, table_of, write_table

@@ -11,6 +11,7 @@ import pandas as pd
 
 from opdcliff.errors import InadmissibleError
 from opdcliff.report.comparison.tolerance import rank_lams
+from opdcliff.storage import in_words
 from opdcliff.terminal import ARM_KEYS
 
 CELLS, ONSETS, CALIBRATION, REFERENCES = "cells", "onsets", "calibration", "references"
