@@ -40,7 +40,7 @@ def read_splits(folder: Path) -> Splits:
                 parts[row["split"]].append(Example(row["prompt"], candidates, grades, row["key"]))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RecordError(
-            f"{folder / SPLITS_FILE} cannot be read ({in_words(error)}); delete its folder to build it "
-            "anew"
+            f"{folder / SPLITS_FILE} cannot be read ({in_words(error)}); delete its folder to "
+            "build it anew"
         ) from error
     return Splits(parts["train"], parts["calibration"], parts["test"])

@@ -118,8 +118,8 @@ def _flat_parts(zero: Any) -> list[Tensor]:
             parts: list[Tensor] = getattr(zero, name)
             return parts
     raise EngineError(
-        "checkpoints do not know this optimizer of DeepSpeed; set checkpoint.every=0, or install the "
-        "version in constraints.txt"
+        "checkpoints do not know this optimizer of DeepSpeed; set checkpoint.every=0, or install "
+        "the version in constraints.txt"
     )
 
 

@@ -51,18 +51,15 @@ def check_lengths(config: RunConfig, data: Path, lengths: dict[str, Any]) -> Non
     rooms = _rooms(config)
     split = max(SPLITS, key=lambda name: lengths["longest"][name][1] + sum(rooms[name].values()))
     number, tokens = lengths["longest"][split]
-    model, limit = min(
-        (item for item in _all_positions(config, lengths).items() if item[1] is not None),
-        key=lambda item: item[1],
-        default=("", None),
-    )
-    if limit is None or tokens + sum(rooms[split].values()) <= limit:
+    known = {name: n for name, n in _all_positions(config, lengths).items() if n is not None}
+    model = min(known, key=known.__getitem__, default="")
+    if not model or tokens + sum(rooms[split].values()) <= known[model]:
         return
     room = " and ".join(f"{name}={count}" for name, count in rooms[split].items())
     raise DataError(
         f"prompt {number} of the {split} split{_place(config, data, split, number)} has {tokens} "
-        f"tokens, its answer may take {room} more, and the {model} knows {limit} positions; "
-        f"{', or '.join(_remedies(config, rooms[split], limit - tokens))}"
+        f"tokens, its answer may take {room} more, and the {model} knows {known[model]} positions; "
+        f"{', or '.join(_remedies(config, rooms[split], known[model] - tokens))}"
     )
 
 

@@ -46,7 +46,8 @@ def read_hostfile(path: str) -> list[Host]:
         match = _LINE.fullmatch(text)
         if match is None:
             raise ConfigError(
-                f"line {number} of engine.hostfile={path} is {short(text)}; write `NAME slots=NUMBER`"
+                f"line {number} of engine.hostfile={path} is {short(text)}; write "
+                "`NAME slots=NUMBER`"
             )
         if match[1] in hosts:
             raise ConfigError(
