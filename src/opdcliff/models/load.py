@@ -140,6 +140,11 @@ def known_positions(source: str | Path, *, revision: str | None = None) -> int |
         configuration = AutoConfig.from_pretrained(**origin, trust_remote_code=False)
     except Exception as error:
         raise ModelError(_cannot_load("configuration", source, error)) from error
+    return positions_in(configuration)
+
+
+def positions_in(configuration: Any) -> int | None:
+    """How many positions a model of this configuration was made for, if that says so."""
     known = getattr(configuration.get_text_config(), "max_position_embeddings", None)
     return known if isinstance(known, int) and known > 0 else None
 
