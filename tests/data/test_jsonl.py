@@ -147,7 +147,7 @@ def test_bytes_that_are_no_utf8_are_named(tmp_path: Path) -> None:
 
 # What each line of `BAD_LINES` is told, so that a user need not guess.
 TOLD = {
-    "no JSON": "is not JSON from character 2 on",
+    "no JSON": "is not JSON from character",
     "two values": "is not JSON from character",
     "a list": "the line is a list, not an object",
     "a text": "the line is a text, not an object",

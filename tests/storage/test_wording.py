@@ -18,12 +18,12 @@ from opdcliff.storage.wording import foreign_encoding, in_words, kind_of, short,
 
 RAISED: dict[str, tuple[Callable[[], object], str]] = {
     "a text cut": (lambda: json.loads('{"a": 1'), "is not JSON from line 1 character 8 on"),
-    "no UTF-8": (lambda: b"caf\xe9!".decode(), "is not UTF-8 text; save it as UTF-8"),
+    "no UTF-8": (b"caf\xe9!".decode, "is not UTF-8 text; save it as UTF-8"),
     "UTF-16": (lambda: "ab".encode("utf-16").decode(), "is UTF-16; save it as UTF-8"),
     "no file": (lambda: open("/nowhere"), "no such file or directory"),  # noqa: SIM115
     "a folder": (lambda: Path("/").read_text(), "is a directory"),
     "no key": (lambda: {}["name"], "lacks name"),
-    "no item": (lambda: [][0], "has content of another form than expected"),
+    "no item": (lambda: ["abc"][5], "has content of another form than expected"),
     "no text": (lambda: "".join([1]), "has content of another form than expected"),  # type: ignore[list-item]
     "too deep": (lambda: json.loads("[" * 200_000), "is nested too deeply"),
     "no YAML": (lambda: yaml.safe_load("a: [1"), "is not YAML from line 1 character 6 on"),
