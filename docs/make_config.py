@@ -16,9 +16,9 @@ import yaml
 
 from opdcliff.cli import verbs
 from opdcliff.paths import conf_dir
-from opdcliff.settings import ranges
-from opdcliff.settings import schema as schema
+from opdcliff.settings import schema
 from opdcliff.settings.groups import default_of, describe, group_names, options_of
+from opdcliff.settings.ranges import RANGES
 
 FOLDER = Path(__file__).parent
 # Groups that are no part of the typed configuration.
@@ -41,9 +41,9 @@ _HEAD = """# Every setting
 
 Written by `make renew-docs` from the comments in [conf/](../conf/); edit those, not this page. A
 setting is a field of a group: `opdcliff train GROUP=OPTION FIELD=VALUE`, where FIELD is the dotted
-name in the tables. An option that names others takes their values first and lists only what it changes.
-[default_config.yaml](default_config.yaml) is the whole default, resolved, as `opdcliff config`
-prints it.
+name in the tables. An option that names others takes their values first and lists only what
+it changes. [default_config.yaml](default_config.yaml) is the whole default, resolved, as
+`opdcliff config` prints it.
 
 | group | options, the default first |
 |---|---|
@@ -160,15 +160,15 @@ def _purpose(group: str) -> str:
 
 
 def _allowed(name: str) -> str:
-    ranges = {known: text for known, text, _ in ranges.RANGES}
+    ranges = {known: text for known, text, _ in RANGES}
     kind, _, null = str(_field_types().get(name, "")).partition(" | ")
     text = ranges.get(name, _TYPES.get(kind, ""))
     return _cell(f"{text}, or null" if text and null else text)
 
 
-def _field_types(schema: Any = schema.RunConfig, prefix: str = "") -> dict[str, str]:
+def _field_types(kind: Any = schema.RunConfig, prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
-    for field in fields(schema):
+    for field in fields(kind):
         inner = getattr(schema, str(field.type).split(" | ", maxsplit=1)[0], None)
         if isinstance(inner, type) and is_dataclass(inner):
             found |= _field_types(inner, f"{prefix}{field.name}.")

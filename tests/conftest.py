@@ -6,6 +6,7 @@ Also the fixtures that several test modules share.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,7 @@ def run(
 @pytest.fixture(scope="module")
 def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made-up rows in the files of Amazon_Fashion."""
-    from test_amazon import world, write
+    from amazon_world import world, write
 
     return write(tmp_path_factory.mktemp("fashion"), *world(users=260))
 
@@ -92,3 +93,14 @@ def pytest_terminal_summary(
         terminalreporter.write_line(
             f"real rows: {count} tests not run ({ROWS_VARIABLE} is not set)", yellow=True
         )
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    """A copy of the committed tables of the quick study, to be made another run."""
+    from opdcliff.report.comparison.tables import FILES
+    from quick_tables import QUICK
+
+    for name in FILES:
+        shutil.copy(QUICK / name, tmp_path / name)
+    return tmp_path

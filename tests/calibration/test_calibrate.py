@@ -14,7 +14,7 @@ from scipy import stats
 
 import markov
 from opdcliff.calibration import calibrate as module
-from opdcliff.calibration.calibrate import MIN_POSITIONS, Calibration, calibrate, tabulate
+from opdcliff.calibration.calibrate import MIN_POSITIONS, Calibration, calibrate_trio, tabulate
 from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, Contract
 from opdcliff.models import answering
 from opdcliff.models.load import Trio, assemble
@@ -38,7 +38,7 @@ def settings(**changes: Any) -> CalibrationConfig:
 
 
 def measured(trio: Trio, contract: Contract = RANKING_WITH_REASON, **changes: Any) -> Calibration:
-    return calibrate(
+    return calibrate_trio(
         trio,
         [markov.example(i) for i in range(40)],
         contract,

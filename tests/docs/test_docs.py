@@ -159,7 +159,7 @@ def test_a_command_that_is_not_run_is_still_there_and_its_settings_load(
         return
     if "qwen3" in command or "paper" in command:
         words += HUB
-    own = ("supersedes=", "dry_run=", "memory_gb=", "prompt_tokens=")
+    own = ("supersedes=", "renew_committed=", "dry_run=", "memory_gb=", "prompt_tokens=")
     settings = [word for word in words if word not in ("-m", "...") and not word.startswith(own)]
     if verb == "study" or verb in ("lock", "confirm"):
         config = load(compose_one(settings))

@@ -39,6 +39,9 @@ NOT_RUN = {
         "reads 200 records that are not committed; tests/test_results.py verifies the table"
     ),
 }
+NOT_RUN["opdcliff study protocol=quick renew_committed=true"] = (
+    "minutes, and writes committed files; tests/test_committed.py renews a study of seconds"
+)
 _GPUS = "needs GPUs and 1.7B and 8B weights; tests/test_cli.py runs the experiment small"
 NOT_RUN |= {
     "opdcliff plan experiment=paper_fine_grid data.path=FOLDER memory_gb=80": (

@@ -22,7 +22,7 @@ from opdcliff.prereg.windows import (
     onset_window,
 )
 from opdcliff.theory import threshold
-from opdcliff.theory.spread import Flow, Population, critical_lambda, end_of_room, onset_on_budget
+from opdcliff.theory.spread import Flow, Population, end_of_room, onset_on_budget
 from opdcliff.verification.lock import Window, read_lock, read_test
 
 P, B, C = 0.876, 0.476, 5.0
@@ -77,7 +77,7 @@ def test_the_ends_follow_their_rules(plain: Window) -> None:
     assert plain.lo is not None
     assert plain.hi is not None
     wide, narrow = (Population(P, B, C, spread) for spread in (0.06, 0.03))
-    low = critical_lambda(wide) - 2 * 0.02 / SHARPENING
+    low = wide.critical_lambda() - 2 * 0.02 / SHARPENING
     assert plain.lo == pytest.approx(low - HALF, abs=6e-5)
     high = onset_on_budget(
         narrow, Flow(speed=0.3), updates=60, warmup_updates=10, z_end=end_of_room(136, 0.5)
@@ -85,7 +85,7 @@ def test_the_ends_follow_their_rules(plain: Window) -> None:
     assert plain.hi == pytest.approx(high + HALF, abs=6e-5)
     # Rounded as lambdas are.
     assert (plain.lo, plain.hi) == (round(plain.lo, 4), round(plain.hi, 4))
-    assert plain.lo < critical_lambda(wide) < critical_lambda(narrow) < plain.hi
+    assert plain.lo < wide.critical_lambda() < narrow.critical_lambda() < plain.hi
     for piece in ("spread 0.0600", f"{low:.4f}", f"{high:.4f}", "within 60 updates", "0-27"):
         assert piece in plain.derivation
 

@@ -15,15 +15,14 @@ from typing import Any
 import pytest
 
 from built import ensure
-from opdcliff.data.amazon import SPLITS
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.mini import SplitSizes, generate
-from opdcliff.data.splits_file import read_splits, write_splits
+from opdcliff.data.splits_file import SPLITS_FILE, read_splits, write_splits
 from opdcliff.errors import ConfigError, RecordError
 from opdcliff.paths import StudyPaths
 from opdcliff.storage.asset_cache import ASSET_MANIFEST, manifest
 from opdcliff.storage.canonical import digest
-from places import HELPERS
+from places import with_helpers
 
 KEY = {"seed": 3, "sizes": [1, 2.5], "name": "caf\u00e9"}
 
@@ -156,10 +155,7 @@ print(ensure(StudyPaths(runs=root / "runs", results=root / "results"), "models",
 def _worker(root: Path, me: str, other: str, mode: str = "race") -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", WORKER, str(root), me, other, mode],
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{HELPERS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-        },
+        env=with_helpers(),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -286,8 +282,8 @@ BAD_ROWS: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("name", BAD_ROWS)
 def test_damaged_splits_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
     write_splits(tmp_path, MINI)
-    *lines, last = (tmp_path / SPLITS).read_text().splitlines()
-    (tmp_path / SPLITS).write_text("\n".join([*lines, BAD_ROWS[name](last)]) + "\n")
+    *lines, last = (tmp_path / SPLITS_FILE).read_text().splitlines()
+    (tmp_path / SPLITS_FILE).write_text("\n".join([*lines, BAD_ROWS[name](last)]) + "\n")
     with pytest.raises(RecordError, match=r"splits\.jsonl cannot be read") as caught:
         read_splits(tmp_path)
     assert "\n" not in str(caught.value)

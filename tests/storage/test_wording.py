@@ -6,6 +6,7 @@ import ast
 import gzip
 import json
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ RAISED: dict[str, tuple[Callable[[], object], str]] = {
     "no file": (lambda: open("/nowhere"), "no such file or directory"),  # noqa: SIM115
     "a folder": (lambda: Path("/").read_text(), "is a directory"),
     "no key": (lambda: {}["name"], "lacks name"),
-    "no item": (lambda: ["abc"][5], "has content of another form than expected"),
+    "no item": (lambda: deque().pop(), "has content of another form than expected"),
     "no text": (lambda: "".join([1]), "has content of another form than expected"),  # type: ignore[list-item]
     "too deep": (lambda: json.loads("[" * 200_000), "is nested too deeply"),
     "no YAML": (lambda: yaml.safe_load("a: [1"), "is not YAML from line 1 character 6 on"),

@@ -20,14 +20,14 @@ def loop(
 ) -> Trajectory:
     """The loop at (P, B) with lam = factor * lambda*."""
     position = even_position(P, B)
-    return simulate.run(
+    return simulate.simulate_position(
         position, lam=factor * STAR, c=C, eta=eta, updates=updates, rule=rule, **settings
     )
 
 
 @pytest.mark.parametrize(("n_modal", "n_tail"), [(1, 1), (2, 3)])
 def test_unclipped_loop_is_ascent_on_one_logit(n_modal: int, n_tail: int) -> None:
-    run = simulate.run(
+    run = simulate.simulate_position(
         even_position(P, B, n_modal, n_tail), lam=1.4, c=C, eta=ETA, updates=300, rule="none"
     )
     z, z_star = threshold.logit(B), threshold.fixed_point_logit(P, B, 1.4)
@@ -45,7 +45,9 @@ def test_step_on_two_free_logits_is_halved() -> None:
 
 def test_reference_run_of_the_finite_budget() -> None:
     lam = 1.02 * threshold.lambda_star(0.876, 0.476, C)
-    run = simulate.run(even_position(0.876, 0.476), lam=lam, c=C, eta=0.05, updates=2200)
+    run = simulate.simulate_position(
+        even_position(0.876, 0.476), lam=lam, c=C, eta=0.05, updates=2200
+    )
     assert run.crossed_at == pytest.approx(1926, abs=2)
     predicted = budget_flow.updates_to_exit(0.876, 0.476, C, lam, 0.05)
     assert run.crossed_at == pytest.approx(predicted, rel=0.01)
@@ -67,7 +69,7 @@ def test_crossing_matches_the_integral(
 ) -> None:
     lam = factor * threshold.lambda_star(p, b, c)
     predicted = budget_flow.updates_to_exit(p, b, c, lam, eta)
-    run = simulate.run(
+    run = simulate.simulate_position(
         even_position(p, b), lam=lam, c=c, eta=eta, updates=int(1.05 * predicted) + 5
     )
     assert run.crossed_at == pytest.approx(predicted, rel=0.01)
@@ -99,7 +101,7 @@ def test_mask_runs_away_above_the_cliff(factor: float) -> None:
 
 def test_mask_ends_at_the_masked_fixed_point_when_c_is_near_1() -> None:
     lam = 1.02 * threshold.lambda_star(P, B, 1.1)
-    run = simulate.run(even_position(P, B), lam=lam, c=1.1, eta=ETA, updates=4000)
+    run = simulate.simulate_position(even_position(P, B), lam=lam, c=1.1, eta=ETA, updates=4000)
     end = threshold.masked_fixed_point(P, B, lam)
     assert threshold.sigmoid(run.z_c) < threshold.fixed_point(P, B, lam) < end < 1.0
     assert run.q[-1] == pytest.approx(end, abs=1e-6)
@@ -121,7 +123,7 @@ def test_truncate_keeps_the_cliff_where_the_normaliser_is_large() -> None:
     lam = threshold.lambda_star(p, b, c)
     log_z = np.log(p**lam * b ** (1 - lam) + (1 - p) ** lam * (1 - b) ** (1 - lam))
     assert threshold.fixed_point(p, b, lam) * log_z > 1.0
-    near = simulate.run(
+    near = simulate.simulate_position(
         even_position(p, b), lam=1.01 * lam, c=c, eta=2.0, updates=5000, rule="truncate"
     )
     assert near.crossed_at is not None
@@ -138,7 +140,7 @@ def test_no_clip_has_no_cliff(factor: float) -> None:
 def test_modal_clipping_slows_a_start_far_below_the_teacher() -> None:
     p, b, c = 0.9, 0.2, 2.0
     lam = 1.1 * threshold.lambda_star(p, b, c)
-    run = simulate.run(even_position(p, b), lam=lam, c=c, eta=0.1, updates=2000)
+    run = simulate.simulate_position(even_position(p, b), lam=lam, c=c, eta=0.1, updates=2000)
     assert run.clip_fraction[0] == pytest.approx(b)
     assert run.crossed_at > 1.01 * budget_flow.updates_to_exit(p, b, c, lam, 0.1)
 
@@ -159,7 +161,7 @@ def test_sampled_estimator_agrees_with_expected_below_the_cliff() -> None:
 
 def test_noise_crosses_below_the_cliff_and_smaller_steps_do_not() -> None:
     noisy = [
-        simulate.run(
+        simulate.simulate_position(
             even_position(P, B),
             lam=0.97 * STAR,
             c=C,
@@ -211,7 +213,7 @@ def test_position_masses() -> None:
         np.array([0.5, 0.4, 0.06, 0.04]), np.array([0.2, 0.3, 0.4, 0.1]), 2
     )
     assert (position.p, position.b) == (pytest.approx(0.9), pytest.approx(0.5))
-    run = simulate.run(position, lam=1.5, c=C, eta=ETA, updates=3000, rule="none")
+    run = simulate.simulate_position(position, lam=1.5, c=C, eta=ETA, updates=3000, rule="none")
     target = position.teacher**1.5 * position.base**-0.5
     assert run.q[-1] == pytest.approx(target[:2].sum() / target.sum(), abs=1e-4)
 
@@ -248,7 +250,7 @@ def test_impossible_positions_are_refused(teacher, base, n_modal: int, words: st
 def test_impossible_settings_are_refused(changed, error, words: str) -> None:
     settings = {"lam": 1.2, "c": 5.0, "eta": 0.1, "updates": 3} | changed
     with pytest.raises(error, match=words):
-        simulate.run(even_position(P, B), **settings)
+        simulate.simulate_position(even_position(P, B), **settings)
 
 
 def test_impossible_even_positions_are_refused() -> None:

@@ -16,7 +16,6 @@ from opdcliff.theory import budget_flow, threshold
 from opdcliff.theory.spread import (
     Flow,
     Population,
-    critical_lambda,
     end_of_room,
     onset_on_budget,
     trajectory,
@@ -42,13 +41,13 @@ def alike() -> Population:
 )
 def test_positions_that_are_alike_have_the_threshold_of_one(p: float, b: float, c: float) -> None:
     population = Population(p, b, c, 0.0)
-    assert critical_lambda(population) == threshold.lambda_star(p, b, c) == population.lambda_star
+    assert population.critical_lambda() == threshold.lambda_star(p, b, c) == population.lambda_star
 
 
 @pytest.mark.parametrize(("p", "b", "c"), [(P, B, C), (P, B, 2.0), (0.99, 0.5, 5.0)])
 def test_the_threshold_falls_with_the_spread(p: float, b: float, c: float) -> None:
     spreads = (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4)
-    found = [critical_lambda(Population(p, b, c, spread)) for spread in spreads]
+    found = [Population(p, b, c, spread).critical_lambda() for spread in spreads]
     assert all(wider < narrower for narrower, wider in itertools.pairwise(found))
     # To the resolution of the search it starts at lambda* itself.
     assert found[1] == pytest.approx(threshold.lambda_star(p, b, c), rel=0.01)
@@ -94,7 +93,7 @@ def test_plain_gradient_steps_rest_below_the_threshold_and_run_away_above_it(
     p: float, b: float, c: float, spread: float
 ) -> None:
     offsets = np.random.default_rng(7).normal(0.0, spread, 2_000)
-    critical = critical_lambda(Population(p, b, c, spread))
+    critical = Population(p, b, c, spread).critical_lambda()
     # So far below the threshold of one position that positions which are alike would rest.
     assert 1.01 * critical < threshold.lambda_star(p, b, c)
     ends, boundary = {}, threshold.clip_safe_logit(p, c)
@@ -143,7 +142,7 @@ def test_the_onset_falls_to_the_threshold_as_the_budget_grows(
     flow: Flow, warmup: int, budgets: tuple[int, ...]
 ) -> None:
     population = Population(P, B, C, 0.05)
-    critical = critical_lambda(population)
+    critical = population.critical_lambda()
     onsets = [
         onset_on_budget(population, flow, updates=updates, warmup_updates=warmup, z_end=Z_END)
         for updates in budgets
@@ -231,7 +230,7 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: Population(1.0, B, C, 0.1), "p = 1.0"),
     (lambda: Population(P, 0.0, C, 0.1), "b = 0.0"),
     (lambda: Population(P, B, 1.0, 0.1), "c = 1.0"),
-    (lambda: critical_lambda(Population(P, B, C, 9.0)), "no rest point even at lambda = 1"),
+    (lambda: Population(P, B, C, 9.0).critical_lambda(), "no rest point even at lambda = 1"),
     (lambda: onset(0), "updates = 0"),
     (lambda: end_of_room(0, 0.5), "room = 0"),
     (lambda: end_of_room(136, 0.0), "level = 0.0"),

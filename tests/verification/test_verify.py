@@ -546,6 +546,6 @@ def test_the_verb_prints_verdicts_and_returns_their_code(
     printed = capsys.readouterr().out
     assert "integrity CLEAN; 2 CONFIRMED" in printed
     assert "Exploratory" in printed
-    report = (repo / "results" / PROTOCOL / "report.md").read_text()
+    report = (paths_of(repo).own.locked_dir(PROTOCOL) / "report.md").read_text()
     assert "### T1: CONFIRMED" in report
     assert "| extended |" in report

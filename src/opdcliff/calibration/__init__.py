@@ -5,12 +5,14 @@ from __future__ import annotations
 from opdcliff.calibration.asset import prepare_calibration
 from opdcliff.calibration.calibrate import Binding, Calibration
 from opdcliff.calibration.modal_mass import CLASSES, Positions, label, modal_logits
+from opdcliff.calibration.pair import calibrate
 
 __all__ = [
     "CLASSES",
     "Binding",
     "Calibration",
     "Positions",
+    "calibrate",
     "label",
     "modal_logits",
     "prepare_calibration",

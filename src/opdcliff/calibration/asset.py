@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from opdcliff.calibration.calibrate import Binding, Calibration, calibrate
+from opdcliff.calibration.calibrate import Binding, Calibration, calibrate_trio
 from opdcliff.contract import get_contract
 from opdcliff.data import read_splits
 from opdcliff.models import MEASURING_CODE, Prepared, load_trio
@@ -42,7 +42,7 @@ def prepare_calibration(
 
 def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(config.engine.threads)
-    result = calibrate(
+    result = calibrate_trio(
         load_trio(config, prepared),
         read_splits(prepared.data).calibration,
         get_contract(config.data.contract),

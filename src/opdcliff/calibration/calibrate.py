@@ -57,7 +57,7 @@ class Calibration:
     binding: Binding | None
 
 
-def calibrate(
+def calibrate_trio(
     trio: Trio,
     examples: Sequence[Example],
     contract: Contract,

@@ -21,7 +21,6 @@ from opdcliff.prereg.pilot import PilotFacts
 from opdcliff.theory import (
     Flow,
     Population,
-    critical_lambda,
     end_of_room,
     onset_on_budget,
     threshold,
@@ -102,7 +101,7 @@ def onset_window(
             for spread in (pilot.spread_hi, pilot.spread_lo)
         )
         star, sharpening = wide.lambda_star, threshold.logit(row.p) - threshold.logit(row.b)
-        lows.append(critical_lambda(wide) * row.star_lo / star - 2.0 * pilot.wobble / sharpening)
+        lows.append(wide.critical_lambda() * row.star_lo / star - 2.0 * pilot.wobble / sharpening)
         budgeted = onset_on_budget(
             narrow,
             Flow(speed=pilot.speed_lo),

@@ -23,6 +23,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Level lines of lambda* over the teacher's mass p and the warm start's b, for three clips, "
         "and lambda* against the clip. Nothing here is measured.",
     ),
+    "bifurcation": (
+        "closed form",
+        "One position simulated: under the mask the student rests below lambda* and runs away "
+        "above it; other clip rules beside it. Nothing here is measured.",
+    ),
     "fine_grid": (
         "locked",
         "Every seed of the arm `fine_grid`: final parse rate and NDCG@1 against lambda, above them "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 
 from opdcliff.report.drawing.parameters import parameter_counts
-from opdcliff.report.paper_comparison import DIFFERENT, SAME, UNKNOWN, Committed, Row, off
+from opdcliff.report.paper_numbers import DIFFERENT, SAME, UNKNOWN, OurNumbers, Row, off
 from opdcliff.theory import lambda_star, modal_mass_for
 from opdcliff.verification import number, span
 
@@ -48,7 +48,7 @@ NDCG@1; every number of their appendices (finite budget, scope, ASPO, lambda*(p,
 """
 
 
-def _threshold(committed: Committed) -> str:
+def _threshold(committed: OurNumbers) -> str:
     p, b = committed.locked.binding
     return (
         f"lambda* = {number(committed.star(CLIP))} at c = {CLIP:g}, p = {number(p)}, "
@@ -56,7 +56,7 @@ def _threshold(committed: Committed) -> str:
     )
 
 
-def _plain_start(committed: Committed) -> str:
+def _plain_start(committed: OurNumbers) -> str:
     arms = {row["arm"]: row for row in committed.locked.verdicts["exploratory"]}
     found = arms["plain_start"]
     return (
@@ -65,14 +65,14 @@ def _plain_start(committed: Committed) -> str:
     )
 
 
-def _below(committed: Committed) -> str:
+def _below(committed: OurNumbers) -> str:
     lam = committed.safe_lam()
     share = lam / committed.star(CLIP)
     rate = committed.mean("fine_grid", "eval/parse_rate", lam)
     return f"{rate} at lambda = {number(lam)}, {share:.2f} of lambda* [M]"
 
 
-def _flat(committed: Committed) -> str:
+def _flat(committed: OurNumbers) -> str:
     runs, lam = committed.locked.arm("fine_grid"), committed.safe_lam()
     level = runs["eval/ndcg1_parsed"][runs.lam == lam].mean()
     return f"difference {committed.contrast('flatness')}; level {number(level)} at {number(lam)}"
@@ -83,7 +83,7 @@ def _student_parameters(larger: int) -> int:
     return parameter_counts(["tiny"], "tiny_5x", larger)["tiny"]
 
 
-def _parity(committed: Committed) -> str:
+def _parity(committed: OurNumbers) -> str:
     larger = int(committed.locked.arm("larger_sft")["model/parameters"].iloc[0])
     own = _student_parameters(larger)
     return (
@@ -92,7 +92,7 @@ def _parity(committed: Committed) -> str:
     )
 
 
-def _study(data: str, protocol: str, command: str, committed: Committed) -> str:
+def _study(data: str, protocol: str, command: str, committed: OurNumbers) -> str:
     rows = committed.studied(data, protocol, command).to_dict("records")
     said = [
         f"{row['clip']}: {number(row['onset'])}, "
@@ -114,7 +114,7 @@ def _scope(what: str, data: str, protocol: str, command: str, why: str) -> Row:
     )
 
 
-def _without_text(committed: Committed) -> str:
+def _without_text(committed: OurNumbers) -> str:
     name = "scope_ranking_only"
     cells = committed.cells("", name, f"opdcliff collect protocol={name}")
     rates, lams = cells["eval/parse_rate"], cells["lam"]
@@ -124,7 +124,7 @@ def _without_text(committed: Committed) -> str:
     )
 
 
-def _rules(committed: Committed) -> str:
+def _rules(committed: OurNumbers) -> str:
     cells = committed.cells("mini", "policy_ratio_rules", _RULES)
     onsets = committed.studied("mini", "policy_ratio_rules", _RULES).set_index("clip")
     said = []

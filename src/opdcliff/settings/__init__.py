@@ -12,6 +12,7 @@ from opdcliff.settings.compose import (
     compose_one,
     hydra_session,
     model_option,
+    quoted,
     run_multirun,
 )
 from opdcliff.settings.engine_checks import STAGES
@@ -62,6 +63,7 @@ __all__ = [
     "load",
     "model_option",
     "print_groups",
+    "quoted",
     "read_hostfile",
     "resolved",
     "run_multirun",

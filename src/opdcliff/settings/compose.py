@@ -118,6 +118,12 @@ def _with_option(group: str, name: str) -> RunConfig:
     return typed(compose_one([f"{group}={name}"]))
 
 
+def quoted(value: object) -> str:
+    """A value, e.g. a path, as Hydra's override grammar reads it back unchanged."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
 @contextlib.contextmanager
 def hydra_session() -> Iterator[Any]:
     """Hydra on the groups in conf/, whatever was initialised before."""

@@ -27,9 +27,10 @@ from opdcliff.training import (
     Job,
     Place,
     RunOutcome,
-    about,
-    checkpoint,
+    about_run,
+    drop_checkpoints_after,
     find_start,
+    remove_checkpoints,
     train_here,
     train_on_ranks,
 )
@@ -100,7 +101,7 @@ def run_cell(
     status = terminal_status(folder)
     if status in OUTCOMES:
         # A kill may have come between the outcome and this.
-        checkpoint.remove_all(folder / checkpoint.CHECKPOINTS)
+        remove_checkpoints(folder)
         return str(status)
     config = cell.config
     start = find_start(folder, identity, config.checkpoint)
@@ -119,7 +120,7 @@ def run_cell(
         ) as record,
         deferred(),
     ):
-        checkpoint.drop_after(folder / checkpoint.CHECKPOINTS, start.update)
+        drop_checkpoints_after(folder, start.update)
         tracker = open_tracker(
             config.tracking.mode,
             project=config.tracking.project,
@@ -138,7 +139,7 @@ def run_cell(
 
         try:
             saved = None if start.checkpoint is None else start.checkpoint.folder
-            place = Place(folder, about(identity, record.commit), saved)
+            place = Place(folder, about_run(identity, record.commit), saved)
             outcome = _train(cell, Job(config, cell.lam, prepared, place), report, advance)
         except BaseException as error:
             tracker.finish(status_of(error))
@@ -147,7 +148,7 @@ def run_cell(
         _close(record, outcome, tracker.problem)
     if outcome.status == PREEMPTED:
         raise PreemptedError(f"{cell.name}: {outcome.reason}; {ADVICE}")
-    checkpoint.remove_all(folder / checkpoint.CHECKPOINTS)
+    remove_checkpoints(folder)
     return outcome.status
 
 

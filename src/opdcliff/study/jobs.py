@@ -19,7 +19,7 @@ from opdcliff.errors import PreemptedError, StudyIncompleteError
 from opdcliff.models import prepare
 from opdcliff.paths import StudyPaths
 from opdcliff.processes import stop_if_requested
-from opdcliff.settings import Grid, RunConfig, run_multirun
+from opdcliff.settings import Grid, RunConfig, quoted, run_multirun
 from opdcliff.storage import digest, told
 from opdcliff.study.cells import Cell, is_finished, run_cell
 from opdcliff.study.slurm import requeueing
@@ -86,7 +86,7 @@ def run_grid(grid: Grid, overrides: Sequence[str], paths: StudyPaths) -> list[Jo
 def sweep_words(overrides: Sequence[str], paths: StudyPaths) -> list[str]:
     """The overrides of a grid with the folder of what its launcher leaves."""
     folder = paths.assets_dir("sweep", digest(list(overrides), "sweep"))
-    return [f"hydra.sweep.dir={_quoted(str(folder))}", *overrides]
+    return [f"hydra.sweep.dir={quoted(str(folder))}", *overrides]
 
 
 def _job(grid: Grid, paths: StudyPaths, composed: object) -> JobResult:
@@ -105,8 +105,3 @@ def _job(grid: Grid, paths: StudyPaths, composed: object) -> JobResult:
         raise
     except Exception as error:
         return JobResult(None, problem=told(error))
-
-
-def _quoted(value: str) -> str:
-    """A value as Hydra's override grammar reads it back unchanged."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -18,6 +18,7 @@ from opdcliff.theory.onset import (
     wilson,
     window_test,
 )
+from opdcliff.theory.simulate import Rule, even_position, simulate_position
 from opdcliff.theory.spread import (
     Flow,
     Population,
@@ -40,10 +41,12 @@ __all__ = [
     "Flow",
     "Onset",
     "Population",
+    "Rule",
     "bootstrap_interval",
     "clip_safe_logit",
     "critical_lambda",
     "end_of_room",
+    "even_position",
     "fixed_point",
     "fixed_point_logit",
     "holm",
@@ -53,6 +56,7 @@ __all__ = [
     "no_threshold_reason",
     "onset_of_seed",
     "onset_on_budget",
+    "simulate_position",
     "t_interval",
     "threshold",
     "trajectory",

@@ -10,8 +10,8 @@ r = pi_T/pi_S, held constant in the gradient. A baseline would change the flow u
 Parametrisation. Point 9, dz/dn = eta q(1-q)(z* - z) with z = logit q, is gradient ascent on z
 itself: a Bernoulli policy with one logit. With K free logits, n_modal even modal tokens and n_tail
 even tail tokens, the same gradient moves z by (1/n_modal + 1/n_tail) as much, twice as much for
-K = 2. `run` divides its step on u by that factor (`class_step`), so `eta` means the same for every
-K and the flow is exact; for uneven classes it is exact at the start only.
+K = 2. `simulate_position` divides its step on u by that factor (`class_step`), so `eta` means the
+same for every K and the flow is exact; for uneven classes it is exact at the start only.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class SimulatedPosition:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What `run` saw; entry n of `z` and `q` is the state after n updates.
+    """What `simulate_position` saw; entry n of `z` and `q` is the state after n updates.
 
     z, q: (updates+1,) logit and modal mass of the student; lam: (updates,) coefficient of each
     update; clip_fraction: (updates,) share of the batch (of pi_S, if expected) with weight < 1;
@@ -119,7 +119,7 @@ def class_step(eta: float, position: SimulatedPosition) -> float:
     return eta / float(((modal / modal.sum()) ** 2).sum() + ((tail / tail.sum()) ** 2).sum())
 
 
-def run(
+def simulate_position(
     position: SimulatedPosition,
     *,
     lam: float,

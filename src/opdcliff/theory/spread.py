@@ -87,30 +87,39 @@ class Population:
         weights = special.expit(each) * special.expit(-each)
         return np.asarray((weights * forces).sum(1) / weights.sum(1))
 
+    def critical_lambda(self) -> float:
+        """Largest lambda at which the shared logit still has a rest point inside the safe region.
 
-def critical_lambda(population: Population) -> float:
-    """Largest lambda at which the shared logit still has a rest point inside the safe region.
+        lambda* for spread 0, and below it by about (m/spread) * spread / (logit p - logit b)
+        otherwise, m the margin in logits at which the rest point vanishes. Z is searched on a grid:
+        the result is low by up to .0005 at spreads of .04 and more, by .005 as the spread goes to
+        0. Raises TheoryDomainError where there is none even at lambda = 1.
+        Source: docs/theory.md, point 16 [D].
+        """
+        star = self.lambda_star
+        if self.spread == 0.0:
+            return star
+        start = threshold.logit(self.b)
+        z = np.linspace(start, threshold.clip_safe_logit(self.p, self.c), 400)
 
-    lambda* for spread 0, and below it by about (m/spread) * spread / (logit p - logit b)
-    otherwise, m the margin in logits at which the rest point vanishes. Z is searched on a grid: the
-    result is low by up to .0005 at spreads of .04 and more, by .005 as the spread goes to 0.
-    Source: docs/theory.md, point 16 [D].
+        def lowest(lam: float) -> float:
+            return float(self.force(z, lam).min())
+
+        if lowest(1.0) > 0.0:
+            raise TheoryDomainError(
+                f"spread = {self.spread:.6g} leaves no rest point even at lambda = 1; the "
+                "positions differ by more than the safe region is wide"
+            )
+        return float(optimize.brentq(lowest, 1.0, star, xtol=_LAM_TOLERANCE))
+
+
+def critical_lambda(p: float, b: float, c: float, spread: float) -> float:
+    """lambda* of positions that differ by `spread` logits: `Population.critical_lambda`.
+
+    >>> round(critical_lambda(0.856, 0.456, 5.0, 0.1), 2)
+    1.79
     """
-    star = population.lambda_star
-    if population.spread == 0.0:
-        return star
-    start = threshold.logit(population.b)
-    z = np.linspace(start, threshold.clip_safe_logit(population.p, population.c), 400)
-
-    def lowest(lam: float) -> float:
-        return float(population.force(z, lam).min())
-
-    if lowest(1.0) > 0.0:
-        raise TheoryDomainError(
-            f"spread = {population.spread:.6g} leaves no rest point even at lambda = 1; the "
-            "positions differ by more than the safe region is wide"
-        )
-    return float(optimize.brentq(lowest, 1.0, star, xtol=_LAM_TOLERANCE))
+    return Population(p, b, c, spread).critical_lambda()
 
 
 def onset_on_budget(
@@ -120,8 +129,9 @@ def onset_on_budget(
 
     Starts at logit b; lambda rises linearly over `warmup_updates`. z_end: the logit q at which the
     observed quantity has fallen, see `end_of_room`; above the rest points. The result lies above
-    `critical_lambda` and falls to it as the budget grows, but for steps that carry Z over a narrow
-    barrier (.0007 below it at .086 logits an update); infinity where twice lambda* is not enough.
+    the critical lambda and falls to it as the budget grows, but for steps that carry Z over a
+    narrow barrier (.0007 below it at .086 logits an update); infinity where twice lambda* is not
+    enough.
     Source: docs/theory.md, points 9 and 16 [D].
     """
     if updates < 1:

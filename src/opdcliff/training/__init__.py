@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from opdcliff.training.baselines import BASELINES
-from opdcliff.training.checkpoints import checkpoint
-from opdcliff.training.checkpoints.resume import about, find_start
+from opdcliff.training.checkpoints.resume import (
+    about_run,
+    drop_checkpoints_after,
+    find_start,
+    remove_checkpoints,
+)
 from opdcliff.training.evaluation.answers import EVALUATION_BATCH
 from opdcliff.training.evaluation.references import references
 from opdcliff.training.evaluation.run_evaluation import CLASS_ANSWERS
@@ -20,10 +24,11 @@ __all__ = [
     "Job",
     "Place",
     "RunOutcome",
-    "about",
-    "checkpoint",
+    "about_run",
+    "drop_checkpoints_after",
     "find_start",
     "references",
+    "remove_checkpoints",
     "train_here",
     "train_on_ranks",
 ]

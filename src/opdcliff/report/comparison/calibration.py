@@ -6,40 +6,17 @@ Why, and the rest of the derivation: `compare_tolerance`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pandas as pd
 
 from opdcliff.report.comparison.tolerance import (
+    RETRAINED,
     SIGMAS,
     TWO_DRAWS,
     Allowed,
     sampling_variance,
     within,
 )
-
-
-@dataclass(frozen=True)
-class Retrained:
-    """Root mean square of what a calibration differs by between models trained under two kernels.
-
-    p, b: log-odds of the masses. log_star: logarithm of lambda*.
-    """
-
-    p: float
-    b: float
-    log_star: float
-
-
-# Measured [M]: teacher, warm start and calibration of the quick study made anew on one machine with
-# torch's kernels for AVX-512 (those of the committed tables), AVX2 and none of these
-# (ATEN_CPU_CAPABILITY=avx2, default), the last two against the first; pooled over the classes of
-# tokens that the contract needs no tail for (False: brace, key, id, end) and those it does (True:
-# free text by offset). docs/reproduction.md has the numbers.
-RETRAINED = {
-    True: Retrained(p=0.0092, b=0.0160, log_star=0.0036),
-    False: Retrained(p=0.295, b=0.120, log_star=0.0110),
-}
 
 
 def calibration_allowed(row: pd.Series, column: str, table: pd.DataFrame) -> Allowed | None:

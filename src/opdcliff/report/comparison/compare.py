@@ -43,7 +43,7 @@ _SHOWN = 3
 Allowing = Callable[[pd.Series, str], Allowed | None]
 
 
-class Verdict(StrEnum):
+class Agreement(StrEnum):
     """How one number of a rerun stands to the committed one."""
 
     SAME = "same"
@@ -62,22 +62,22 @@ class Comparison:
     ours: Tables
     committed: Tables
 
-    def count(self, verdict: Verdict) -> int:
+    def count(self, verdict: Agreement) -> int:
         """Numbers of one verdict."""
         return int((self.numbers.verdict == verdict).sum())
 
     def last_line(self) -> str:
         """What came out, for a reproduced study."""
-        left = self.count(Verdict.NOT_JUDGED)
+        left = self.count(Agreement.NOT_JUDGED)
         return (
-            f"reproduced: {len(self.numbers)} numbers, of which {self.count(Verdict.SAME)} the "
-            f"same bits and {self.count(Verdict.WITHIN)} within the tolerance"
+            f"reproduced: {len(self.numbers)} numbers, of which {self.count(Agreement.SAME)} the "
+            f"same bits and {self.count(Agreement.WITHIN)} within the tolerance"
             + (f"; of {left} nothing is claimed" if left else "")
         )
 
     def raise_if_different(self) -> None:
         """Raise NotReproducedError, naming the first numbers that are outside."""
-        outside = self.numbers[self.numbers.verdict == Verdict.OUTSIDE]
+        outside = self.numbers[self.numbers.verdict == Agreement.OUTSIDE]
         if outside.empty:
             return
         said = [
@@ -122,19 +122,19 @@ def compared(name: str, ours: Tables, committed: Tables) -> Comparison:
     return Comparison(name, pd.DataFrame(rows), ours, committed)
 
 
-def judge(ours: str, committed: str, allowed: Allowed | None) -> Verdict:
+def judge(ours: str, committed: str, allowed: Allowed | None) -> Agreement:
     """The verdict on one printed number. allowed: None where it must be equal."""
     if ours == committed:
-        return Verdict.SAME
+        return Agreement.SAME
     if allowed is None:
-        return Verdict.OUTSIDE
+        return Agreement.OUTSIDE
     if not allowed.claimed:
-        return Verdict.NOT_JUDGED
+        return Agreement.NOT_JUDGED
     if allowed.words:
-        return Verdict.WITHIN if ours in allowed.words else Verdict.OUTSIDE
+        return Agreement.WITHIN if ours in allowed.words else Agreement.OUTSIDE
     value = float(ours or "nan")
     fits = allowed.blank if math.isnan(value) else allowed.low <= value <= allowed.high
-    return Verdict.WITHIN if fits else Verdict.OUTSIDE
+    return Agreement.WITHIN if fits else Agreement.OUTSIDE
 
 
 def _judged(
@@ -146,7 +146,7 @@ def _judged(
     for number, key in enumerate(committed.keys[table]):
         about = {"table": table, "row": _row_name(table, theirs.iloc[number])}
         if key not in there:
-            yield about | _line("row", "", "there", None, Verdict.OUTSIDE, "the row is missing")
+            yield about | _line("row", "", "there", None, Agreement.OUTSIDE, "the row is missing")
             continue
         row = committed.typed[table].iloc[number]
         for column in [c for c in theirs.columns if c != _NAME and c not in KEYS[table]]:
@@ -160,11 +160,11 @@ def _judged(
         if key not in committed.keys[table]:
             about = {"table": table, "row": _row_name(table, own.iloc[number])}
             reason = "no such row is committed"
-            yield about | _line("row", "there", "", None, Verdict.OUTSIDE, reason)
+            yield about | _line("row", "there", "", None, Agreement.OUTSIDE, reason)
 
 
 def _line(
-    column: str, ours: str, committed: str, allowed: Allowed | None, verdict: Verdict, reason: str
+    column: str, ours: str, committed: str, allowed: Allowed | None, verdict: Agreement, reason: str
 ) -> dict[str, Any]:
     bounds = (math.nan, math.nan) if allowed is None else (allowed.low, allowed.high)
     return {

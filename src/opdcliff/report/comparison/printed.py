@@ -8,7 +8,7 @@ import matplotlib
 import pandas as pd
 from rich.console import Console
 
-from opdcliff.report.comparison.compare import Comparison, Verdict
+from opdcliff.report.comparison.compare import Agreement, Comparison
 from opdcliff.report.comparison.picture import draw_comparison
 from opdcliff.report.comparison.tables import ONSETS
 from opdcliff.storage import write_text_atomic
@@ -37,14 +37,14 @@ def counts(found: Comparison) -> pd.DataFrame:
     """How many numbers of each column are of which verdict; a line for a table of the same bits."""
     rows = []
     for table, numbers in found.numbers.groupby("table", sort=False):
-        same = bool((numbers.verdict == Verdict.SAME).all())
+        same = bool((numbers.verdict == Agreement.SAME).all())
         for column, group in [("all", numbers)] if same else numbers.groupby("column", sort=False):
             about = {"table": table, "column": str(column).removeprefix("eval/")}
-            said = {str(v): int((group.verdict == v).sum()) for v in Verdict}
+            said = {str(v): int((group.verdict == v).sum()) for v in Agreement}
             rows.append(about | said)
     lines = pd.DataFrame(rows)
-    judged = found.count(Verdict.NOT_JUDGED) == 0
-    return lines.drop(columns=[str(Verdict.NOT_JUDGED)]) if judged else lines
+    judged = found.count(Agreement.NOT_JUDGED) == 0
+    return lines.drop(columns=[str(Agreement.NOT_JUDGED)]) if judged else lines
 
 
 def headline(found: Comparison) -> pd.DataFrame:

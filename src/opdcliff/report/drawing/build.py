@@ -17,6 +17,7 @@ from opdcliff.report.drawing.page import Page, write_page
 NAMES = (
     "geometry",
     "threshold_surface",
+    "bifurcation",
     "fine_grid",
     "budget",
     "small_clip",

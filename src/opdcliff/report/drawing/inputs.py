@@ -18,6 +18,7 @@ from opdcliff.verification import LOCK_FILE, TABLE, VERDICTS, Lock, LockedTest, 
 LOCKED, EXPLORATORY = "locked", "exploratory"
 # The protocol whose lock and verdicts the figures show.
 PROTOCOL = "mini"
+SIMULATION = "simulation (opdcliff.theory.simulate): no data, no lock, no records, no code commit"
 THEORY = "closed form (docs/theory.md): no data, no lock, no records, no code commit"
 
 

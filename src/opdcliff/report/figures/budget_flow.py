@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from opdcliff.report.drawing.inputs import LockedStudy
-from opdcliff.theory import Flow, Population, critical_lambda, end_of_room, trajectory
+from opdcliff.theory import Flow, Population, end_of_room, trajectory
 from opdcliff.verification import OnsetEstimator
 
 # Longest budget the flow is followed for.
@@ -29,7 +29,7 @@ def flow_rows(study: LockedStudy) -> list[dict[str, object]]:
     for name in (NARROW, WIDE):
         population = Population(p, b, settings["clip"]["strength"], facts[name])
         z_end = end_of_room(settings["rollout"]["max_new_tokens"], share)
-        critical = critical_lambda(population)
+        critical = population.critical_lambda()
         # At the critical lambda and below the flow never falls; just above it, soon: that is the
         # edge for any longer budget.
         edge = critical + 0.0005

@@ -102,7 +102,17 @@ def save_position(
         checkpoint.save(root, position.update, state, generators, plain, whole, keep=keep)
 
 
-def about(identity: str, commit: str) -> dict[str, str]:
+def remove_checkpoints(record: Path) -> None:
+    """Remove the checkpoints of a run that has an outcome."""
+    checkpoint.remove_all(record / checkpoint.CHECKPOINTS)
+
+
+def drop_checkpoints_after(record: Path, update: int) -> None:
+    """Remove those of later updates: an attempt that went back makes those updates anew."""
+    checkpoint.drop_after(record / checkpoint.CHECKPOINTS, update)
+
+
+def about_run(identity: str, commit: str) -> dict[str, str]:
     """What the checkpoints of a run say about it."""
     return {"identity": identity, "commit": commit, "source": source_digest()}
 

@@ -1,0 +1,97 @@
+"""What a row of "paper beside ours" is, and how it reads our number from committed results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from opdcliff.report.drawing.inputs import Inputs, LockedStudy, MissingInputError, Study
+from opdcliff.theory import lambda_star
+from opdcliff.verification import number, span
+
+UNKNOWN = "unknown"
+# Settings: the same formula, or runs whose numbers cannot be set equal.
+SAME, DIFFERENT = "same formula", "different"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published quantity and ours. ours: reads its text from the committed results."""
+
+    what: str
+    paper: str
+    ours: Callable[[OurNumbers], str]
+    files: str
+    setting: str
+    why: str
+
+
+@dataclass(frozen=True)
+class OurNumbers:
+    """What the rows ask of the committed results, as text. Methods raise MissingInputError."""
+
+    inputs: Inputs
+
+    @property
+    def locked(self) -> LockedStudy:
+        """The study of the lock in prereg/mini."""
+        return self.inputs.locked()
+
+    def verdict(self, test: str) -> dict[str, Any]:
+        """One entry of results/locked/mini/verdicts.json."""
+        found: dict[str, Any] = self.locked.verdicts["tests"][test]
+        return found
+
+    def star(self, strength: float) -> float:
+        """lambda* of the class that binds, as calibrated before the lock."""
+        return lambda_star(*self.locked.binding, strength)
+
+    def onset(self, test: str, strength: float) -> str:
+        """A locked onset with its interval, and both in percent of lambda*."""
+        found, star = self.verdict(test), self.star(strength)
+        design = self.locked.tests[test].design
+        low, high = (off(bound, star) for bound in found["interval"])
+        return (
+            f"{number(found['mean'])} {span(*found['interval'])}, {len(found['points'])} seeds, "
+            f"{design.updates} updates, warm-up {design.warmup_updates}: "
+            f"{off(found['mean'], star)} [{low}, {high}] of lambda* = {number(star)} [M]"
+        )
+
+    def contrast(self, test: str) -> str:
+        """A locked difference with its interval."""
+        found = self.verdict(test)
+        return f"{number(found['mean'])} {span(*found['interval'])} [M]"
+
+    def mean(self, arm: str, metric: str, lam: float | None = None) -> str:
+        """Mean and range over the seeds of an arm, at one lambda."""
+        runs = self.locked.arm(arm)
+        values = runs[metric] if lam is None else runs[metric][runs.lam == lam]
+        return f"{100 * values.mean():.1f}% ({100 * values.min():.1f} to {100 * values.max():.1f})"
+
+    def safe_lam(self) -> float:
+        """The lambda below the cliff at which lift, flatness and parity are measured."""
+        test = self.locked.tests["lift"].estimator
+        lam = test.of.lam if test.kind == "contrast" else None
+        if lam is None:
+            raise MissingInputError("prereg/mini/lift.yaml names no lambda; restore it from git")
+        return lam
+
+    def studied(self, data: str, protocol: str, command: str) -> pd.DataFrame:
+        """onsets.csv of an exploratory study."""
+        return Study(self.inputs.paths.readable.study_dir(data, protocol), command, "").table(
+            "onsets"
+        )
+
+    def cells(self, data: str, protocol: str, command: str) -> pd.DataFrame:
+        """cells.csv of an exploratory study, or of a grid where `data` is empty."""
+        folders = self.inputs.paths.readable
+        folder = folders.study_dir(data, protocol) if data else folders.grid_dir(protocol)
+        return Study(folder, command, "").table("cells")
+
+
+def off(value: float, star: float) -> str:
+    """How far a lambda lies from lambda*, in percent of it."""
+    return f"{100 * (value / star - 1):+.1f}%"
