@@ -30,13 +30,14 @@ def read_hostfile(path: str) -> list[Host]:
     """
     try:
         data = resolved(path).read_bytes()
-        lines = data.decode("utf-8-sig").splitlines()
+        foreign = foreign_encoding(data[:4])
+        lines = [] if foreign else data.decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"engine.hostfile={path} cannot be read ({in_words(error)}); give a file with lines "
             " `NAME slots=NUMBER`"
         ) from error
-    if foreign := foreign_encoding(data[:4]):
+    if foreign:
         raise ConfigError(f"engine.hostfile={path} {foreign}")
     hosts: dict[str, Host] = {}
     for number, line in enumerate(lines, start=1):
