@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from opdcliff.cli import verbs
+from opdcliff.cli import main
 from opdcliff.paths import conf_dir
 from opdcliff.settings import schema
 from opdcliff.settings.groups import default_of, describe, group_names, options_of
@@ -54,7 +54,7 @@ def default_config() -> str:
     """The exact output of `opdcliff config`."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        verbs.config([])
+        main(["config"])
     return out.getvalue()
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import markdown2
 import pdoc
 
+import opdcliff
+
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "prereg/*.md")
 _EXTRAS = ["tables", "fenced-code-blocks", "header-ids", "code-friendly", "cuddled-lists"]
@@ -101,6 +103,8 @@ def _api(out: Path) -> None:
             warnings.filterwarnings("error", module="pdoc")
             # Aliases that only a type checker can evaluate are printed as they are written.
             warnings.filterwarnings("ignore", "Error parsing type annotation", module="pdoc")
+            # Public names are loaded when first used, and pdoc looks for them in the module itself.
+            vars(opdcliff).update({name: getattr(opdcliff, name) for name in opdcliff.__all__})
             pdoc.pdoc("opdcliff", output_directory=out)
     finally:
         pdoc.render.env.filters["to_markdown"] = to_markdown

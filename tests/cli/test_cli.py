@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from opdcliff.cli import command
+from opdcliff.cli.verb import VERBS
 from opdcliff.errors import OpdcliffError
 from opdcliff.records.record import read_record
 from opdcliff.records.tracking import read_offline_run
@@ -300,7 +301,7 @@ def test_every_error_has_its_exit_code(
     def fail(words: list[str]) -> int:
         raise kind("two\nlines")
 
-    monkeypatch.setattr("opdcliff.cli.verbs.config", fail)
+    monkeypatch.setitem(VERBS, "config", replace(VERBS["config"], run=fail))
     reply = elsewhere("config")
     assert reply.code == kind.exit_code
     assert reply.line == "opdcliff: two lines\n"
@@ -312,7 +313,7 @@ def test_an_interrupt_says_that_cells_are_kept(
     def stop(words: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("opdcliff.cli.verbs.config", stop)
+    monkeypatch.setitem(VERBS, "config", replace(VERBS["config"], run=stop))
     reply = elsewhere("config")
     assert reply.code == 130
     assert "finished cells are kept" in reply.line
@@ -328,13 +329,13 @@ def test_usage_and_version(elsewhere: Run) -> None:
     assert elsewhere("--version").out.startswith("opdcliff 0.")
 
 
-@pytest.mark.parametrize("verb", sorted(command.VERBS))
+@pytest.mark.parametrize("verb", sorted(VERBS))
 def test_help_of_a_verb(verb: str, elsewhere: Run) -> None:
     reply = elsewhere(verb, "lam.value=-1", "--help")
     assert reply.code == 0
     assert reply.out.startswith(f"usage: opdcliff {verb}")
     # The others take no settings of a run.
-    if verb not in ("threshold", "verify", "collect", "compare", "figures", "report"):
+    if VERBS[verb].settings:
         for word in ("mini_fine_grid", "c5*", "A margin below the calibrated cliff."):
             assert word in reply.out
 

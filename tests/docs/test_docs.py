@@ -16,7 +16,7 @@ import yaml
 
 import doc_commands
 from doc_commands import NOT_RUN, PAGES, SMALLER, all_commands, smaller, words_of
-from opdcliff.cli import command as command_module
+from opdcliff.cli.verb import VERBS
 from opdcliff.paths import REPO_ROOT
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_grid, compose_one
@@ -26,7 +26,7 @@ from workshop import OWN_SIZES, SECONDS, Run, prepared_pair, write_own_prompts
 COMMANDS = all_commands("opdcliff")
 STALE = "{} is stale; run `make renew-docs` and commit it"
 # Their words are no settings of a run.
-PLAIN_VERBS = ("threshold", "verify", "collect", "compare", "figures", "report")
+PLAIN_VERBS = tuple(name for name, verb in VERBS.items() if not verb.settings)
 # The hub needs a commit to be named.
 HUB = ["model.student_revision=" + "0" * 40, "model.teacher_revision=" + "0" * 40]
 
@@ -154,7 +154,7 @@ def test_a_command_that_is_not_run_is_still_there_and_its_settings_load(
     assert command in COMMANDS, f"{command} is in no document; drop it from NOT_RUN"
     assert len(NOT_RUN[command]) > 15, "the reason is missing"
     verb, *words = words_of(command, places)
-    assert verb in command_module.VERBS
+    assert verb in VERBS
     if verb in PLAIN_VERBS:
         return
     if "qwen3" in command or "paper" in command:
@@ -178,7 +178,7 @@ def test_every_rule_for_a_command_has_its_command() -> None:
 def test_commands_in_running_text_name_a_verb() -> None:
     for page in PAGES:
         for span in re.findall(r"`opdcliff +([a-z]\w*)[^`]*`", page.read_text()):
-            assert span in command_module.VERBS, f"{page.name}: opdcliff {span}"
+            assert span in VERBS, f"{page.name}: opdcliff {span}"
 
 
 def test_commands_are_found_across_lines_and_without_comments(tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""Verbs that run something: studies, single runs and grids, calibration; and what came out."""
+
+from __future__ import annotations
+
+from opdcliff.cli.verb import verb
+from opdcliff.cli.words import MULTIRUN, NO_ARMS, flag, own_word, paths_of, say, say_aside
+from opdcliff.errors import ConfigError
+from opdcliff.paths import StudyPaths
+from opdcliff.terminal import console
+
+_DRY_RUN_NEEDS = (
+    "prints the script of a grid that goes to Slurm; use `opdcliff train -m ... launcher=slurm`"
+)
+# A study's arms set these; on its command line they would do nothing.
+_SET_BY_ARMS = ("clip", "seed", "lam.value", "lam.of_threshold")
+
+
+@verb(
+    "data -> models -> calibration -> grid of cells -> onset beside the prediction",
+    """usage: opdcliff study [protocol=OPTION] [group=option] [key.field=value] ...
+
+Prepares data and models, measures p and b, trains the cells of protocol.arms, and sets the observed
+onset beside lambda*. Finished cells are reused. Says beforehand about how long it takes on this
+machine. Writes runs/results/studies/<data.name>/<protocol.name>/.""",
+)
+def study(words: list[str]) -> int:
+    """Run or finish a study and print its tables."""
+    paths, words = paths_of(words)
+    from opdcliff.report import draw_study
+    from opdcliff.settings import compose_one, load
+    from opdcliff.study import incomplete, print_summary, run_study
+
+    for word in words:
+        name = word.partition("=")[0]
+        if name in _SET_BY_ARMS or name.startswith("clip."):
+            raise ConfigError(
+                f"{word} has no effect on a study: protocol.arms sets it; change protocol.arms, or "
+                "use `opdcliff train`"
+            )
+    result = run_study(load(compose_one(words)), paths, say_aside)
+    draw_study(result.summary, result.folder)
+    if result.failures:
+        raise incomplete(result.failures, result.cells)
+    out = console()
+    print_summary(result.summary, out)
+    say(f"written to {result.folder}")
+    return 0
+
+
+@verb(
+    "one run; with -m a grid: opdcliff train -m lam.value=1.0,1.4 clip=c5,c2 seed=0,1",
+    """usage: opdcliff train [group=option] [key.field=value] ...
+       opdcliff train -m key.field=value,value,... [group=option,option,...] ...
+
+One run, e.g. `opdcliff train lam.value=1.2 clip=c2 seed=1`; or with -m every combination of the
+listed values. A grid is checked as a whole before its first cell starts, finished cells are reused;
+launcher=joblib runs cells side by side, launcher=slurm as Slurm jobs; with dry_run=true that prints
+the script for sbatch and submits nothing.
+Records go to runs/<protocol.name>/.
+Whole grids are ready as experiments: opdcliff train -m experiment=mini_fine_grid""",
+)
+def train(words: list[str]) -> int:
+    """Run one cell, or with -m a grid of them, and print their table."""
+    dry_run, words = flag("dry_run", words)
+    settings = [NO_ARMS, *(word for word in words if word not in MULTIRUN)]
+    if len(settings) <= len(words):
+        return _train_grid(settings, dry_run)
+    if dry_run:
+        raise ConfigError(f"dry_run=true {_DRY_RUN_NEEDS}")
+    from opdcliff.settings import GridCell, compose_one, load
+
+    config = load(compose_one(settings))
+    from rich.console import Console
+
+    from opdcliff.study import print_cells, run_one
+
+    result = run_one(config, StudyPaths(), Console(stderr=True))
+    print_cells([GridCell(config, ())], [result], console())
+    return 0
+
+
+def _train_grid(settings: list[str], dry_run: bool) -> int:
+    from opdcliff.settings import compose_grid
+    from opdcliff.study import check_slurm, is_slurm, launcher_settings, sbatch_script
+
+    grid = compose_grid(settings)
+    if is_slurm(grid):
+        check_slurm(grid, launcher_settings(settings), submit=not dry_run)
+    elif dry_run:
+        raise ConfigError(f"dry_run=true {_DRY_RUN_NEEDS}")
+    from opdcliff.study import incomplete, print_cells, run_grid, sweep_words
+
+    if dry_run:
+        words = sweep_words(settings, StudyPaths())
+        print(sbatch_script(launcher_settings(words), len(grid.cells)), end="")
+        return 0
+    results = run_grid(grid, settings, StudyPaths())
+    print_cells(grid.cells, results, console())
+    failed = {
+        " ".join(cell.varied) or "the cell": result.problem
+        for cell, result in zip(grid.cells, results, strict=True)
+        if result.problem is not None
+    }
+    if failed:
+        raise incomplete(failed, len(results))
+    return 0
+
+
+@verb(
+    "measure p, b and lambda* per token class of a teacher and a warm start",
+    """usage: opdcliff calibrate [group=option] [key.field=value] ...
+
+Measures p and b per token class on the warm start's own answers and prints lambda* at each of
+calibration.strengths, and a safe lambda below it. A pair of your own:
+  opdcliff calibrate model.student=DIR model.teacher=DIR data=prompts data.path=FILE.jsonl
+Writes runs/results/studies/<data.name>/calibration/calibration.csv.""",
+)
+def calibrate(words: list[str]) -> int:
+    """Measure p, b and lambda* of a teacher and a warm start; print and write the table."""
+    from opdcliff.settings import compose_one, load
+
+    paths, words = paths_of(words)
+    # Nothing is evaluated, so prompts for that need not be there.
+    unused = [f"evaluation.{name}=${{data.test}}" for name in ("prompts", "final_prompts")]
+    config = load(compose_one([NO_ARMS, *unused, *words]))
+    from opdcliff.cli.calibration_table import report
+
+    folder = report(config, paths, console())
+    say(f"written to {folder}")
+    return 0
+
+
+@verb(
+    "your tables of a study beside the committed ones, number by number",
+    """usage: opdcliff compare [protocol=quick] [data=mini]
+
+Sets the tables that `study` wrote here, runs/results/studies/<data>/<protocol>/, beside the
+committed ones in results/studies/, number by number: the same printed bits, within the tolerance
+(docs/reproduction.md), or outside. Writes comparison.csv, .png and .svg there. Ends with error 15
+if a number is outside.""",
+    settings=False,
+)
+def compare(words: list[str]) -> int:
+    """Set one's own tables of a study beside the committed ones, number by number."""
+    from opdcliff.report import compare as compare_study
+    from opdcliff.report import print_comparison, write_comparison
+
+    protocol, rest = own_word("protocol", words)
+    data, rest = own_word("data", rest)
+    if rest:
+        raise ConfigError(f"{rest[0]} is no setting of compare; allowed: protocol=NAME, data=NAME")
+    name, paths = (data or "mini", protocol or "quick"), StudyPaths()
+    found, folder = compare_study(*name, paths), paths.own.study_dir(*name)
+    write_comparison(found, folder)
+    print_comparison(found, console())
+    say(f"written to {folder}: comparison.csv, comparison.png, comparison.svg")
+    found.raise_if_different()
+    say(found.last_line())
+    return 0
