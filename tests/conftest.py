@@ -5,7 +5,6 @@ Also the fixtures that several test modules share.
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from pathlib import Path
@@ -46,9 +45,7 @@ def pytest_testnodedown(node: object) -> None:
 @pytest.fixture
 def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records of unknown commit: git takes most of the time that writing one takes."""
-    # By its name the room's door gives the function, not the module.
-    module = importlib.import_module("opdcliff.storage.provenance")
-    monkeypatch.setattr(module, "git", lambda *_: None)
+    monkeypatch.setattr("opdcliff.storage.provenance.git", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

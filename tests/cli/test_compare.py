@@ -14,8 +14,6 @@ from opdcliff.paths import StudyPaths
 from opdcliff.report.comparison.tables import FILES, read_tables
 from quick_tables import QUICK, edited
 
-__all__ = ["ours"]
-
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_table_is_one_line(ours: Path, name: str) -> None:
