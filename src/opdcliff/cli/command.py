@@ -26,7 +26,10 @@ _HELP_FLAGS = ("-h", "--help", "help")
 _INTERRUPTED = 130
 
 _HEAD = "usage: opdcliff VERB [group=option] [key.field=value] ..."
-_FOOT = "opdcliff VERB --help lists the groups and their options; opdcliff --version prints the version."
+_FOOT = (
+    "opdcliff VERB --help lists the groups and their options; "
+    "opdcliff --version prints the version."
+)
 
 
 def usage() -> str:

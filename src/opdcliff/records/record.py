@@ -41,9 +41,9 @@ from opdcliff.storage import (
     digest,
     encode_floats,
     now,
-    provenance,
     redact,
     redact_text,
+    run_provenance,
     write_bytes_atomic,
     writing,
 )
@@ -222,7 +222,7 @@ class RunRecord:
             plain = redact(config)
             manifest = {
                 **claim,
-                **provenance(),
+                **run_provenance(),
                 "status": "running",
                 "reason": None,
                 "end": None,

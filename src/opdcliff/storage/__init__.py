@@ -26,7 +26,7 @@ from opdcliff.storage.provenance import (
     host_class,
     now,
     package_version,
-    provenance,
+    run_provenance,
     source_digest,
 )
 from opdcliff.storage.redaction import redact, redact_file, redact_text, refuse_secrets
@@ -51,11 +51,11 @@ __all__ = [
     "kind_of",
     "now",
     "package_version",
-    "provenance",
     "redact",
     "redact_file",
     "redact_text",
     "refuse_secrets",
+    "run_provenance",
     "short",
     "source_digest",
     "told",

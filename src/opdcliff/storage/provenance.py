@@ -19,7 +19,7 @@ _WRITTEN_BY_RUNS = (":(exclude)results", ":(exclude)runs")
 _PACKAGES = ("torch", "transformers", "deepspeed", "hydra-core", "wandb", "numpy", "opd-cliff")
 
 
-def provenance() -> dict[str, Any]:
+def run_provenance() -> dict[str, Any]:
     """Return what a manifest says about code, versions and machine at the start of a run."""
     commit, dirty = git_state(REPO_ROOT)
     return {
