@@ -538,6 +538,14 @@ def test_missing_folder_and_files(tmp_path: Path) -> None:
     fails(tmp_path / "r", "no.jsonl does not exist", rubric=tmp_path / "no.jsonl")
 
 
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le"])
+def test_a_rubric_in_utf16_is_called_by_its_name(tmp_path: Path, codec: str) -> None:
+    rubric = tmp_path / "rubric.jsonl"
+    line = json.dumps({"user_id": "U1", "parent_asin": "A1", "grade": 3}) + "\n"
+    rubric.write_bytes((line * 20).encode(codec))
+    fails(write(tmp_path / "r", *world()), f"{rubric} is UTF-16; save it as UTF-8", rubric=rubric)
+
+
 def test_wrong_schema(tmp_path: Path) -> None:
     reviews, metas = world()
     named: list[Row] = [{"reviewerID": f"U{i}", "overall": 5.0} for i in range(1000)]

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from opdcliff.data.example import Example, Splits
-from opdcliff.data.jsonl import load_prompts
+from opdcliff.data.jsonl import line_of, load_prompts
 from opdcliff.data.mini import SplitSizes
 from opdcliff.errors import DataError
 
@@ -131,7 +133,7 @@ BAD_LINES: dict[str, Any] = {
 @pytest.mark.parametrize("name", BAD_LINES)
 def test_a_line_that_breaks_the_schema_is_named(tmp_path: Path, name: str) -> None:
     rows = [*(_row(i) for i in range(6)), BAD_LINES[name]]
-    with pytest.raises(DataError, match=r"prompts\.jsonl line 7: .*each line is") as caught:
+    with pytest.raises(DataError, match=r"prompts\.jsonl line 7:? .*each line is") as caught:
         load_prompts(_file(tmp_path, rows), SIZES)
     assert "\n" not in str(caught.value)
 
@@ -139,5 +141,100 @@ def test_a_line_that_breaks_the_schema_is_named(tmp_path: Path, name: str) -> No
 def test_bytes_that_are_no_utf8_are_named(tmp_path: Path) -> None:
     path = _file(tmp_path, [_row(i) for i in range(6)])
     path.write_bytes(path.read_bytes() + b'{"prompt": "caf\xe9", "candidates": ["x", "y"]}\n')
-    with pytest.raises(DataError, match=r"line 7: .*utf-8"):
+    with pytest.raises(DataError, match=r"line 7 is not UTF-8 text; save it as UTF-8"):
         load_prompts(path, SIZES)
+
+
+# What each line of `BAD_LINES` is told, so that a user need not guess.
+TOLD = {
+    "no JSON": "is not JSON from character",
+    "two values": "is not JSON from character",
+    "a list": "the line is a list, not an object",
+    "a text": "the line is a text, not an object",
+    "no prompt": "prompt is missing",
+    "no candidates": "candidates is missing",
+    "prompt a number": "prompt is a number, not a text",
+    "prompt null": "prompt is null, not a text",
+    "prompt empty": "prompt is empty",
+    "half a character in the prompt": "prompt holds half of a character",
+    "half a character in an id": r"candidates\[1\] holds half of a character",
+    "candidates a text": "candidates is a text, not a list",
+    "candidates an object": "candidates is an object, not a list",
+    "candidates numbers": r"candidates\[0\] is a number, not a text",
+    "one candidate": "candidates has 1 of them",
+    "a repeated candidate": r"candidates\[2\] repeats candidates\[0\]",
+    "too few grades": "grades has 2 of them for 3 candidates",
+    "a negative grade": r"grades\[2\] is below 0",
+    "a fractional grade": r"grades\[2\] is 0.5, not a whole number",
+    "a whole float": r"grades\[2\] is 1.0, not a whole number",
+    "a grade true": r"grades\[2\] is true, not a whole number",
+    "a grade in quotes": r"grades\[2\] is a text, not a whole number",
+    "grades null": "grades is null, not a list",
+    "deep nesting": "is nested too deeply",
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_line_that_breaks_the_schema_is_told_how(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=rf"prompts\.jsonl line 1:? {TOLD[name]}"):
+        load_prompts(_file(tmp_path, [BAD_LINES[name]]), SIZES)
+
+
+def test_one_number_among_the_candidates_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"candidates\[1\] is a number, not a text"):
+        load_prompts(_file(tmp_path, [_row(0, candidates=["x", 5, "y"])]), SIZES)
+
+
+def test_the_mark_that_windows_puts_before_utf8_is_read(tmp_path: Path) -> None:
+    path = _file(tmp_path, [_row(i) for i in range(6)])
+    splits = load_prompts(path, SIZES)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_prompts(path, SIZES) == splits
+    assert line_of(path, _row(0)["prompt"]) == 1
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16_is_called_by_its_name(tmp_path: Path, codec: str) -> None:
+    path = _file(tmp_path, [_row(i) for i in range(6)])
+    path.write_bytes(path.read_text(encoding="utf-8").encode(codec))
+    with pytest.raises(DataError, match=r"prompts\.jsonl is UTF-16; save it as UTF-8$"):
+        load_prompts(path, SIZES)
+
+
+def test_a_prompt_is_found_again_by_its_line(tmp_path: Path) -> None:
+    path = _file(tmp_path, ["", *(_row(i) for i in range(6)), _row(2)])
+    assert [line_of(path, _row(i)["prompt"]) for i in range(6)] == [2, 3, 4, 5, 6, 7]
+    assert line_of(path, "another") is None
+
+
+def _one_line(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_prompts(path, SIZES)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert len(line) < 400
+    assert "Error(" not in line
+    assert "\\x" not in line
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+_FIELDS = st.sampled_from(["prompt", "candidates", "grades"])
+_ROWS = _VALUES | st.dictionaries(_FIELDS, _VALUES, max_size=3)
+_IN_TMP_PATH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@_IN_TMP_PATH
+@given(content=st.binary(max_size=60))
+def test_any_bytes_are_one_line(tmp_path: Path, content: bytes) -> None:
+    _one_line(tmp_path / "p.jsonl", content)
+
+
+@_IN_TMP_PATH
+@given(rows=st.lists(_ROWS, max_size=3), codec=st.sampled_from(["utf-8", "utf-16", "utf-8-sig"]))
+def test_any_json_is_one_line(tmp_path: Path, rows: list[Any], codec: str) -> None:
+    _one_line(tmp_path / "p.jsonl", "\n".join(map(json.dumps, rows)).encode(codec))

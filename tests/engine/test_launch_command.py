@@ -74,7 +74,7 @@ def hostfile(tmp_path: Path) -> Path:
         (["engine=zero1", "engine.hostfile=/x"], "set engine.launcher=deepspeed"),
         (
             ["engine=zero1", "engine.launcher=deepspeed", "engine.hostfile=/nowhere"],
-            r"engine.hostfile=/nowhere cannot be read \(FileNotFoundError\)",
+            r"engine.hostfile=/nowhere cannot be read \(no such file or directory\)",
         ),
     ],
 )
@@ -93,18 +93,26 @@ def test_a_hostfile_is_read_in_order(hostfile: Path) -> None:
     assert read_hostfile(str(hostfile)) == [Host("worker-1", 1), Host("worker-2", 1)]
 
 
+def test_a_hostfile_with_the_mark_of_windows_is_read(hostfile: Path) -> None:
+    hosts = read_hostfile(str(hostfile))
+    hostfile.write_text(TWO_HOSTS, encoding="utf-8-sig")
+    assert read_hostfile(str(hostfile)) == hosts
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
         ("", "names no host"),
         ("# worker-1 slots=8\n", "names no host"),
-        ("a slots=8\nb\n", "line 2 .* is 'b'; write"),
-        ("a slots=0\n", "line 1 .* is 'a slots=0'"),
+        ("a slots=8\nb\n", "line 2 .* is b; write"),
+        ("a slots=0\n", "line 1 .* is a slots=0; write"),
         ("a slots=8 max=9\n", "line 1"),
         ("-oProxyCommand=x slots=8\n", "line 1"),
         ("a,b slots=8\n", "line 1"),
         ("a slots=8\na slots=4\n", "line 2 .* names a again"),
-        (b"\xff\xfe", "cannot be read"),
+        (b"a slots=\xff", "cannot be read .is not UTF-8 text; save it as UTF-8."),
+        (TWO_HOSTS.encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        (TWO_HOSTS.encode("utf-16-be"), "is UTF-16; save it as UTF-8"),
     ],
 )
 def test_a_bad_hostfile_is_refused(text: str | bytes, part: str, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from opdcliff.data.amazon import SplitPlan, load_amazon
 from opdcliff.data.answers import AnswerStyle, draw_answer
 from opdcliff.data.example import Example, Splits
-from opdcliff.data.jsonl import load_prompts
+from opdcliff.data.jsonl import line_of, load_prompts
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.splits_file import read_splits, write_splits
 
@@ -17,6 +17,7 @@ __all__ = [
     "Splits",
     "draw_answer",
     "generate",
+    "line_of",
     "load_amazon",
     "load_prompts",
     "read_splits",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from opdcliff.errors import DataError
+from opdcliff.storage import in_words
 
 REVIEWS_NAME = "Amazon_Fashion.jsonl"
 META_NAME = "meta_Amazon_Fashion.jsonl"
@@ -96,7 +97,7 @@ def read_blocks(path: Path, raw: IO[bytes], read: Callable[[IO[bytes]], bytes]) 
     try:
         yield from iter(lambda: read(handle), b"")
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path} is damaged ({error}): fetch the file again") from None
+        raise DataError(f"{path} is damaged ({in_words(error)}): fetch the file again") from None
 
 
 def verify_full_set(folder: Path) -> list[str]:

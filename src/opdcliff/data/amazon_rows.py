@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 
 from opdcliff.data.amazon_files import ReadProgress, open_raw, read_blocks
 from opdcliff.errors import DataError
+from opdcliff.storage import foreign_encoding
 
 MAX_LINE_BYTES = 4 * 2**20
 SCHEMA_ROWS = 1000
@@ -104,22 +105,26 @@ def grade_rows(path: Path, log: RowLog, meter: ReadProgress) -> Iterator[Grade]:
 def _rows(
     path: Path, log: RowLog, meter: ReadProgress, parse: Callable[[Mapping[str, object]], _T]
 ) -> Iterator[_T]:
+    head = b""
     for line in _lines(path, meter):
+        head = head or line[:4]
         log.rows += 1
         try:
             row = parse(_json_object(line))
         except _RowError as error:
             log.reject(str(error))
             if not log.usable and log.rows == SCHEMA_ROWS:
-                raise _wrong_schema(path, log) from None
+                raise _wrong_schema(path, log, head) from None
         else:
             log.usable += 1
             yield row
     if not log.usable:
-        raise _wrong_schema(path, log)
+        raise _wrong_schema(path, log, head)
 
 
-def _wrong_schema(path: Path, log: RowLog) -> DataError:
+def _wrong_schema(path: Path, log: RowLog, head: bytes) -> DataError:
+    if foreign := foreign_encoding(head):
+        return DataError(f"{path} {foreign}")
     needed = f"each line of the {log.kind} file must be an object with {_FIELDS[log.kind]}"
     if not log.rows:
         return DataError(f"{path} is empty: {needed}")

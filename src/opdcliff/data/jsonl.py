@@ -7,14 +7,16 @@ calibration.
 
 from __future__ import annotations
 
+import codecs
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.mini import SplitSizes
 from opdcliff.errors import DataError
-from opdcliff.storage import digest
+from opdcliff.storage import digest, foreign_encoding, in_words, kind_of
 
 
 def load_prompts(file: Path, sizes: SplitSizes) -> Splits:
@@ -29,16 +31,14 @@ def load_prompts(file: Path, sizes: SplitSizes) -> Splits:
     if not file.is_file():
         raise DataError(f"{file} is no file; give a JSONL file of prompts as data.path")
     found: dict[str, Example] = {}
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                where = f"{file} line {number}"
-                example = _example(line, where)
-                if found.setdefault(example.key, example) != example:
-                    raise DataError(
-                        f"{where}: an earlier line has this prompt with other candidates or "
-                        "grades; keep one of them"
-                    )
+    for number, line in _lines(file):
+        where = f"{file} line {number}"
+        example = _example(line, where)
+        if found.setdefault(example.key, example) != example:
+            raise DataError(
+                f"{where}: an earlier line has this prompt with other candidates or "
+                "grades; keep one of them"
+            )
     wanted = (sizes.train, sizes.calibration, sizes.test)
     distinct = sorted(found.values(), key=lambda e: e.key)
     if len(distinct) < sum(wanted):
@@ -50,27 +50,108 @@ def load_prompts(file: Path, sizes: SplitSizes) -> Splits:
     return Splits(distinct[:first], distinct[first:second], distinct[second : sum(wanted)])
 
 
+def line_of(file: Path, prompt: str) -> int | None:
+    """The number of the first line with that prompt, from 1; None where there is none any more.
+
+    Raises:
+        DataError: see `load_prompts`.
+    """
+    for number, line in _lines(file):
+        if _example(line, f"{file} line {number}").prompt == prompt:
+            return number
+    return None
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank, with their numbers from 1; a mark of UTF-8 is taken off."""
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if number == 1:
+                    if foreign := foreign_encoding(line[:4]):
+                        raise DataError(f"{file} {foreign}")
+                    line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise DataError(
+            f"cannot read {file}: {in_words(error)}; give a file that can be read"
+        ) from error
+
+
 def _example(line: bytes, where: str) -> Example:
     try:
         row: Any = json.loads(line.decode("utf-8"))
-        prompt, candidates = row["prompt"], row["candidates"]
-        grades = row.get("grades", [0] * len(candidates))
-        # An escape can spell half a character, which no tokenizer takes.
-        "".join([prompt, *candidates]).encode("utf-8")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{where}: {error!r}; {_SCHEMA}") from error
-    valid = (
-        prompt != ""
-        and isinstance(candidates, list)
-        and isinstance(grades, list)
-        and len(grades) == len(candidates) == len(set(candidates)) >= 2
-        # A bool is an int to Python, and no grade.
-        and all(type(grade) is int and grade >= 0 for grade in grades)
-    )
-    if not valid:
-        raise DataError(f"{where}: wrong types or lengths; {_SCHEMA}")
+    except json.JSONDecodeError as error:
+        # The line of the file is in `where`.
+        raise DataError(
+            f"{where} is not JSON from character {error.colno} on; {_SCHEMA}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} {in_words(error)}; {_SCHEMA}") from error
+    problem = _problem(row)
+    if problem is not None:
+        raise DataError(f"{where}: {problem}; {_SCHEMA}")
+    prompt, candidates = row["prompt"], row["candidates"]
+    grades = row.get("grades", [0] * len(candidates))
     # By prompt alone, so that no two splits share one.
     return Example(prompt, tuple(candidates), tuple(grades), digest(prompt, "prompt"))
+
+
+def _problem(row: Any) -> str | None:
+    """The first way in which a line breaks the schema, or None."""
+    if not isinstance(row, dict):
+        return f"the line is {kind_of(row)}, not an object"
+    for name in ("prompt", "candidates"):
+        if name not in row:
+            return f"{name} is missing"
+    candidates = row["candidates"]
+    if not isinstance(candidates, list):
+        return f"candidates is {kind_of(candidates)}, not a list"
+    texts = {"prompt": row["prompt"]} | {f"candidates[{i}]": c for i, c in enumerate(candidates)}
+    return (
+        next(filter(None, (_text_problem(name, value) for name, value in texts.items())), None)
+        or ("prompt is empty" if not row["prompt"] else None)
+        or _repeated(candidates)
+        or _grades_problem(row.get("grades", [0] * len(candidates)), len(candidates))
+    )
+
+
+def _text_problem(name: str, value: object) -> str | None:
+    if not isinstance(value, str):
+        return f"{name} is {kind_of(value)}, not a text"
+    try:
+        # An escape can spell half a character, which no tokenizer takes.
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"{name} holds half of a character (a lone surrogate)"
+    return None
+
+
+def _repeated(candidates: list[str]) -> str | None:
+    if len(candidates) < 2:
+        return f"candidates has {len(candidates)} of them"
+    first: dict[str, int] = {}
+    for i, candidate in enumerate(candidates):
+        if first.setdefault(candidate, i) != i:
+            return f"candidates[{i}] repeats candidates[{first[candidate]}]"
+    return None
+
+
+def _grades_problem(grades: object, count: int) -> str | None:
+    if not isinstance(grades, list):
+        return f"grades is {kind_of(grades)}, not a list"
+    if len(grades) != count:
+        return f"grades has {len(grades)} of them for {count} candidates"
+    for i, grade in enumerate(grades):
+        # A bool is an int to Python, and no grade; a fraction is short, a whole number may not be.
+        if isinstance(grade, float):
+            return f"grades[{i}] is {grade}, not a whole number"
+        if type(grade) is not int:
+            return f"grades[{i}] is {kind_of(grade)}, not a whole number"
+        if grade < 0:
+            return f"grades[{i}] is below 0"
+    return None
 
 
 _SCHEMA = (

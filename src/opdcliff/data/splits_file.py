@@ -8,7 +8,7 @@ from pathlib import Path
 
 from opdcliff.data.example import Example, Splits
 from opdcliff.errors import RecordError
-from opdcliff.storage import digest, write_text_atomic
+from opdcliff.storage import digest, in_words, write_text_atomic
 
 SPLITS_FILE = "splits.jsonl"
 
@@ -40,6 +40,7 @@ def read_splits(folder: Path) -> Splits:
                 parts[row["split"]].append(Example(row["prompt"], candidates, grades, row["key"]))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RecordError(
-            f"{folder / SPLITS_FILE} cannot be read ({error!r}); delete its folder to build it anew"
+            f"{folder / SPLITS_FILE} cannot be read ({in_words(error)}); delete its folder to "
+            "build it anew"
         ) from error
     return Splits(parts["train"], parts["calibration"], parts["test"])

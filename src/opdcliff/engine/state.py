@@ -117,7 +117,10 @@ def _flat_parts(zero: Any) -> list[Tensor]:
         if hasattr(zero, name):
             parts: list[Tensor] = getattr(zero, name)
             return parts
-    raise EngineError(f"checkpoints do not know {type(zero).__name__}; set checkpoint.every=0")
+    raise EngineError(
+        "checkpoints do not know this optimizer of DeepSpeed; set checkpoint.every=0, or install "
+        "the version in constraints.txt"
+    )
 
 
 def _step_of(optimizer: torch.optim.Optimizer) -> State:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
@@ -28,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from opdcliff.errors import ModelError
 from opdcliff.settings import ArchConfig
+from opdcliff.storage import in_words
 
 # Their bars would tear this project's own; loading reports through errors.
 transformers_logging.disable_progress_bar()
@@ -128,6 +130,25 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
     return tokenizer
 
 
+def known_positions(source: str | Path, *, revision: str | None = None) -> int | None:
+    """How many positions a model was made for; None where its configuration has no such number.
+
+    Reads the configuration alone. Raises ModelError as `load_model` does.
+    """
+    origin = _origin(source, revision)
+    try:
+        configuration = AutoConfig.from_pretrained(**origin, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(_cannot_load("configuration", source, error)) from error
+    return positions_in(configuration)
+
+
+def positions_in(configuration: Any) -> int | None:
+    """How many positions a model of this configuration was made for, if that says so."""
+    known = getattr(configuration.get_text_config(), "max_position_embeddings", None)
+    return known if isinstance(known, int) and known > 0 else None
+
+
 def same_vocabulary(first: Any, second: Any, names: tuple[str, str]) -> None:
     """Raise ModelError unless two tokenizers map the same texts to the same ids."""
     left, right = first.get_vocab(), second.get_vocab()
@@ -194,7 +215,7 @@ def _origin(source: str | Path, revision: str | None) -> dict[str, Any]:
 
 
 def _cannot_load(what: str, source: str | Path, error: Exception) -> str:
-    reason = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
+    reason = textwrap.shorten(str(error), 200, placeholder=" ...") or in_words(error)
     return (
         f"cannot load the {what} of {source}: {reason}; give a folder or hub id with "
         "safetensors weights and a tokenizer"

@@ -15,6 +15,7 @@ from opdcliff.contract import REASON, get_contract
 from opdcliff.data import Splits, draw_answer, read_splits
 from opdcliff.errors import ModelError
 from opdcliff.models.device import pick_device
+from opdcliff.models.lengths import check_lengths, measure_lengths
 from opdcliff.models.load import build, load_model, load_tokenizer, same_vocabulary
 from opdcliff.models.sft import answer_style, fine_tune
 from opdcliff.models.tokenization import train_bpe
@@ -33,6 +34,7 @@ def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
 
     Raises:
         ModelError: a model cannot be loaded, or student and teacher do not fit together.
+        DataError: a prompt is too long for them.
     """
     splits = read_splits(data)
     roles = [STUDENT]
@@ -42,19 +44,20 @@ def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
         tokenizer.save_pretrained(folder / STUDENT)
         roles = [TEACHER, STUDENT]
     else:
-        student_source = config.model.student
-        tokenizer = load_tokenizer(student_source, revision=config.model.student_revision)
+        tokenizer = load_tokenizer(config.model.student, revision=config.model.student_revision)
         other = load_tokenizer(config.model.teacher or "", revision=config.model.teacher_revision)
         same_vocabulary(tokenizer, other, ("student", "teacher"))
         tokenizer.save_pretrained(folder / STUDENT)
-        if not config.model.tune_loaded_student:
-            model = load_model(
-                student_source, dtype=config.model.dtype, revision=config.model.student_revision
-            )
-            model.save_pretrained(folder / STUDENT)
-            return {"fine_tuned": []}
-    losses = _fine_tune_roles(config, data, folder, roles)
-    return {"fine_tuned": roles, "final_loss": losses}
+    lengths = measure_lengths(config, tokenizer, splits)
+    check_lengths(config, data, lengths)
+    facts = {"lengths": lengths, "fine_tuned": roles}
+    if config.model.student is not None and not config.model.tune_loaded_student:
+        model = load_model(
+            config.model.student, dtype=config.model.dtype, revision=config.model.student_revision
+        )
+        model.save_pretrained(folder / STUDENT)
+        return facts | {"fine_tuned": []}
+    return facts | {"final_loss": _fine_tune_roles(config, data, folder, roles)}
 
 
 def _fine_tune_roles(

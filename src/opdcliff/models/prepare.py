@@ -8,6 +8,7 @@ from typing import Any
 
 from opdcliff.data import write_splits
 from opdcliff.models.device import pick_device
+from opdcliff.models.lengths import check_lengths
 from opdcliff.models.load import Trio, assemble, load_model, load_tokenizer
 from opdcliff.models.make_pair import STUDENT, TEACHER, build_models
 from opdcliff.models.prompts import load_splits
@@ -31,12 +32,18 @@ class Prepared:
 
 
 def prepare(config: RunConfig, paths: StudyPaths) -> Prepared:
-    """Build or find the prompts and models of `config`."""
+    """Build or find the prompts and models of `config`.
+
+    Raises:
+        DataError: a prompt and the answers asked for are longer than the models know.
+    """
     data = prepare_data(config, paths)
     models = models_asset(config, paths, data)
     with models.building() as draft:
         if draft is not None:
             draft.facts = build_models(config, data, draft.folder)
+    # Models that are there may have been made for shorter answers.
+    check_lengths(config, data, asset_cache.manifest(models.folder)["facts"]["lengths"])
     return Prepared(data, models.folder, models.identity)
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from opdcliff.data import AnswerStyle, Example
 from opdcliff.errors import ModelError
 from opdcliff.models.batches import IGNORE, sft_batches
+from opdcliff.models.load import positions_in
 from opdcliff.settings import RoleConfig, SftConfig
 
 # The learning rate ends at this share of its peak.
@@ -49,7 +50,8 @@ def fine_tune(
     over the whole batch. `advance` is told each finished step.
 
     Raises:
-        ModelError: a gradient is NaN or infinite; `model` is as the step before left it.
+        ModelError: a gradient is NaN or infinite, or an answer is longer than the model knows;
+            `model` is as the step before left it.
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=role.lr, weight_decay=config.weight_decay)
@@ -67,6 +69,7 @@ def fine_tune(
     model.train()
     loss = float("nan")
     for step, rows in enumerate(batches):
+        _check_width(model, rows, step + 1)
         optimizer.zero_grad()
         loss = _accumulate(model, rows, tokenizer.pad_token_id, device)
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
@@ -80,6 +83,19 @@ def fine_tune(
         advance(step + 1)
     model.eval()
     return loss
+
+
+def _check_width(
+    model: PreTrainedModel, rows: list[tuple[list[int], list[int]]], step: int
+) -> None:
+    # How long an answer is drawn is known only here.
+    width, known = max(len(ids) for ids, _ in rows), positions_in(model.config)
+    if known is not None and width > known:
+        raise ModelError(
+            f"a prompt with its reference answer of fine-tuning step {step} has {width} tokens and "
+            f"the model knows {known} positions; lower sft.long_words, or raise "
+            "model.arch.max_positions or choose a model with a longer context"
+        )
 
 
 def _accumulate(

@@ -17,6 +17,7 @@ from opdcliff.errors import ModelError
 from opdcliff.models import build
 from opdcliff.planning.memory import Setup, Sizes
 from opdcliff.settings import STAGES, ArchConfig, RunConfig
+from opdcliff.storage import in_words
 from opdcliff.training import CLASS_ANSWERS, EVALUATION_BATCH
 
 # What the hub's config.json of each says [S], so that a plan needs no download:
@@ -176,7 +177,7 @@ def _configuration(source: str) -> Any:
             )
         except Exception as error:
             raise ModelError(
-                f"cannot read the configuration in {source} ({type(error).__name__}); give a "
+                f"the configuration in {source} cannot be read ({in_words(error)}); give a "
                 "folder with a config.json of the transformers library"
             ) from error
     if source in _KNOWN:

@@ -16,7 +16,7 @@ from typing import Any
 
 from opdcliff.processes.preemption import listening
 from opdcliff.processes.rank_events import encode
-from opdcliff.storage import redact_text
+from opdcliff.storage import redact_text, told
 
 # Characters of an error; up to 4096 bytes reach the pipe in one piece, not mixed with the lines of
 # other ranks, and JSON may turn a character into six.
@@ -32,7 +32,7 @@ def main(job: Path) -> None:
             _train(job, tell if rank == 0 else lambda event, **fields: None)
     except Exception as error:
         # Before it is cut, since half a secret is not recognised.
-        text = redact_text(" ".join(f"{type(error).__name__}: {error}".split()))
+        text = redact_text(told(error))
         tell("error", rank=rank, text=text[:_LONGEST_ERROR])
         raise
     # All is said. A native thread of a library that is still there when the interpreter goes down

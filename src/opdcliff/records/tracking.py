@@ -22,7 +22,7 @@ import pandas as pd
 
 from opdcliff.errors import ConfigError, RecordError
 from opdcliff.records.record import OUTCOMES
-from opdcliff.storage import decode_float, host_class, redact, redact_text, writing
+from opdcliff.storage import decode_float, host_class, in_words, redact, redact_text, writing
 
 MODES = ("offline", "online", "off")
 
@@ -286,4 +286,6 @@ def _row(item: Mapping[str, Any], file: Path) -> dict[str, float]:
         }
         return {"step": int(item[_STEP]), **metrics}
     except (KeyError, ValueError) as error:
-        raise RecordError(f"{file}: a history line is not one of ours: {error}") from error
+        raise RecordError(
+            f"{file}: a history line is not one of ours ({in_words(error)})"
+        ) from error

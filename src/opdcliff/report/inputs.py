@@ -14,7 +14,7 @@ import pandas as pd
 
 from opdcliff.errors import InadmissibleError, TamperedError
 from opdcliff.paths import StudyPaths
-from opdcliff.storage import decode_float, file_digest
+from opdcliff.storage import decode_float, file_digest, in_words
 from opdcliff.study import PROVENANCE
 from opdcliff.verification import (
     TABLE,
@@ -124,7 +124,7 @@ def _verdicts(path: Path, protocol: str) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InadmissibleError(
-            f"{path} is no verdict file ({type(error).__name__}); restore it from git"
+            f"{path} is no verdict file ({in_words(error)}); restore it from git"
         ) from error
     return content
 

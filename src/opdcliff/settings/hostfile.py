@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opdcliff.errors import ConfigError
+from opdcliff.storage import foreign_encoding, in_words, short
 
 # pdsh takes commas and brackets for lists of hosts, and a leading dash for an option.
 _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._@-]*)\s+slots=([1-9][0-9]*)\s*(?:#.*)?")
@@ -28,12 +29,16 @@ def read_hostfile(path: str) -> list[Host]:
             a host named twice, or no host.
     """
     try:
-        lines = resolved(path).read_text(encoding="utf-8").splitlines()
+        data = resolved(path).read_bytes()
+        foreign = foreign_encoding(data[:4])
+        lines = [] if foreign else data.decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"engine.hostfile={path} cannot be read ({type(error).__name__}); give a file with "
-            "lines `NAME slots=NUMBER`"
+            f"engine.hostfile={path} cannot be read ({in_words(error)}); give a file with lines "
+            " `NAME slots=NUMBER`"
         ) from error
+    if foreign:
+        raise ConfigError(f"engine.hostfile={path} {foreign}")
     hosts: dict[str, Host] = {}
     for number, line in enumerate(lines, start=1):
         text = line.strip()
@@ -42,7 +47,8 @@ def read_hostfile(path: str) -> list[Host]:
         match = _LINE.fullmatch(text)
         if match is None:
             raise ConfigError(
-                f"line {number} of engine.hostfile={path} is {text!r}; write `NAME slots=NUMBER`"
+                f"line {number} of engine.hostfile={path} is {short(text)}; write "
+                "`NAME slots=NUMBER`"
             )
         if match[1] in hosts:
             raise ConfigError(

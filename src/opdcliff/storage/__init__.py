@@ -30,6 +30,7 @@ from opdcliff.storage.provenance import (
     source_digest,
 )
 from opdcliff.storage.redaction import redact, redact_file, redact_text, refuse_secrets
+from opdcliff.storage.wording import foreign_encoding, in_words, kind_of, short, told
 
 __all__ = [
     "Asset",
@@ -40,11 +41,14 @@ __all__ = [
     "digest",
     "encode_floats",
     "file_digest",
+    "foreign_encoding",
     "fsync_folder",
     "fsync_tree",
     "git",
     "git_state",
     "host_class",
+    "in_words",
+    "kind_of",
     "now",
     "package_version",
     "redact",
@@ -52,7 +56,9 @@ __all__ = [
     "redact_text",
     "refuse_secrets",
     "run_provenance",
+    "short",
     "source_digest",
+    "told",
     "write_bytes_atomic",
     "write_json_atomic",
     "write_text_atomic",

@@ -26,6 +26,7 @@ from opdcliff.storage.canonical import (
     write_json_atomic,
 )
 from opdcliff.storage.provenance import source_files
+from opdcliff.storage.wording import in_words
 
 ASSET_MANIFEST = "asset.json"
 _FIELDS = ("kind", "identity", "key", "facts")
@@ -126,7 +127,9 @@ def content_digest(folder: Path) -> str:
 
 
 def _damaged(file: Path, error: Exception) -> RecordError:
-    return RecordError(f"{file} cannot be read ({error!r}); delete its folder to build it anew")
+    return RecordError(
+        f"{file} cannot be read ({in_words(error)}); delete its folder to build it anew"
+    )
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from opdcliff.models import prepare
 from opdcliff.paths import StudyPaths
 from opdcliff.processes import stop_if_requested
 from opdcliff.settings import Grid, RunConfig, quoted, run_multirun
-from opdcliff.storage import digest
+from opdcliff.storage import digest, told
 from opdcliff.study.cells import Cell, is_finished, run_cell
 from opdcliff.study.slurm import requeueing
 from opdcliff.study.study import resolve_lam
@@ -76,7 +76,7 @@ def run_grid(grid: Grid, overrides: Sequence[str], paths: StudyPaths) -> list[Jo
         raise
     except Exception as error:
         stop_if_requested()
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = told(error)
         raise StudyIncompleteError(
             f"the launcher stopped before all {len(grid.cells)} cells were done ({reason}); "
             "finished cells are kept: run the same command again to go on"
@@ -104,4 +104,4 @@ def _job(grid: Grid, paths: StudyPaths, composed: object) -> JobResult:
     except PreemptedError:
         raise
     except Exception as error:
-        return JobResult(None, problem=" ".join(f"{type(error).__name__}: {error}".split()))
+        return JobResult(None, problem=told(error))

@@ -22,6 +22,7 @@ from opdcliff.processes import (
     tell,
     worker_pool,
 )
+from opdcliff.storage import told
 from opdcliff.study.cells import Cell, is_finished, run_cell
 from opdcliff.terminal import Stage
 
@@ -109,7 +110,7 @@ class _Crew:
             return
         except Exception as error:
             status = "failed"
-            self.failures[cell.name] = " ".join(f"{type(error).__name__}: {error}".split())
+            self.failures[cell.name] = told(error)
         self.done += 1
         self.stage.update(cell.name, cell.config.optim.updates)
         self.stage.note(f"{self.done}/{self.count} cells, last {cell.name}: {status}")

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from opdcliff.errors import InadmissibleError
+from opdcliff.storage import in_words
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -123,8 +124,7 @@ def read_test(path: Path) -> LockedTest:
         raise InadmissibleError(f"{path}: {first_problem(error)}") from error
     # A date that is none or a number too long raises a ValueError of its own.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InadmissibleError(f"{path} cannot be read as YAML: {reason}") from error
+        raise InadmissibleError(f"{path} cannot be read as YAML ({in_words(error)})") from error
 
 
 def first_problem(error: ValidationError) -> str:

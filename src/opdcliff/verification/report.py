@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from opdcliff.errors import InadmissibleError
-from opdcliff.storage import digest, encode_floats, write_json_atomic, write_text_atomic
+from opdcliff.storage import digest, encode_floats, in_words, write_json_atomic, write_text_atomic
 from opdcliff.terminal import print_table
 from opdcliff.verification.lock import Lock
 from opdcliff.verification.locked_test import LockedTest
@@ -204,7 +204,7 @@ def _cells_of(path: Path, found: Verification) -> int:
         return 0
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InadmissibleError(
-            f"{path} is no verdict file ({type(error).__name__}); move it away and run again"
+            f"{path} is no verdict file ({in_words(error)}); move it away and run again"
         ) from error
 
 

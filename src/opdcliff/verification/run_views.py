@@ -12,7 +12,7 @@ import pandas as pd
 
 from opdcliff.errors import InadmissibleError
 from opdcliff.records import MIXED_CODE, OPD, Record
-from opdcliff.storage import write_text_atomic
+from opdcliff.storage import in_words, write_text_atomic
 
 TABLE = "cells.csv"
 # Where metrics and provenance are unknown, as W&B knows no commit.
@@ -115,8 +115,7 @@ def read_table(folder: Path) -> list[RunView]:
         metrics = [name for name in table.columns if "/" in name]
         return [_view_of_row(row, metrics) for row in table.to_dict("records")]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise InadmissibleError(f"{path} is no table of cells: {reason}") from error
+        raise InadmissibleError(f"{path} is no table of cells ({in_words(error)})") from error
 
 
 def _view_of_row(row: Mapping[Any, Any], metrics: Sequence[str]) -> RunView:

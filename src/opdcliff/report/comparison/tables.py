@@ -11,6 +11,7 @@ import pandas as pd
 
 from opdcliff.errors import InadmissibleError
 from opdcliff.report.comparison.tolerance import rank_lams
+from opdcliff.storage import in_words
 from opdcliff.terminal import ARM_KEYS
 
 CELLS, ONSETS, CALIBRATION, REFERENCES = "cells", "onsets", "calibration", "references"
@@ -51,7 +52,7 @@ def read_tables(folder: Path, hint: str) -> Tables:
             raise InadmissibleError(f"{path} is missing: {hint}") from error
         except (OSError, ValueError, AttributeError) as error:
             raise InadmissibleError(
-                f"{path} is no table of a study ({type(error).__name__}); make it anew"
+                f"{path} is no table of a study ({in_words(error)}); make it anew"
             ) from error
     try:
         text[ONSETS] = _with_points(text[ONSETS])
@@ -62,7 +63,7 @@ def read_tables(folder: Path, hint: str) -> Tables:
         }
     except (LookupError, AttributeError, ValueError, TypeError) as error:
         raise InadmissibleError(
-            f"{folder} does not hold the tables of a study ({type(error).__name__}); make them anew"
+            f"{folder} does not hold the tables of a study ({in_words(error)}); make them anew"
         ) from error
     return Tables(text, typed, keys)
 
