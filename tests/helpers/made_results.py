@@ -13,6 +13,7 @@ from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.storage.canonical import write_json_atomic
 from opdcliff.study.summary import onset_table
 from opdcliff.theory import threshold
+from opdcliff.verification.committed import seal_tables
 
 MASSES = (0.8557, 0.4563)
 STRENGTHS = {"c1p5": 1.5, "c2": 2.0, "c3": 3.0, "c5": 5.0, "c8": 8.0, "truncate": 5.0,
@@ -69,3 +70,4 @@ def make_study(
     shutil.copy(REPO_ROOT / "results/studies/mini/quick/calibration.csv", folder)
     committed = json.loads((REPO_ROOT / "results/studies/mini/quick/references.json").read_text())
     write_json_atomic(folder / "references.json", committed)
+    seal_tables(folder, {"protocol": name})

@@ -18,7 +18,7 @@ from opdcliff.records.record import (
     TERMINAL,
     RunRecord,
     read_record,
-    read_records,
+    read_runs,
     status_of,
     terminal_status,
 )
@@ -115,15 +115,15 @@ def test_closed_record_takes_nothing_more(tmp_path: Path) -> None:
     assert read_record(tmp_path).status == "diverged"
 
 
-def test_read_records_finds_every_record_and_nothing_else(tmp_path: Path) -> None:
+def test_read_runs_finds_every_record_and_nothing_else(tmp_path: Path) -> None:
     for name in ("b", "a"):
         write_record(tmp_path / "mini" / name, name=name)
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / RUN_MANIFEST).write_text("{}")
-    assert [r.manifest["name"] for r in read_records(tmp_path)] == ["a", "b"]
+    assert [r.manifest["name"] for r in read_runs(tmp_path)] == ["a", "b"]
     (tmp_path / "mini" / "a" / METRICS).unlink()
     with pytest.raises(RecordError, match=f"cannot read .*{METRICS}"):
-        read_records(tmp_path)
+        read_runs(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 
 from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.verification import report as report_module
-from opdcliff.verification.run_sources import read_runs
-from opdcliff.verification.verification import Integrity, Verification, verify
+from opdcliff.verification.run_sources import runs_of
+from opdcliff.verification.verification import Integrity, Verification, verify_runs
 
 PATHS = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
 FOLDER = PATHS.committed.locked_dir("mini")
@@ -20,7 +20,7 @@ ANCHORED = ("integrity", "exit_code", "deviations")
 
 @pytest.fixture(scope="module")
 def recomputed() -> Verification:
-    return verify("mini", PATHS, read_runs("table", "mini", PATHS, entity=None, project=None))
+    return verify_runs("mini", PATHS, runs_of("table", "mini", PATHS, entity=None, project=None))
 
 
 def committed() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from opdcliff.records.record import Record, read_record
 from opdcliff.records.tracking import open_tracker
 from opdcliff.verification import run_sources
 from opdcliff.verification.lock import Lock
-from opdcliff.verification.run_sources import Runs, differences, online_history, read_runs
+from opdcliff.verification.run_sources import Runs, differences, online_history, runs_of
 from opdcliff.verification.run_views import (
     UNKNOWN,
     RunView,
@@ -48,7 +48,7 @@ def log_of(folder: Path) -> pd.DataFrame:
 
 
 def checked(repo: Path, source: str) -> tuple[Verification, Runs]:
-    runs = read_runs(source, PROTOCOL, paths_of(repo), entity="lab", project="cliff")
+    runs = runs_of(source, PROTOCOL, paths_of(repo), entity="lab", project="cliff")
     return verify(PROTOCOL, paths_of(repo), runs), runs
 
 
@@ -224,7 +224,7 @@ def test_without_local_records_online_runs_are_unanchored(
 ) -> None:
     repo, _ = study
     paths = StudyPaths(tmp_path / "runs", tmp_path / "results", repo / "prereg")
-    runs = read_runs("wandb_online", PROTOCOL, paths, entity="lab", project="cliff")
+    runs = runs_of("wandb_online", PROTOCOL, paths, entity="lab", project="cliff")
     assert {view.code_commit for view in runs.views} == {UNKNOWN}
     found = verify(PROTOCOL, paths, runs)
     assert found.integrity is Integrity.UNANCHORED

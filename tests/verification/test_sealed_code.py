@@ -18,7 +18,7 @@ from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.storage import file_digest
 from opdcliff.verification import verification as verifying
 from opdcliff.verification.lock import read_lock
-from opdcliff.verification.run_sources import read_runs
+from opdcliff.verification.run_sources import runs_of
 from opdcliff.verification.sealed_code import (
     JUDGE,
     METRIC_CODE,
@@ -48,8 +48,8 @@ def repo(whole: Path, tmp_path: Path) -> Path:
 
 def checked(repo: Path) -> Verification:
     paths = StudyPaths(repo / "runs", repo / "results", repo / "prereg")
-    return verifying.verify(
-        PROTOCOL, paths, read_runs("records", PROTOCOL, paths, entity=None, project=None)
+    return verifying.verify_runs(
+        PROTOCOL, paths, runs_of("records", PROTOCOL, paths, entity=None, project=None)
     )
 
 

@@ -19,9 +19,9 @@ from opdcliff.records.files import CONFIG, METRICS, RUN_MANIFEST, read_manifest,
 from opdcliff.records.metric_stream import _encode_line, _genesis
 from opdcliff.verification import report as report_module
 from opdcliff.verification.lock import LOCK_FILE, Lock, lock_text, read_lock, seal_of
-from opdcliff.verification.run_sources import read_runs
+from opdcliff.verification.run_sources import runs_of
 from opdcliff.verification.verdicts import Outcome
-from opdcliff.verification.verification import Integrity, Verification, verify
+from opdcliff.verification.verification import Integrity, Verification, verify_runs
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["format 1", "format 2"])
@@ -48,8 +48,8 @@ def paths_of(repo: Path) -> StudyPaths:
 
 def checked(repo: Path, source: str = "records") -> Verification:
     paths = paths_of(repo)
-    runs = read_runs(source, PROTOCOL, paths, entity=None, project=None)
-    return verify(PROTOCOL, paths, runs)
+    runs = runs_of(source, PROTOCOL, paths, entity=None, project=None)
+    return verify_runs(PROTOCOL, paths, runs)
 
 
 def lock_of(repo: Path) -> Lock:

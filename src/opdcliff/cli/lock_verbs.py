@@ -61,9 +61,8 @@ metrics are read from; wandb reads the W&B files in the records' folders, wandb_
 )
 def verify(words: list[str]) -> int:
     """Compare runs with a lock: print and write verdicts; returns the exit code of the outcome."""
-    from opdcliff.verification import read_runs
     from opdcliff.verification import report as report_module
-    from opdcliff.verification import verify as verify_protocol
+    from opdcliff.verification import runs_of, verify_runs
 
     paths, words = paths_of(words)
     named = {}
@@ -75,14 +74,14 @@ def verify(words: list[str]) -> int:
             "protocol=, source=, entity=, project="
         )
     protocol, source = named["protocol"] or LOCKED.partition("=")[2], named["source"] or "records"
-    runs = read_runs(
+    runs = runs_of(
         source,
         protocol,
         paths,
         entity=named["entity"],
         project=named["project"],
     )
-    found = verify_protocol(protocol, paths, runs)
+    found = verify_runs(protocol, paths, runs)
     report_module.print_verification(found, console())
     folders = paths.readable if source == "table" else paths.output
     say(report_module.write_verification(found, folders.locked_dir(protocol)))

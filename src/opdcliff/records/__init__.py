@@ -11,9 +11,10 @@ from opdcliff.records.record import (
     Record,
     RunRecord,
     read_record,
-    read_records,
+    read_runs,
     status_of,
     terminal_status,
+    walk_records,
 )
 from opdcliff.records.tracking import open_tracker, read_offline_run
 
@@ -33,8 +34,9 @@ __all__ = [
     "read_manifest",
     "read_offline_run",
     "read_record",
-    "read_records",
+    "read_runs",
     "read_stream",
     "status_of",
     "terminal_status",
+    "walk_records",
 ]

@@ -15,7 +15,7 @@ These checks find accidents and careless edits. The lock's git anchor guards aga
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -134,15 +134,32 @@ def read_record(folder: Path) -> Record:
     return Record(folder, manifest, config, stream.history(), stream.last(), truncated)
 
 
-def read_records(root: Path) -> list[Record]:
-    """Read every record under `root`, in the order of their folders.
+def read_runs(root: Path | str) -> list[Record]:
+    """Every record under `root`, in the order of their folders, each checked.
+
+        for run in opdcliff.read_runs("runs/grid"):
+            print(run.status, run.config["resolved_lam"], run.history["eval/parse_rate"].iloc[-1])
 
     Raises:
         RecordError: one of them is damaged.
     """
-    folders = sorted(path.parent for path in root.rglob(RUN_MANIFEST))
-    kept = [path for path in folders if (path / METRICS).exists() or (path / RUN_LOCK).exists()]
-    return [read_record(path) for path in kept]
+    records = []
+    for found in walk_records(Path(root)):
+        if isinstance(found, RecordError):
+            raise found
+        records.append(found)
+    return records
+
+
+def walk_records(root: Path) -> Iterator[Record | RecordError]:
+    """The records under `root` by folder, an error in place of a damaged one."""
+    for path in sorted(path.parent for path in root.rglob(RUN_MANIFEST)):
+        if not ((path / METRICS).exists() or (path / RUN_LOCK).exists()):
+            continue
+        try:
+            yield read_record(path)
+        except RecordError as error:
+            yield error
 
 
 def terminal_status(folder: Path) -> str | None:

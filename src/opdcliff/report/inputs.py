@@ -14,8 +14,7 @@ import pandas as pd
 
 from opdcliff.errors import InadmissibleError, TamperedError
 from opdcliff.paths import StudyPaths
-from opdcliff.storage import decode_float, file_digest, in_words
-from opdcliff.study import PROVENANCE
+from opdcliff.storage import decode_floats, in_words
 from opdcliff.verification import (
     TABLE,
     VERDICTS,
@@ -23,8 +22,9 @@ from opdcliff.verification import (
     Lock,
     LockedTest,
     as_json,
-    read_runs,
-    verify,
+    check_tables,
+    runs_of,
+    verify_runs,
 )
 
 # What git says depends on how much of the history a checkout has, so these may differ here.
@@ -55,7 +55,7 @@ class ReportInputs:
     tests: list[LockedTest]
     verdicts: dict[str, Any]
     cells: pd.DataFrame
-    provenance: dict[str, Any] | None
+    provenance: dict[str, Any]
     here: Integrity
     paths: StudyPaths
 
@@ -90,11 +90,13 @@ def read_inputs(protocol: str, paths: StudyPaths) -> ReportInputs:
     """
     folder = paths.readable.locked_dir(protocol)
     committed = _verdicts(folder / VERDICTS, protocol)
-    found = verify(protocol, paths, read_runs("table", protocol, paths, entity=None, project=None))
+    found = verify_runs(
+        protocol, paths, runs_of("table", protocol, paths, entity=None, project=None)
+    )
     if found.lock is None or found.integrity is Integrity.TAMPERED:
         reasons = "; ".join(dict.fromkeys(d.what for d in found.deviations))
         raise TamperedError(f"{protocol} gives no report: {reasons}; restore the files from git")
-    recomputed = _decoded(as_json(found))
+    recomputed = decode_floats(as_json(found))
     different = _differences(recomputed, committed) or _hidden(recomputed, committed)
     if different:
         raise InadmissibleError(
@@ -108,7 +110,7 @@ def read_inputs(protocol: str, paths: StudyPaths) -> ReportInputs:
         found.tests,
         committed,
         pd.read_csv(folder / TABLE),
-        _provenance(folder, protocol),
+        check_tables(folder),
         found.integrity,
         paths,
     )
@@ -116,7 +118,7 @@ def read_inputs(protocol: str, paths: StudyPaths) -> ReportInputs:
 
 def _verdicts(path: Path, protocol: str) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = _decoded(json.loads(path.read_text(encoding="utf-8")))
+        content: dict[str, Any] = decode_floats(json.loads(path.read_text(encoding="utf-8")))
         content["integrity"] = Integrity(content["integrity"])
     except FileNotFoundError as error:
         raise InadmissibleError(
@@ -127,21 +129,6 @@ def _verdicts(path: Path, protocol: str) -> dict[str, Any]:
             f"{path} is no verdict file ({in_words(error)}); restore it from git"
         ) from error
     return content
-
-
-def _provenance(folder: Path, protocol: str) -> dict[str, Any] | None:
-    path = folder / PROVENANCE
-    if not path.is_file():
-        return None
-    noted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    table = file_digest(folder / TABLE)
-    if noted.get("cells_sha256") != table:
-        raise InadmissibleError(
-            f"{folder / TABLE} has sha256 {table[:12]} and {PROVENANCE} notes "
-            f"{str(noted.get('cells_sha256'))[:12]}; restore both from git, or run `opdcliff "
-            f"collect protocol={protocol}`"
-        )
-    return noted
 
 
 def _differences(ours: Any, theirs: Any, place: str = "") -> list[str]:
@@ -173,11 +160,3 @@ def _hidden(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     if theirs["integrity"] != gravest:
         found.append(f"integrity is {theirs['integrity']} and its deviations say {gravest}")
     return found
-
-
-def _decoded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _decoded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_decoded(item) for item in value]
-    return decode_float(value) if value in ("NaN", "Infinity", "-Infinity") else value

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from opdcliff.report.drawing.inputs import Inputs, LockedStudy, MissingInputError, Study
+from opdcliff.report.drawing.inputs import Inputs, LockedStudy, MissingInputError
 from opdcliff.theory import lambda_star
 from opdcliff.verification import number, span
 
@@ -81,15 +81,13 @@ class OurNumbers:
 
     def studied(self, data: str, protocol: str, command: str) -> pd.DataFrame:
         """onsets.csv of an exploratory study."""
-        return Study(self.inputs.paths.readable.study_dir(data, protocol), command, "").table(
-            "onsets"
-        )
+        return self.inputs.study(data, protocol, command).table("onsets")
 
     def cells(self, data: str, protocol: str, command: str) -> pd.DataFrame:
         """cells.csv of an exploratory study, or of a grid where `data` is empty."""
-        folders = self.inputs.paths.readable
-        folder = folders.study_dir(data, protocol) if data else folders.grid_dir(protocol)
-        return Study(folder, command, "").table("cells")
+        inputs = self.inputs
+        study = inputs.study(data, protocol, command) if data else inputs.grid(protocol, command)
+        return study.table("cells")
 
 
 def off(value: float, star: float) -> str:

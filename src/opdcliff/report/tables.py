@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from opdcliff.records import OPD
+from opdcliff.report.drawing.inputs import Inputs, MissingInputError
 from opdcliff.report.html_tags import Html, join, prose, table, tag
 from opdcliff.report.inputs import ReportInputs
 from opdcliff.report.marks import strip
@@ -74,11 +75,10 @@ def _against_quick(inputs: ReportInputs) -> Html:
     """Whether the exploratory study of the same data measured the same."""
     data = str(inputs.lock.arms[0].settings["data"]["name"])
     name = f"results/studies/{data}/quick/calibration.csv"
-    path = inputs.paths.readable.study_dir(data, "quick") / "calibration.csv"
-    if not path.is_file():
+    try:
+        bound = Inputs(inputs.paths).study(data, "quick", "opdcliff study protocol=quick").binding()
+    except MissingInputError:
         return prose(f"`{name}` is missing, so nothing is set beside it.")
-    quick = pd.read_csv(path)
-    bound = quick[quick.binding].iloc[0]
     binding = inputs.lock.calibration["binding"]
     same = all(math.isclose(bound[key], binding[key], rel_tol=1e-5) for key in ("p", "b"))
     where = f"{bound['class']}, offsets {bound['offsets']}"
@@ -163,7 +163,7 @@ def provenance_section(inputs: ReportInputs) -> Html:
         f"{lock.models_sha256}",
         "prompts": lock.prompts_sha256,
         "seeds": f"{', '.join(map(str, lock.seeds))}, derived from the lock",
-        TABLE: f"sha256 {file_digest(folder / TABLE)}; {_noted(inputs)}",
+        TABLE: f"sha256 {file_digest(folder / TABLE)}; as sealed with its runs",
         VERDICTS: f"sha256 {file_digest(folder / VERDICTS)}",
         "sealed code": ", ".join(
             f"{name} {sha[:16]}" for name, sha in sorted(lock.sources.items())
@@ -175,12 +175,6 @@ def provenance_section(inputs: ReportInputs) -> Html:
         part for key, text in facts.items() for part in (tag("dt", key), tag("dd", prose(text)))
     ]
     return tag("dl", *pairs)
-
-
-def _noted(inputs: ReportInputs) -> str:
-    if inputs.provenance is None:
-        return f"not noted; `opdcliff collect protocol={inputs.protocol}` notes it"
-    return "as noted when it was collected from the records"
 
 
 def check_section(inputs: ReportInputs) -> Html:

@@ -10,6 +10,7 @@ from opdcliff.storage.asset_cache import Asset, content_digest
 from opdcliff.storage.canonical import (
     canonical_json,
     decode_float,
+    decode_floats,
     digest,
     encode_floats,
     file_digest,
@@ -38,6 +39,7 @@ __all__ = [
     "canonical_json",
     "content_digest",
     "decode_float",
+    "decode_floats",
     "digest",
     "encode_floats",
     "file_digest",

@@ -88,6 +88,15 @@ def decode_float(value: object) -> float:
     raise ValueError(f'{value!r} is neither a number nor "NaN", "Infinity", "-Infinity"')
 
 
+def decode_floats(obj: Any) -> Any:
+    """Inverse of `encode_floats`: the three names become numbers again, wherever they stand."""
+    if isinstance(obj, dict):
+        return {key: decode_floats(value) for key, value in obj.items()}
+    if isinstance(obj, list):
+        return [decode_floats(value) for value in obj]
+    return decode_float(obj) if obj in ("NaN", "Infinity", "-Infinity") else obj
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError raised inside into one line that names `path`, the disk-full case first.

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from opdcliff.study.cell_table import print_cells
 from opdcliff.study.cells import Cell
-from opdcliff.study.collect import PROVENANCE, TRAJECTORIES, collect
+from opdcliff.study.collect import collect
 from opdcliff.study.jobs import run_grid, run_one, sweep_words
 from opdcliff.study.pool import incomplete, run_cells
 from opdcliff.study.slurm import check_slurm, is_slurm, launcher_settings, sbatch_script
 from opdcliff.study.study import LAM_DECIMALS, arm_config, check_protocol, grid, run_study
-from opdcliff.study.summary import LEVEL, Summary, print_summary
+from opdcliff.study.summary import Summary, print_summary
 
 __all__ = [
     "LAM_DECIMALS",
-    "LEVEL",
-    "PROVENANCE",
-    "TRAJECTORIES",
     "Cell",
     "Summary",
     "arm_config",

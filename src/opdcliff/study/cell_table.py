@@ -10,8 +10,9 @@ from rich.console import Console
 
 from opdcliff.settings import GridCell
 from opdcliff.study.jobs import JobResult
-from opdcliff.study.summary import LEVEL, onset_table
+from opdcliff.study.summary import onset_table
 from opdcliff.terminal import print_table
+from opdcliff.theory import LEVEL
 
 # Settings that the columns of a row show anyway.
 _SHOWN = {"clip", "seed", "lam.value"}

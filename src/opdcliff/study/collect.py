@@ -16,20 +16,21 @@ import pandas as pd
 
 from opdcliff.errors import InadmissibleError
 from opdcliff.paths import StudyPaths
-from opdcliff.records import OPD, Record, read_records
-from opdcliff.storage import digest, file_digest, write_json_atomic, write_text_atomic
+from opdcliff.records import OPD, Record, read_runs
+from opdcliff.storage import write_text_atomic
 from opdcliff.verification import (
     LOCK_FILE,
     TABLE,
+    TRAJECTORIES,
     Lock,
-    RunView,
+    about_runs,
     read_lock,
+    seal_tables,
     table_of,
     view_of_record,
     write_table,
 )
 
-TRAJECTORIES, PROVENANCE = "trajectories.csv", "provenance.json"
 # What figures show over updates; a name that a record lacks is a blank.
 METRICS = (
     "eval/parse_rate",
@@ -69,7 +70,7 @@ def collect(protocol: str, paths: StudyPaths) -> Collected:
         RecordError: a record is damaged.
     """
     root = paths.protocol_runs(protocol)
-    records = read_records(root)
+    records = read_runs(root)
     done = [record for record in records if record.complete]
     if not done:
         raise InadmissibleError(
@@ -86,11 +87,7 @@ def collect(protocol: str, paths: StudyPaths) -> Collected:
     write_text_atomic(folder / TRAJECTORIES, table.to_csv(index=False, float_format="%.5g"))
     if lock is None and folder == paths.output.grid_dir(protocol):
         write_table(folder, table_of(views, arms))
-    content = provenance(protocol, views, lock)
-    if (folder / TABLE).exists():
-        # So that a table written later is not taken for one of these records.
-        content["cells_sha256"] = file_digest(folder / TABLE)
-    write_json_atomic(folder / PROVENANCE, content)
+    seal_tables(folder, about_runs(protocol, views, lock))
     return Collected(folder, len(done), len(records) - len(done))
 
 
@@ -119,19 +116,6 @@ def trajectories(records: list[Record], arms: Mapping[str, str]) -> pd.DataFrame
         rows += [about | {str(k): v for k, v in row.items()} for row in history.to_dict("records")]
     table = pd.DataFrame(rows)
     return table.sort_values(["arm", "lam", "seed", "step"], ignore_index=True)
-
-
-def provenance(protocol: str, views: list[RunView], lock: Lock | None) -> dict[str, Any]:
-    """What the tables rest on; runs_sha256 is that of `verify` where the runs are the same."""
-    streams = sorted([view.identity, view.stream_sha256] for view in views)
-    return {
-        "protocol": protocol,
-        "lock_sha256": None if lock is None else lock.sha256,
-        "runs": len(views),
-        "runs_sha256": digest(streams, "verified-runs"),
-        "code_commits": sorted({view.code_commit for view in views}),
-        "code_dirty": any(view.code_dirty for view in views),
-    }
 
 
 def _folder(protocol: str, records: list[Record], paths: StudyPaths, lock: Lock | None) -> Path:

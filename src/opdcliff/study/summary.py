@@ -14,17 +14,20 @@ from rich.console import Console
 from opdcliff.calibration import Calibration
 from opdcliff.contract import TAIL_NEEDED
 from opdcliff.models import Prepared
-from opdcliff.paths import StudyPaths
+from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.records import OUTCOMES, read_record, terminal_status
 from opdcliff.settings import RunConfig
-from opdcliff.storage import asset_cache, encode_floats, write_json_atomic, write_text_atomic
+from opdcliff.storage import (
+    asset_cache,
+    encode_floats,
+    git_state,
+    write_json_atomic,
+    write_text_atomic,
+)
 from opdcliff.study.cells import Cell
 from opdcliff.terminal import ARM_KEYS, print_table, with_intervals
-from opdcliff.theory import Onset, onset_of_seed, t_interval, wilson
-
-# The level whose crossing is the onset: about midway between the plateaus below and above the
-# cliff. The locked protocol sets its own.
-LEVEL = 0.5
+from opdcliff.theory import LEVEL, Onset, onset_of_seed, t_interval, wilson
+from opdcliff.verification import seal_tables
 
 _BINDING = next(iter(TAIL_NEEDED)).value
 _UNKNOWN = Onset(np.nan, -np.inf, np.inf)
@@ -157,6 +160,9 @@ def write_summary(summary: Summary, folder: Path) -> None:
     write_json_atomic(folder / "references.json", encode_floats(summary.reference))
     if summary.data_report is not None:
         write_json_atomic(folder / "data.json", dict(summary.data_report))
+    commit, dirty = git_state(REPO_ROOT)
+    about = {"models": summary.identity, "code_commits": [commit], "code_dirty": dirty}
+    seal_tables(folder, about | {"runs": len(summary.cells)})
 
 
 def print_summary(summary: Summary, console: Console) -> None:

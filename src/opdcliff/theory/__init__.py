@@ -9,6 +9,7 @@ from opdcliff.theory import threshold
 from opdcliff.theory.budget_flow import lambda_at
 from opdcliff.theory.clip_rules import ClipRule, validate_clip
 from opdcliff.theory.onset import (
+    LEVEL,
     Onset,
     bootstrap_interval,
     holm,
@@ -37,6 +38,7 @@ from opdcliff.theory.threshold import (
 )
 
 __all__ = [
+    "LEVEL",
     "ClipRule",
     "Flow",
     "Onset",

@@ -17,6 +17,10 @@ from opdcliff.errors import ConfigError
 
 Array = NDArray[np.float64]
 
+# The level whose crossing is the onset: about midway between the plateaus below and above the
+# cliff. A locked protocol sets its own.
+LEVEL = 0.5
+
 
 @dataclass(frozen=True)
 class Onset:

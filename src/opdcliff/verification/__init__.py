@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from opdcliff.verification import report
 from opdcliff.verification.anchor import find_anchor
+from opdcliff.verification.committed import TRAJECTORIES, about_runs, check_tables, seal_tables
 from opdcliff.verification.lock import (
     FORMAT,
     LOCK_FILE,
@@ -26,12 +27,12 @@ from opdcliff.verification.locked_test import (
     write_test,
 )
 from opdcliff.verification.report import VERDICTS, as_json
-from opdcliff.verification.run_sources import read_runs
-from opdcliff.verification.run_views import TABLE, RunView, table_of, view_of_record, write_table
+from opdcliff.verification.run_sources import runs_of
+from opdcliff.verification.run_views import TABLE, table_of, view_of_record, write_table
 from opdcliff.verification.sealed_code import JUDGE, write_copy
 from opdcliff.verification.tables import number, span
 from opdcliff.verification.verdicts import METRIC_VERSIONS, Outcome
-from opdcliff.verification.verification import Integrity, verify
+from opdcliff.verification.verification import Integrity, verify, verify_runs
 
 __all__ = [
     "FORMAT",
@@ -39,6 +40,7 @@ __all__ = [
     "LOCK_FILE",
     "METRIC_VERSIONS",
     "TABLE",
+    "TRAJECTORIES",
     "VERDICTS",
     "CellRef",
     "ContrastEstimator",
@@ -50,21 +52,24 @@ __all__ = [
     "Metric",
     "OnsetEstimator",
     "Outcome",
-    "RunView",
     "Window",
+    "about_runs",
     "as_json",
+    "check_tables",
     "find_anchor",
     "lock_text",
     "number",
     "read_lock",
-    "read_runs",
     "read_test",
     "report",
+    "runs_of",
     "seal_of",
+    "seal_tables",
     "seeds_of",
     "span",
     "table_of",
     "verify",
+    "verify_runs",
     "view_of_record",
     "write_copy",
     "write_table",

@@ -13,6 +13,7 @@ from rich.console import Console
 from opdcliff.errors import InadmissibleError
 from opdcliff.storage import digest, encode_floats, in_words, write_json_atomic, write_text_atomic
 from opdcliff.terminal import print_table
+from opdcliff.verification.committed import about_runs, seal_tables
 from opdcliff.verification.lock import Lock
 from opdcliff.verification.locked_test import LockedTest
 from opdcliff.verification.run_views import TABLE, table_of, write_table
@@ -65,6 +66,7 @@ def write_verification(found: Verification, folder: Path) -> str:
     write_table(folder, table_of(found.views, found.arms))
     write_json_atomic(folder / VERDICTS, as_json(found))
     write_text_atomic(folder / REPORT, as_markdown(found))
+    seal_tables(folder, about_runs(found.protocol, found.views, found.lock))
     return f"written to {folder}"
 
 

@@ -17,9 +17,10 @@ import pandas as pd
 
 from opdcliff.errors import ConfigError, InadmissibleError, RecordError
 from opdcliff.paths import StudyPaths
-from opdcliff.records import OPD, OUTCOMES, RUN_MANIFEST, Record, read_offline_run, read_record
+from opdcliff.records import OPD, OUTCOMES, Record, read_offline_run, walk_records
 from opdcliff.storage import decode_float
 from opdcliff.terminal import Stage
+from opdcliff.verification.committed import check_tables
 from opdcliff.verification.run_views import RunView, final_of, read_table, view_of_record
 
 RUN_SOURCES = ("records", "wandb", "wandb_online", "table")
@@ -41,7 +42,7 @@ class Runs:
     mismatches: list[str] = field(default_factory=list)
 
 
-def read_runs(
+def runs_of(
     source: str, protocol: str, paths: StudyPaths, *, entity: str | None, project: str | None
 ) -> Runs:
     """All runs of a protocol.
@@ -53,7 +54,7 @@ def read_runs(
     if source not in RUN_SOURCES:
         raise ConfigError(f"source={source} is unknown; allowed: {', '.join(RUN_SOURCES)}")
     if source == "table":
-        return _of_protocol(Runs(source, read_table(paths.readable.locked_dir(protocol))), protocol)
+        return _of_protocol(_of_table(protocol, paths), protocol)
     records, damaged = read_all(paths.protocol_runs(protocol))
     if source == "wandb_online":
         if entity is None or project is None:
@@ -66,15 +67,40 @@ def read_runs(
     return _of_protocol(runs, protocol)
 
 
+def _of_table(protocol: str, paths: StudyPaths) -> Runs:
+    """The runs of a table that is as it was sealed; records that still exist have to prove it."""
+    folder = paths.readable.locked_dir(protocol)
+    check_tables(folder)
+    views = read_table(folder)
+    records, _ = read_all(paths.protocol_runs(protocol))
+    return Runs("table", views, contradictions(views, records))
+
+
+def contradictions(views: Sequence[RunView], records: Sequence[Record]) -> list[str]:
+    """Lines of a table that the very records they were made from do not bear out.
+
+    A record begun at another time is of another run of the same cell, and says nothing here.
+    """
+    known = {(view.identity, view.start): view for view in map(view_of_record, records)}
+    found = []
+    for view in views:
+        own = known.get((view.identity, view.start))
+        if own is None:
+            continue
+        same = own.stream_sha256 == view.stream_sha256 and all(
+            math.isclose(own.final.get(name, math.nan), value, rel_tol=1e-12)
+            for name, value in view.final.items()
+        )
+        if not same:
+            found.append(f"{view.name}: its line of the table is not what its record says")
+    return found
+
+
 def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     """The sound records in a folder, and a line on each that is not."""
-    records, damaged = [], []
-    for path in sorted(folder.glob(f"*/{RUN_MANIFEST}")):
-        try:
-            records.append(read_record(path.parent))
-        except RecordError as error:
-            damaged.append(str(error))
-    return records, damaged
+    found = list(walk_records(folder))
+    records = [record for record in found if isinstance(record, Record)]
+    return records, [str(error) for error in found if isinstance(error, RecordError)]
 
 
 def _of_protocol(runs: Runs, protocol: str) -> Runs:

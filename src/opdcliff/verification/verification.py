@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 
 from opdcliff.errors import (
     InadmissibleError,
@@ -29,7 +30,7 @@ from opdcliff.verification.anchor import Anchor, find_anchor
 from opdcliff.verification.judging import sealed_verdicts, told_apart
 from opdcliff.verification.lock import LOCK_FILE, Lock, read_lock
 from opdcliff.verification.locked_test import LockedTest, read_test
-from opdcliff.verification.run_sources import Runs
+from opdcliff.verification.run_sources import Runs, runs_of
 from opdcliff.verification.run_views import UNKNOWN, RunView
 from opdcliff.verification.sealed_code import sealed_copy
 from opdcliff.verification.verdicts import Cells, CellValue, Outcome, Verdict, corrected, judge
@@ -104,7 +105,26 @@ class Verification:
         return 0 if problem is None else problem.exit_code
 
 
-def verify(protocol: str, paths: StudyPaths, runs: Runs) -> Verification:
+def verify(protocol: str = "mini", source: str = "records", root: Path | str = ".") -> Verification:
+    """Whether the locked predictions of a protocol held, from Python.
+
+    source: records, wandb or table, see `runs_of`. root: the folder that holds runs/, results/ and
+    prereg/.
+
+        found = opdcliff.verify("mini", source="table")
+        print(found.integrity, [(test.id, test.outcome) for test in found.verdicts])
+
+    Raises:
+        InadmissibleError: there is no lock, or there are no runs. TamperedError: committed results
+            are not what was sealed.
+    """
+    here = Path(root).absolute()
+    paths = StudyPaths(here / "runs", here / "results", here / "prereg")
+    runs = runs_of(source, protocol, paths, entity=None, project=None)
+    return verify_runs(protocol, paths, runs)
+
+
+def verify_runs(protocol: str, paths: StudyPaths, runs: Runs) -> Verification:
     """Compare runs with the lock of a protocol.
 
     Raises:

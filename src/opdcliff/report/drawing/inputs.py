@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from opdcliff.errors import DataError
+from opdcliff.errors import DataError, InadmissibleError
 from opdcliff.paths import StudyPaths
-from opdcliff.storage import decode_float, file_digest
-from opdcliff.study import PROVENANCE, TRAJECTORIES
-from opdcliff.verification import LOCK_FILE, TABLE, VERDICTS, Lock, LockedTest, read_lock, read_test
+from opdcliff.storage import decode_floats, file_digest
+from opdcliff.verification import (
+    LOCK_FILE,
+    TABLE,
+    TRAJECTORIES,
+    VERDICTS,
+    Lock,
+    LockedTest,
+    check_tables,
+    read_lock,
+    read_test,
+)
 
 LOCKED, EXPLORATORY = "locked", "exploratory"
 # The protocol whose lock and verdicts the figures show.
@@ -63,7 +73,7 @@ class Study:
     def references(self) -> dict[str, dict[str, float]]:
         """Metrics of teacher and warm start."""
         path = _there(self.folder / "references.json", self.command)
-        content: dict[str, dict[str, float]] = _decoded(json.loads(path.read_text()))
+        content: dict[str, dict[str, float]] = decode_floats(json.loads(path.read_text()))
         return content
 
     def binding(self) -> pd.Series[Any]:
@@ -74,7 +84,10 @@ class Study:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The committed results of a checkout. Every method raises MissingInputError."""
+    """The committed results of a checkout. Every method raises MissingInputError.
+
+    A table that was edited after its runs is a TamperedError.
+    """
 
     paths: StudyPaths
 
@@ -86,8 +99,10 @@ class Inputs:
         lock, broken = read_lock(prereg)
         if lock is None or broken:
             raise MissingInputError(f"{prereg} does not hold what was locked: {'; '.join(broken)}")
-        cells = pd.read_csv(_there(folder / TABLE, command))
-        verdicts = _decoded(json.loads(_there(folder / VERDICTS, command).read_text()))
+        _there(folder / TABLE, command)
+        _checked(folder)
+        cells = pd.read_csv(folder / TABLE)
+        verdicts = decode_floats(json.loads(_there(folder / VERDICTS, command).read_text()))
         tests = {test.id: test for test in (read_test(prereg / name) for name in lock.tests)}
         commits = ", ".join(sorted(commit[:12] for commit in set(cells.code_commit)))
         origin = (
@@ -98,8 +113,9 @@ class Inputs:
 
     def trajectories(self) -> pd.DataFrame:
         """Every evaluation of every run of the locked study."""
-        path = self._locked_dir() / TRAJECTORIES
-        return pd.read_csv(_there(path, f"opdcliff collect protocol={PROTOCOL}"))
+        path = _there(self._locked_dir() / TRAJECTORIES, f"opdcliff collect protocol={PROTOCOL}")
+        _checked(path.parent)
+        return pd.read_csv(path)
 
     def _locked_dir(self) -> Path:
         return self.paths.readable.locked_dir(PROTOCOL)
@@ -116,27 +132,25 @@ class Inputs:
 
 def _exploratory(folder: Path, name: str, command: str) -> Study:
     cells = _there(folder / TABLE, command)
-    return Study(folder, command, f"{name}: exploratory, no lock, {_records(folder, cells)}")
+    noted = _checked(folder)
+    return Study(folder, command, f"{name}: exploratory, no lock, {_records(noted, cells)}")
 
 
-def _records(folder: Path, cells: Path) -> str:
+def _checked(folder: Path) -> dict[str, Any]:
+    """What is noted about the tables of a folder, which are as they were sealed."""
+    try:
+        return check_tables(folder)
+    except InadmissibleError as error:
+        raise MissingInputError(str(error)) from error
+
+
+def _records(noted: Mapping[str, Any], cells: Path) -> str:
     """Records and code of a table as `collect` noted them, else the table's own hash."""
-    table, path = file_digest(cells), folder / PROVENANCE
-    noted = json.loads(path.read_text()) if path.exists() else {}
-    if noted.get("cells_sha256") != table:
-        return f"records not noted, table {table[:12]}, code not noted"
+    if "runs_sha256" not in noted:
+        return f"records not noted, table {file_digest(cells)[:12]}, code not noted"
     commits = ", ".join(commit[:12] for commit in noted["code_commits"])
     dirty = " with uncommitted changes" if noted["code_dirty"] else ""
     return f"records {noted['runs_sha256'][:12]}, code {commits}{dirty}"
-
-
-def _decoded(value: Any) -> Any:
-    """JSON with the numbers that it has no form for, as `canonical.encode_floats` wrote them."""
-    if isinstance(value, dict):
-        return {key: _decoded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_decoded(item) for item in value]
-    return decode_float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def _there(path: Path, command: str) -> Path:

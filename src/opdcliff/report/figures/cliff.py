@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import pandas as pd
@@ -11,8 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opdcliff.report.drawing import style
-from opdcliff.study import LEVEL, Summary
 from opdcliff.terminal import ARM_KEYS
+from opdcliff.theory import LEVEL
+
+if TYPE_CHECKING:
+    from opdcliff.study import Summary
 
 _MARKERS = "osv^Dp*h"
 
