@@ -19,7 +19,7 @@ from grid_frames import CLIFF, calibration, cells
 from opdcliff.calibration.calibrate import Binding, Calibration
 from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
-from opdcliff.records.record import RunRecord
+from opdcliff.records.writer import RunRecord
 from opdcliff.report.figures.cliff import draw_study
 from opdcliff.settings.schema import RunConfig
 from opdcliff.study.cells import Cell

@@ -17,7 +17,15 @@ import pandas as pd
 
 from opdcliff.errors import ConfigError, InadmissibleError, RecordError
 from opdcliff.paths import StudyPaths
-from opdcliff.records import OPD, OUTCOMES, RUN_MANIFEST, Record, read_offline_run, read_record
+from opdcliff.records import (
+    OPD,
+    OUTCOMES,
+    NewerRecordError,
+    Record,
+    read_offline_run,
+    read_record,
+    record_folders,
+)
 from opdcliff.storage import decode_float
 from opdcliff.terminal import Stage
 from opdcliff.verification.run_views import RunView, final_of, read_table, view_of_record
@@ -67,11 +75,17 @@ def read_runs(
 
 
 def read_all(folder: Path) -> tuple[list[Record], list[str]]:
-    """The sound records in a folder, and a line on each that is not."""
+    """The sound records in a folder, and a line on each that is not.
+
+    Raises:
+        InadmissibleError: a newer version wrote one of them.
+    """
     records, damaged = [], []
-    for path in sorted(folder.glob(f"*/{RUN_MANIFEST}")):
+    for path in record_folders(folder):
         try:
-            records.append(read_record(path.parent))
+            records.append(read_record(path))
+        except NewerRecordError as error:
+            raise InadmissibleError(str(error)) from error
         except RecordError as error:
             damaged.append(str(error))
     return records, damaged
