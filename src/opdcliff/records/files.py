@@ -90,8 +90,8 @@ def find_manifest(folder: Path) -> dict[str, Any] | None:
     """
     if not (folder / RUN_MANIFEST).exists():
         metrics = folder / METRICS
-        # A writer that was killed at its very start leaves an empty stream.
-        if not metrics.exists() or metrics.stat().st_size == 0:
+        # A writer that was killed at its very start leaves an empty stream; links it refuses.
+        if metrics.is_symlink() or not metrics.exists() or metrics.stat().st_size == 0:
             return None
     return read_manifest(folder)
 

@@ -103,7 +103,7 @@ def run_cell(
     """
     stop_if_requested()
     folder, identity = cell.folder(prepared, paths), cell.identity(prepared)
-    status = cell.status(prepared, paths)
+    status = terminal_status(folder, identity)
     if status in OUTCOMES:
         # A kill may have come between the outcome and this.
         remove_checkpoints(folder)
