@@ -20,7 +20,7 @@ from opdcliff.errors import OpdcliffError
 from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
 from opdcliff.processes.preemption import listening, requested, stop_if_requested
-from opdcliff.records.record import RunRecord
+from opdcliff.records.writer import RunRecord
 from opdcliff.study.cells import Cell
 from opdcliff.study.pool import run_cells
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from opdcliff.paths import REPO_ROOT
-from opdcliff.records.record import RunRecord
+from opdcliff.records.writer import RunRecord
 from opdcliff.settings.checks import load, science_of
 from opdcliff.settings.compose import compose_one
 from opdcliff.storage.canonical import file_digest

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from opdcliff.records.record import RunRecord, run_identity
+from opdcliff.records.record import run_identity
+from opdcliff.records.writer import RunRecord
 
 CONFIG_VALUES = {"lam": {"value": 1.25}, "lr": 1e-5, "name": "no", "grid": [1, 2.0, None]}
 CLAIM: dict[str, Any] = {
@@ -40,7 +41,7 @@ def writer_process(folder: Path, then: str) -> Iterator[subprocess.Popen[str]]:
     """A process that opens the record, says `open`, and goes on with `then`."""
     script = (
         "import sys, pathlib\n"
-        "from opdcliff.records.record import RunRecord\n"
+        "from opdcliff.records.writer import RunRecord\n"
         f"record = RunRecord.create(pathlib.Path(sys.argv[1]), **{CLAIM!r})\n"
         "print('open', flush=True)\n" + then
     )

@@ -98,7 +98,7 @@ def pilot_record(folder: Path) -> Record:
         }
     )
     manifest = {"status": "finished", "identity": "1" * 64}
-    return Record(folder, manifest, {"lam": {"warmup_updates": 100}}, history, {}, False)
+    return Record(folder, manifest, {"lam": {"warmup_updates": 100}}, history)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def run(name: str = "a", status: str = "finished", **changes: list[float]) -> Re
     manifest = {"status": status, "identity": f"identity of {name}"}
     config = {"lam": {"warmup_updates": WARMUP}}
     history = pd.DataFrame(COLUMNS | changes).rename(columns=METRICS)
-    return Record(Path("runs") / name, manifest, config, history, {}, False)
+    return Record(Path("runs") / name, manifest, config, history)
 
 
 def test_the_facts_of_one_run() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from opdcliff.errors import RecordError
 from opdcliff.records.files import METRICS
-from opdcliff.records.record import Record, RunRecord, read_record, terminal_status
+from opdcliff.records.record import Record, read_record, terminal_status
+from opdcliff.records.writer import RunRecord
 from record_helpers import CLAIM, write_record
 
 pytestmark = pytest.mark.usefixtures("no_git")
@@ -86,14 +87,12 @@ def test_any_flipped_byte_is_noticed(tmp_path: Path, status: str | None) -> None
             back = _readable(tmp_path)
             if back is None:
                 continue
-            assert back.truncated
-            assert not back.complete
+            assert status is None
             pd.testing.assert_frame_equal(back.history, before.iloc[: len(back.history)])
 
 
-@pytest.mark.parametrize("status", ["finished", None])
-def test_truncation_at_every_byte_gives_the_whole_lines(tmp_path: Path, status: str | None) -> None:
-    path = write_record(tmp_path, status=status) / METRICS
+def test_an_interrupted_stream_cut_at_any_byte_gives_its_whole_lines(tmp_path: Path) -> None:
+    path = write_record(tmp_path, status=None) / METRICS
     good = path.read_bytes()
     before = read_record(tmp_path).history
     for size in range(len(good)):
@@ -101,11 +100,21 @@ def test_truncation_at_every_byte_gives_the_whole_lines(tmp_path: Path, status: 
         back = read_record(tmp_path)
         lines = good[:size].count(b"\n")
         assert list(back.history["step"]) == list(before["step"][:lines])
-        # Only a closed record can tell that whole lines are gone from its end.
-        torn = not good[:size].endswith(b"\n") and size > 0
-        assert back.truncated == (status is not None or torn)
         assert not back.complete
         assert terminal_status(tmp_path) is None
+
+
+def test_a_finished_stream_cut_at_any_byte_is_damaged(tmp_path: Path) -> None:
+    path = write_record(tmp_path) / METRICS
+    good = path.read_bytes()
+    for size in range(len(good)):
+        path.write_bytes(good[:size])
+        lines = good[:size].count(b"\n")
+        inside = "" if size == 0 or good[:size].endswith(b"\n") else f"middle of line {lines + 1}"
+        said = f"{METRICS} was cut after line {lines}.*{inside}: .* finished and wrote 3 lines; res"
+        for read in (read_record, terminal_status):
+            with pytest.raises(RecordError, match=said):
+                read(tmp_path)
 
 
 def _swap(lines: list[bytes]) -> list[bytes]:

@@ -11,7 +11,8 @@ import pytest
 
 from opdcliff.errors import RecordError
 from opdcliff.records.files import RUN_LOCK
-from opdcliff.records.record import RunRecord, read_record
+from opdcliff.records.record import read_record
+from opdcliff.records.writer import RunRecord
 from record_helpers import CLAIM, writer_process
 
 pytestmark = pytest.mark.usefixtures("no_git")

@@ -15,8 +15,9 @@ import pytest
 
 from opdcliff.errors import ConfigError, RecordError
 from opdcliff.records import tracking
-from opdcliff.records.record import RunRecord, read_record
+from opdcliff.records.record import read_record
 from opdcliff.records.tracking import open_tracker, read_offline_run
+from opdcliff.records.writer import RunRecord
 from opdcliff.storage.provenance import host_class
 
 SECRET = "s3cr3t-value-0123456789"
@@ -196,7 +197,7 @@ def _own_service() -> dict[str, str]:
 ONLINE = """
 import pathlib, sys
 from opdcliff.errors import ConfigError
-from opdcliff.tracking import open_tracker
+from opdcliff.records.tracking import open_tracker
 try:
     open_tracker("online", project="p", group="g", job_type="train", name="n", config={},
                  folder=pathlib.Path(sys.argv[1]))
@@ -226,7 +227,7 @@ def test_good_key_passes_without_asking_the_server_and_is_kept_nowhere(tmp_path:
     key = "0123456789" * 4
     here = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_API_KEY": key}
     env = {**_own_service(), **here, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    script = "from opdcliff import tracking as t; t._require_key(t._import_wandb())"
+    script = "from opdcliff.records import tracking as t; t._require_key(t._import_wandb())"
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -253,7 +254,7 @@ def test_failing_start_is_one_warning(
 
 DYING = """
 import pathlib, sys, psutil
-from opdcliff.tracking import open_tracker
+from opdcliff.records.tracking import open_tracker
 tracker = open_tracker("offline", project="p", group="g", job_type="train", name="n", config={},
                        folder=pathlib.Path(sys.argv[1]))
 tracker.log(0, {"a": 1.0})
@@ -273,6 +274,43 @@ def test_run_outlives_the_death_of_the_wandb_service(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("alive W&B ")
     assert done.stderr.count("mirror off") == 1
+
+
+QUIET = """
+import pathlib, sys
+from opdcliff.records.tracking import open_tracker
+for name in ("one", "two"):
+    tracker = open_tracker("offline", project="p", group="g", job_type="train", name=name,
+                           config={}, folder=pathlib.Path(sys.argv[1], name))
+    tracker.log(0, {"a": 1.0})
+    tracker.finish()
+    assert tracker.problem is None, tracker.problem
+"""
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [
+        {},
+        {"HOME": "/dev/null/home"},
+        {"HOME": "/dev/null/home", "XDG_CACHE_HOME": "relative"},
+        {"WANDB_CACHE_DIR": "/dev/null/cache"},
+    ],
+)
+def test_the_service_is_silent_without_a_home(tmp_path: Path, cache: dict[str, str]) -> None:
+    env = {k: v for k, v in _own_service().items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET, str(tmp_path)],
+        env=env | cache,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    # What it writes stays in the record, and the mirror is whole.
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
+    assert read_offline_run(tmp_path / "two").a.tolist() == [1.0]
 
 
 def test_unwritable_folder_is_a_problem_not_a_crash(tmp_path: Path) -> None:

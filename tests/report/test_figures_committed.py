@@ -21,7 +21,7 @@ from made_results import made_results, make_study
 from opdcliff.cli import command
 from opdcliff.errors import ConfigError, InadmissibleError
 from opdcliff.paths import REPO_ROOT, StudyPaths
-from opdcliff.records.record import RunRecord
+from opdcliff.records.writer import RunRecord
 from opdcliff.report.drawing import style
 from opdcliff.report.drawing.build import NAMES, build_figure, build_figures
 from opdcliff.report.drawing.inputs import Inputs, MissingInputError

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from opdcliff.records.record import RunRecord, read_record, run_identity
+from opdcliff.records.record import read_record, run_identity
+from opdcliff.records.writer import RunRecord
 from opdcliff.storage.redaction import redact
 from record_helpers import CLAIM
 

@@ -19,7 +19,7 @@ from grid_frames import CLIFF, calibration, cells
 from opdcliff.calibration.calibrate import Binding, Calibration
 from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
-from opdcliff.records.record import RunRecord
+from opdcliff.records.writer import RunRecord
 from opdcliff.report.figures.cliff import draw_study
 from opdcliff.settings.schema import RunConfig
 from opdcliff.study.cells import Cell
@@ -263,7 +263,7 @@ def printed(made: Summary, width: int) -> str:
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_all_tables_are_printed_at_any_width(width: int) -> None:
-    text = printed(summary(), width)
+    text = " ".join(printed(summary(), width).split())
     assert [title for title in TITLES if title not in text] == []
 
 

@@ -312,7 +312,7 @@ def test_a_restart_killed_between_config_and_manifest_starts_again(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("opdcliff.records.record.write_manifest", die)
+        patch.setattr("opdcliff.records.writer.write_manifest", die)
         with pytest.raises(SystemExit):
             run_here(prepared, tmp_path, "checkpoint.keep=1")
     assert outcome(run_here(prepared, tmp_path)) == whole

@@ -259,11 +259,18 @@ def test_a_dropped_seed_is_not_run(repo: Path) -> None:
     assert found.exit_code == 12
 
 
-def test_a_truncated_record_is_not_run(repo: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "manifest"])
+def test_a_record_that_lost_something_after_its_outcome_is_tampered(
+    damage: str, repo: Path
+) -> None:
     path = run_of(repo) / METRICS
-    path.write_bytes(path.read_bytes()[:-20])
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
+        (path.parent / RUN_MANIFEST).unlink()
     found = checked(repo)
-    assert (outcome_of(found), found.exit_code) == (Outcome.NOT_RUN, 12)
+    assert (found.integrity, found.exit_code) == (Integrity.TAMPERED, 13)
+    assert "restore the file from a copy" in said(found)
 
 
 @pytest.mark.parametrize("status", ["failed", "preempted", None])

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from opdcliff.cli.command import main
+from collections.abc import Sequence
 
 __all__ = [
     "main",
 ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code (see opdcliff.errors)."""
+    # Not at the top: `python -m opdcliff.cli.command` would find its module loaded, and warn.
+    from opdcliff.cli.command import main as run
+
+    return run(arguments)

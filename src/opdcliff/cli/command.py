@@ -85,3 +85,7 @@ def _help(name: str) -> int:
         print()
         print_groups()
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,7 +14,7 @@ from opdcliff.errors import ConfigError, DoesNotFitError
 from opdcliff.planning.memory import PHASES, Plan, Setup, make_plan
 from opdcliff.planning.sizes import prompt_tokens, setup_of, split_more
 from opdcliff.settings import RunConfig, compose_grid
-from opdcliff.terminal import print_table
+from opdcliff.terminal import print_table, print_text
 
 GB = 10**9
 # Share of the memory left to what is not counted: the CUDA context, kernels' own workspace and
@@ -56,9 +56,9 @@ def report(
     cell, setup = cells[number], setups[number]
     plan = make_plan(setup)
     if len(set(needs)) > 1:
-        _say(console, f"largest of {len(cells)} cells: {' '.join(cell.varied)}")
+        print_text(console, f"largest of {len(cells)} cells: {' '.join(cell.varied)}")
     assumed = "as given" if given else "estimated; set prompt_tokens=N"
-    _say(
+    print_text(
         console,
         f"per rank of {setup.ranks}, engine={cell.config.engine.name}, "
         f"{cell.config.model.dtype}: student of {setup.student.parameters:,} parameters, teacher "
@@ -68,7 +68,7 @@ def report(
     )
     print_table(console, "Memory per rank, GB = 10^9 bytes", table(plan))
     print_table(console, "By phase of the run, GB on the device", phases(plan, memory))
-    _say(
+    print_text(
         console,
         "Not planned: fine-tuning and calibration before the run, which use one device, and "
         "rollouts by anything but `generate`.",
@@ -146,7 +146,7 @@ def _judge(console: Console, setup: Setup, memory: int, source: str) -> None:
         "allowance for what is not counted"
     )
     if fits(setup, memory):
-        _say(console, f"It fits: {_gb(need)} GB in phase {phase} of {limit}.")
+        print_text(console, f"It fits: {_gb(need)} GB in phase {phase} of {limit}.")
         return
     options = levers(setup, memory)
     rows = [
@@ -207,7 +207,3 @@ def _bytes(text: str) -> int:
 def _gb(size: float) -> float:
     """GB with the digits worth reading."""
     return round(size / GB, 2) if size >= GB / 10 else round(size / GB, 5)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

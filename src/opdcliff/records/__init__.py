@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from opdcliff.records.files import MALFORMED, METRICS, MIXED_CODE, RUN_MANIFEST, read_manifest
+from opdcliff.records.files import (
+    MALFORMED,
+    METRICS,
+    MIXED_CODE,
+    RUN_MANIFEST,
+    NewerRecordError,
+    read_manifest,
+)
 from opdcliff.records.identity import OPD, cell_identity
 from opdcliff.records.metric_stream import Row, read_stream
 from opdcliff.records.record import (
     OUTCOMES,
     PREEMPTED,
     Record,
-    RunRecord,
     read_record,
     read_runs,
+    record_folders,
     status_of,
     terminal_status,
-    walk_records,
 )
 from opdcliff.records.tracking import open_tracker, read_offline_run
+from opdcliff.records.writer import RunRecord
 
 __all__ = [
     "MALFORMED",
@@ -26,6 +33,7 @@ __all__ = [
     "OUTCOMES",
     "PREEMPTED",
     "RUN_MANIFEST",
+    "NewerRecordError",
     "Record",
     "Row",
     "RunRecord",
@@ -36,7 +44,7 @@ __all__ = [
     "read_record",
     "read_runs",
     "read_stream",
+    "record_folders",
     "status_of",
     "terminal_status",
-    "walk_records",
 ]

@@ -6,6 +6,7 @@ The manifest holds the digest of the config and one of itself, so an edit of eit
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ CONFIG = "config.yaml"
 RUN_MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
 RUN_LOCK = "run.lock"
+
+# Version of these files; what a newer one means is not guessed.
+FORMAT = 1
+# What to do about damage.
+RESTORE = "restore the file from a copy, or move the folder out of runs/ to run the cell anew"
 
 # In the manifest's extras: parts of the run were made by different code.
 MIXED_CODE = "mixed_code"
@@ -37,6 +43,10 @@ MALFORMED = (
 )
 
 
+class NewerRecordError(RecordError):
+    """A record of a newer version: sound perhaps, and not for this one to read."""
+
+
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Replace the manifest of the record in `folder`, sealed by its own digest."""
     seal = digest(manifest, "run-manifest")
@@ -47,6 +57,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest, without its seal.
 
     Raises:
+        NewerRecordError: a newer version wrote it.
         RecordError: the file is missing, damaged or edited.
     """
     path = folder / RUN_MANIFEST
@@ -54,11 +65,35 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(read_bytes(path))
         seal = manifest.pop("sha256")
         sealed = digest(manifest, "run-manifest")
+        number = operator.index(manifest["format"])
+    except RecordError as error:
+        raise RecordError(f"{error}; {RESTORE}") from error
     except (*MALFORMED, ConfigError) as error:
-        raise RecordError(f"{path}: not a manifest; the file is damaged") from error
+        raise RecordError(f"{path}: not a manifest; the file is damaged; {RESTORE}") from error
     if seal != sealed:
-        raise RecordError(f"{path}: checksum mismatch; the file was edited or is damaged")
+        raise RecordError(
+            f"{path}: checksum mismatch; the file was edited or is damaged; {RESTORE}"
+        )
+    if number > FORMAT:
+        raise NewerRecordError(
+            f"{path}: written by a newer version of opd-cliff (format {number}; this version reads "
+            f"up to {FORMAT}); update opd-cliff"
+        )
     return manifest
+
+
+def find_manifest(folder: Path) -> dict[str, Any] | None:
+    """Read the manifest as `read_manifest` does; None where there is no record yet.
+
+    Raises:
+        RecordError: also where metrics are there without their manifest.
+    """
+    if not (folder / RUN_MANIFEST).exists():
+        metrics = folder / METRICS
+        # A writer that was killed at its very start leaves an empty stream; links it refuses.
+        if metrics.is_symlink() or not metrics.exists() or metrics.stat().st_size == 0:
+            return None
+    return read_manifest(folder)
 
 
 def config_digest(config: Mapping[str, Any]) -> str:

@@ -58,13 +58,6 @@ class Stream:
             columns[name] = pd.Series(values, dtype="float64")
         return pd.DataFrame(columns)
 
-    def last(self) -> dict[str, float]:
-        """Return every metric on the last line that carries it."""
-        last: dict[str, float] = {}
-        for _, metrics in self.rows:
-            last.update(metrics)
-        return last
-
 
 def read_stream(folder: Path, manifest: Mapping[str, Any]) -> Stream:
     """Read and verify the metric stream of the record that `manifest` describes.

@@ -22,6 +22,7 @@ import pandas as pd
 
 from opdcliff.errors import ConfigError, RecordError
 from opdcliff.records.record import OUTCOMES
+from opdcliff.records.tracking_cache import make_room_for_logs
 from opdcliff.storage import decode_float, host_class, in_words, redact, redact_text, writing
 
 MODES = ("offline", "online", "off")
@@ -83,6 +84,7 @@ def open_tracker(
     wandb = _import_wandb()
     if mode == "online":
         _require_key(wandb)
+    make_room_for_logs(folder)
     tracker = _WandbTracker()
     tracker.start(
         lambda: wandb.init(

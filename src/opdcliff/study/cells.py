@@ -76,10 +76,14 @@ class Cell:
         """Folder of its record."""
         return paths.cell_dir(self.protocol, self.name, self.identity(prepared))
 
+    def status(self, prepared: Prepared, paths: StudyPaths) -> str | None:
+        """How its run ended; None before that (see `terminal_status`)."""
+        return terminal_status(self.folder(prepared, paths), self.identity(prepared))
+
 
 def is_finished(cell: Cell, prepared: Prepared, paths: StudyPaths) -> bool:
     """Whether the cell has an outcome already."""
-    return terminal_status(cell.folder(prepared, paths)) in OUTCOMES
+    return cell.status(prepared, paths) in OUTCOMES
 
 
 def run_cell(
@@ -95,10 +99,11 @@ def run_cell(
 
     Raises:
         PreemptedError: the process was asked to stop; the run is saved.
+        RecordError: the record is damaged, in use, or of another run.
     """
     stop_if_requested()
     folder, identity = cell.folder(prepared, paths), cell.identity(prepared)
-    status = terminal_status(folder)
+    status = terminal_status(folder, identity)
     if status in OUTCOMES:
         # A kill may have come between the outcome and this.
         remove_checkpoints(folder)

@@ -66,11 +66,13 @@ def collect(protocol: str, paths: StudyPaths) -> Collected:
     counted.
 
     Raises:
-        InadmissibleError: there are no runs with an outcome.
+        InadmissibleError: there are no runs with an outcome, a run is there twice, or it is of
+            another protocol.
         RecordError: a record is damaged.
     """
     root = paths.protocol_runs(protocol)
     records = read_runs(root)
+    _check_runs(records, protocol)
     done = [record for record in records if record.complete]
     if not done:
         raise InadmissibleError(
@@ -89,6 +91,23 @@ def collect(protocol: str, paths: StudyPaths) -> Collected:
         write_table(folder, table_of(views, arms))
     seal_tables(folder, about_runs(protocol, views, lock))
     return Collected(folder, len(done), len(records) - len(done))
+
+
+def _check_runs(records: list[Record], protocol: str) -> None:
+    seen: dict[str, Path] = {}
+    for record in records:
+        identity, own = str(record.manifest["identity"]), str(record.manifest["protocol"])
+        if own != protocol:
+            raise InadmissibleError(
+                f"{record.folder} is a run of protocol {own}, not {protocol}; move it out of this "
+                "folder"
+            )
+        if identity in seen:
+            raise InadmissibleError(
+                f"{seen[identity]} and {record.folder} are the same run; move one of them out of "
+                "runs/"
+            )
+        seen[identity] = record.folder
 
 
 def trajectories(records: list[Record], arms: Mapping[str, str]) -> pd.DataFrame:

@@ -62,8 +62,8 @@ def incomplete(
     """The error for cells that have no outcome, by name with their reasons."""
     named = "; ".join(f"{name} ({reason})" for name, reason in sorted(failures.items()))
     return StudyIncompleteError(
-        f"{len(failures)} of {total} {what} have no outcome: {named}; run the same command again "
-        "to retry them"
+        f"{len(failures)} of {total} {what} have no outcome: {named}; once that is mended, "
+        "run the same command again to retry them"
     )
 
 

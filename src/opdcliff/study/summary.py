@@ -15,7 +15,7 @@ from opdcliff.calibration import Calibration
 from opdcliff.contract import TAIL_NEEDED
 from opdcliff.models import Prepared
 from opdcliff.paths import REPO_ROOT, StudyPaths
-from opdcliff.records import OUTCOMES, read_record, terminal_status
+from opdcliff.records import OUTCOMES, read_record
 from opdcliff.settings import RunConfig
 from opdcliff.storage import (
     asset_cache,
@@ -62,7 +62,7 @@ def summarise_study(
     rows = [
         _cell_row(cell, cell.folder(prepared, paths), calibration)
         for cell in cells
-        if terminal_status(cell.folder(prepared, paths)) in OUTCOMES
+        if cell.status(prepared, paths) in OUTCOMES
     ]
     table = pd.DataFrame(rows)
     return Summary(

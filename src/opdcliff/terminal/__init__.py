@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from opdcliff.terminal.progress import Stage
-from opdcliff.terminal.tables import ARM_KEYS, console, print_table, with_intervals
+from opdcliff.terminal.tables import ARM_KEYS, console, print_table, print_text, with_intervals
 
 __all__ = [
     "ARM_KEYS",
     "Stage",
     "console",
     "print_table",
+    "print_text",
     "with_intervals",
 ]

@@ -90,7 +90,8 @@ class Stage:
             left = (now - self._started) / max(1, total_done) * (self._total - total_done)
             self._console.print(
                 f"{self._title}: {total_done}/{self._total} steps, about {left:.0f} s left"
-                + (f", {self._note}" if self._note else "")
+                + (f", {self._note}" if self._note else ""),
+                soft_wrap=True,
             )
 
     def note(self, text: str) -> None:

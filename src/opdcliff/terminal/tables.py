@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import textwrap
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
+
+from opdcliff.terminal.layout import Block, Column, arrange
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,28 +19,55 @@ if TYPE_CHECKING:
 # Columns that tell the arms of a table of cells apart; the cells of an arm differ in lam and seed.
 ARM_KEYS = ["clip", "estimator", "warmup", "budget"]
 
-# Wide enough for a table in a log, where there is no terminal to ask.
-LOG_WIDTH = 180
+# Where there is no terminal to ask.
+_PLAIN_WIDTH = 80
 
 
 def console() -> Console:
-    """Where tables go: as wide as the terminal, or as a line of a log."""
+    """Where tables go: as wide as the terminal; elsewhere COLUMNS wide, or 80 without it."""
     out = Console()
-    return out if out.is_terminal else Console(width=LOG_WIDTH)
+    return out if out.is_terminal else Console(width=_plain_width())
 
 
 def print_table(out: Console, title: str, frame: pd.DataFrame, *, digits: int = 4) -> None:
-    """Print `frame` with a header of its column names; missing values as a dash."""
+    """Print `frame` with a header of its column names; missing values as a dash.
+
+    No line is longer than `out` is wide: see `arrange` for what becomes of a wide table.
+    """
     # Printed apart: as a table's title it would wrap at the table's width.
-    out.print(title, markup=False, highlight=False, soft_wrap=True)
-    table = Table()
-    for name in frame.columns:
-        left = any(isinstance(value, str) for value in frame[name])
-        table.add_column(str(name), justify="left" if left else "right", overflow="fold")
-    for row in frame.itertuples(index=False):
+    print_text(out, title)
+    columns = [
+        Column(
+            str(name),
+            [_text(value, digits) for value in frame[name]],
+            right=not any(isinstance(value, str) for value in frame[name]),
+        )
+        for name in frame.columns
+    ]
+    for block in arrange(columns, out.width):
+        out.print(_drawn(block))
+
+
+def print_text(out: Console, text: str) -> None:
+    """Print a sentence, wrapped at its words; a longer one, such as a path, stays whole."""
+    lines = textwrap.wrap(text, out.width, break_long_words=False, break_on_hyphens=False)
+    out.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _drawn(block: Block) -> Table:
+    table = Table(show_header=block.header)
+    for column, width in zip(block.columns, block.widths, strict=True):
+        justify: JustifyMethod = "right" if column.right else "left"
+        table.add_column(Text(column.header), justify=justify, width=width, overflow="fold")
+    for row in zip(*(column.cells for column in block.columns), strict=True):
         # As plain text: an interval such as [inf, inf] would be taken for markup and vanish.
-        table.add_row(*(Text(_text(value, digits)) for value in row))
-    out.print(table)
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _plain_width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdecimal() and int(columns) > 0 else _PLAIN_WIDTH
 
 
 def with_intervals(calibration: pd.DataFrame) -> pd.DataFrame:

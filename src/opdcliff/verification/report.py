@@ -12,7 +12,7 @@ from rich.console import Console
 
 from opdcliff.errors import InadmissibleError
 from opdcliff.storage import digest, encode_floats, in_words, write_json_atomic, write_text_atomic
-from opdcliff.terminal import print_table
+from opdcliff.terminal import print_table, print_text
 from opdcliff.verification.committed import about_runs, seal_tables
 from opdcliff.verification.lock import Lock
 from opdcliff.verification.locked_test import LockedTest
@@ -33,11 +33,11 @@ VERDICTS, REPORT = "verdicts.json", "report.md"
 
 def print_verification(found: Verification, console: Console) -> None:
     """Print verdicts, deviations and exploratory onsets."""
-    console.print(_headline(found), markup=False, highlight=False, soft_wrap=True)
+    print_text(console, _headline(found))
     if found.verdicts:
         print_table(console, "Verdicts", verdict_table(found))
     for line in found.otherwise_today:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_text(console, line)
     if found.deviations or found.mismatches:
         print_table(console, "Deviations", deviation_table(found))
     exploratory = exploratory_onsets(found)

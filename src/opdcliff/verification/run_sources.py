@@ -17,7 +17,15 @@ import pandas as pd
 
 from opdcliff.errors import ConfigError, InadmissibleError, RecordError
 from opdcliff.paths import StudyPaths
-from opdcliff.records import OPD, OUTCOMES, Record, read_offline_run, walk_records
+from opdcliff.records import (
+    OPD,
+    OUTCOMES,
+    NewerRecordError,
+    Record,
+    read_offline_run,
+    read_record,
+    record_folders,
+)
 from opdcliff.storage import decode_float
 from opdcliff.terminal import Stage
 from opdcliff.verification.committed import check_tables
@@ -97,10 +105,20 @@ def contradictions(views: Sequence[RunView], records: Sequence[Record]) -> list[
 
 
 def read_all(folder: Path) -> tuple[list[Record], list[str]]:
-    """The sound records in a folder, and a line on each that is not."""
-    found = list(walk_records(folder))
-    records = [record for record in found if isinstance(record, Record)]
-    return records, [str(error) for error in found if isinstance(error, RecordError)]
+    """The sound records in a folder, and a line on each that is not.
+
+    Raises:
+        InadmissibleError: a newer version wrote one of them.
+    """
+    records, damaged = [], []
+    for path in record_folders(folder):
+        try:
+            records.append(read_record(path))
+        except NewerRecordError as error:
+            raise InadmissibleError(str(error)) from error
+        except RecordError as error:
+            damaged.append(str(error))
+    return records, damaged
 
 
 def _of_protocol(runs: Runs, protocol: str) -> Runs:

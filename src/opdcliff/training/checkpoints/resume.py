@@ -59,7 +59,7 @@ def find_start(folder: Path, identity: str, settings: CheckpointConfig) -> Start
     if settings.resume == "never" or not root.is_dir() or not (folder / RUN_MANIFEST).exists():
         return Start()
     manifest = read_manifest(folder)
-    rows = read_stream(folder, manifest).rows if (folder / METRICS).exists() else []
+    rows = _evaluations(folder, manifest)
     mixed = bool(manifest["extras"].get(MIXED_CODE))
     refused: list[str] = []
     for found in checkpoint.candidates(root):
@@ -115,6 +115,18 @@ def drop_checkpoints_after(record: Path, update: int) -> None:
 def about_run(identity: str, commit: str) -> dict[str, str]:
     """What the checkpoints of a run say about it."""
     return {"identity": identity, "commit": commit, "source": source_digest()}
+
+
+def _evaluations(folder: Path, manifest: Mapping[str, Any]) -> list[Row]:
+    if not (folder / METRICS).exists():
+        return []
+    try:
+        return read_stream(folder, manifest).rows
+    except RecordError as error:
+        raise RecordError(
+            f"{error}; restore the file from a copy, or set checkpoint.resume=never to keep it "
+            "aside and start over"
+        ) from error
 
 
 def _require_same_run(found: Checkpoint, identity: str) -> None:

@@ -1,0 +1,141 @@
+"""A user sees our own lines only, in 80 columns; every way to start the command is the command."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from opdcliff.paths import REPO_ROOT
+from opdcliff.records.files import METRICS
+from opdcliff.records.record import read_record
+from opdcliff.records.tracking import read_offline_run
+from workshop import SECONDS, Run
+
+COMMAND = str(Path(sys.executable).with_name("opdcliff"))
+SIZE = [word for word in SECONDS if word != "tracking=off"]
+# On a slow machine: how far a stage is, and about how long a study takes.
+OURS = re.compile(r"[^:]+: \d+/\d+ steps, about \d+ s left.*|.*about \d+ minutes? here.*")
+FOREIGN = re.compile(r"\b(WARNING|INFO|DEBUG|ERROR|Warning)\b|\[\d{4}-\d\d-\d\d|accelerator|wandb:")
+WITHOUT_DEEPSPEED = """
+import sys
+from opdcliff.cli import main
+code = main(sys.argv[1:])
+assert "torch" in sys.modules
+assert "deepspeed" not in sys.modules, "a run of one process has no use for it"
+sys.exit(code)
+"""
+
+
+def started(folder: Path, *command: str, **variables: str | None) -> tuple[int, str, str]:
+    """A command in a process of its own; a variable of None is not set there."""
+    left_out = {"OPDCLIFF_RUNS", "COLUMNS", *variables}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in left_out and not name.startswith("WANDB")
+    }
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment | {name: value for name, value in variables.items() if value is not None},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with committed results and the lock of the mini study."""
+    folder = tmp_path_factory.mktemp("place")
+    for name in ("results", "prereg"):
+        shutil.copytree(REPO_ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(place: Path) -> tuple[int, str, str]:
+    """A study of seconds, whose models, records and tables the other verbs find."""
+    return started(place, COMMAND, "study", *SIZE)
+
+
+VERBS_TRIED = {
+    "study": ["study", *SIZE],
+    "train": ["train", *SIZE, "lam.value=1.2"],
+    "train a grid": ["train", "-m", *SIZE, "lam.value=1.2,1.3"],
+    "calibrate": ["calibrate", *SIZE],
+    "plan": ["plan", *SIZE],
+    "config": ["config", *SIZE],
+    "threshold": ["threshold", "p=0.99,0.4", "b=0.5", "c=2,5"],
+    "verify": ["verify", "protocol=mini", "source=table"],
+    "figures": ["figures", "only=threshold_surface"],
+    "compare": ["compare"],
+    "collect": ["collect", "protocol=quick"],
+}
+
+
+@pytest.mark.parametrize("name", VERBS_TRIED)
+def test_a_verb_prints_its_own_lines_in_80_columns(
+    name: str, place: Path, study: tuple[int, str, str]
+) -> None:
+    code, out, err = study if name == "study" else started(place, COMMAND, *VERBS_TRIED[name])
+    # 10: the locked mini study is refuted in part. 15: models of seconds reproduce nothing.
+    assert code in {"verify": (10,), "compare": (15,)}.get(name, (0,)), err
+    errors = [line for line in err.splitlines() if not OURS.fullmatch(line)]
+    assert [line for line in errors if not line.startswith("opdcliff: ")] == []
+    assert bool(errors) == (name == "compare")
+    assert FOREIGN.findall(out) == []
+    # Lines that name a path stay whole; so do settings, which are read by programs.
+    long = [line for line in out.splitlines() if len(line) > 80 and str(place) not in line]
+    assert name == "config" or not long
+
+
+def test_a_run_of_one_process_never_imports_deepspeed(place: Path) -> None:
+    words = ["train", *SECONDS, "lam.value=1.25"]
+    code, _, err = started(place, sys.executable, "-c", WITHOUT_DEEPSPEED, *words)
+    assert (code, err) == (0, "")
+
+
+def test_a_run_without_a_home_prints_nothing_of_its_mirror(place: Path) -> None:
+    words = ["train", *SIZE, "lam.value=1.15", "protocol.name=homeless"]
+    code, _, err = started(place, COMMAND, *words, HOME=None, XDG_CACHE_HOME=None)
+    assert code == 0, err
+    assert [line for line in err.splitlines() if not OURS.fullmatch(line)] == []
+    (folder,) = (place / "runs" / "homeless").iterdir()
+    assert read_offline_run(folder).step.tolist() == read_record(folder).history.step.tolist()
+
+
+@pytest.mark.parametrize("module", ["opdcliff", "opdcliff.cli", "opdcliff.cli.command"])
+def test_a_module_started_with_m_is_the_command(module: str, tmp_path: Path) -> None:
+    start = (sys.executable, "-m", module)
+    code, out, err = started(tmp_path, *start, "verify", "protocol=nosuch")
+    assert (code, out) == (12, "")
+    assert err.startswith("opdcliff: there are no runs of protocol nosuch")
+    assert err.count("\n") == 1
+    code, out, err = started(tmp_path, *start, "threshold", "p=0.99", "c=5")
+    assert (code, err) == (0, "")
+    assert "1.352001" in out
+
+
+def test_a_cut_record_is_named_and_moved_away_it_is_run_anew(run: Run, workshop: Path) -> None:
+    words = ("train", "-m", *SECONDS, "lam.value=1.0,1.1", "protocol.name=cut")
+    assert run(*words).code == 0
+    (folder,) = (workshop / "runs" / "cut").glob("c5-lam1.1000*")
+    path = folder / METRICS
+    path.write_bytes(path.read_bytes()[:50])
+    for _ in range(2):
+        reply = run(*words)
+        assert reply.code == 7
+        assert f"{path} was cut after line 0, in the middle of line 1: the run is fin" in reply.line
+        assert "restore the file from a copy, or move the folder out of runs/" in reply.line
+        assert "once that is mended, run the same command again" in reply.line
+    shutil.move(folder, workshop / "away")
+    assert run(*words).code == 0
+    assert read_record(folder).complete
