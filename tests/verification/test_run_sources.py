@@ -27,7 +27,7 @@ from opdcliff.verification.run_views import (
     write_table,
 )
 from opdcliff.verification.verdicts import Outcome
-from opdcliff.verification.verification import Integrity, Verification, verify
+from opdcliff.verification.verification import Integrity, Verification, verify_runs
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def log_of(folder: Path) -> pd.DataFrame:
 
 def checked(repo: Path, source: str) -> tuple[Verification, Runs]:
     runs = runs_of(source, PROTOCOL, paths_of(repo), entity="lab", project="cliff")
-    return verify(PROTOCOL, paths_of(repo), runs), runs
+    return verify_runs(PROTOCOL, paths_of(repo), runs), runs
 
 
 # ---- W&B on this machine ----------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_without_local_records_online_runs_are_unanchored(
     paths = StudyPaths(tmp_path / "runs", tmp_path / "results", repo / "prereg")
     runs = runs_of("wandb_online", PROTOCOL, paths, entity="lab", project="cliff")
     assert {view.code_commit for view in runs.views} == {UNKNOWN}
-    found = verify(PROTOCOL, paths, runs)
+    found = verify_runs(PROTOCOL, paths, runs)
     assert found.integrity is Integrity.UNANCHORED
     assert {verdict.outcome for verdict in found.verdicts} == {Outcome.CONFIRMED}
     assert found.exit_code == 11
