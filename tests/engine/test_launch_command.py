@@ -28,7 +28,6 @@ from opdcliff.errors import ConfigError, EngineError
 from opdcliff.models.device import pick_device
 from opdcliff.models.prepare import Prepared, prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.processes.rank_events import MARK, decode, encode
 from opdcliff.records.record import read_record
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
@@ -212,26 +211,6 @@ def test_what_is_launched_outlives_the_signals_of_slurm(number: signal.Signals) 
 
 def test_a_free_port_is_free() -> None:
     assert len({free_port() for _ in range(3)}) > 1
-
-
-# ---- events -----------------------------------------------------------------------------------
-
-
-def test_events_are_told_from_what_else_is_printed() -> None:
-    report = encode("report", update=1, metrics={"a": 0.5}).decode()
-    lines = [
-        "[INFO] launching\n",
-        report,
-        f"worker-1: {report}",
-        f"a line without end{report}",
-        "{}\n",
-        f"{MARK}torn {report}",
-        report[:-5],
-    ]
-    other: list[str] = []
-    events = list(decode(lines, other.append))
-    assert events == [{"event": "report", "update": 1, "metrics": {"a": 0.5}}] * 3
-    assert other == [lines[0], "a line without end\n", *lines[4:]]
 
 
 # ---- real ranks -------------------------------------------------------------------------------

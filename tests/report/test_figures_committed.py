@@ -19,19 +19,20 @@ from PIL import Image
 
 from made_results import made_results, make_study
 from opdcliff.cli import command
-from opdcliff.errors import ConfigError, InadmissibleError
+from opdcliff.errors import ConfigError, InadmissibleError, TamperedError
 from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.records.writer import RunRecord
 from opdcliff.report.drawing import style
+from opdcliff.report.drawing.budget_flow import UPPER_PLATEAU
 from opdcliff.report.drawing.build import NAMES, build_figure, build_figures
 from opdcliff.report.drawing.inputs import Inputs, MissingInputError
 from opdcliff.report.drawing.page import write_page
 from opdcliff.report.drawing.parameters import parameter_counts
-from opdcliff.report.figures.budget_flow import UPPER_PLATEAU
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
 from opdcliff.study.collect import collect
 from opdcliff.theory import threshold
+from opdcliff.verification.committed import seal_tables
 
 COMMITTED = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
 # Their inputs have been committed from the start; the others are built as their studies are.
@@ -145,6 +146,10 @@ def test_a_table_written_after_collecting_is_not_taken_for_the_records(
     paths = StudyPaths(made.runs, results, made.prereg)
     assert "records 9d70bb1c3a10" in Inputs(paths).study("mini", "quick", "x").origin
     (results / "studies/mini/quick/cells.csv").write_text("clip\nc5\n")
+    with pytest.raises(TamperedError, match=r"cells\.csv was edited"):
+        Inputs(paths).study("mini", "quick", "x")
+    # Sealed anew without its runs, it no longer claims them.
+    seal_tables(results / "studies/mini/quick", {})
     assert "records not noted" in Inputs(paths).study("mini", "quick", "x").origin
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from opdcliff.paths import REPO_ROOT, StudyPaths
-from opdcliff.report import paper_comparison, paper_rows
+from opdcliff.report import paper_comparison, paper_numbers, paper_rows
 
 COMMITTED = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
 PAGE = (REPO_ROOT / "docs" / "paper_beside_ours.md").read_text()
@@ -131,7 +131,7 @@ def test_every_number_has_a_tag_and_every_row_a_reason_and_a_file() -> None:
     for row in ROWS.values():
         assert not numbers(row["paper"]) or re.search(r"\[[PSD]\]", row["paper"]), row
         assert row["ours"].startswith("nothing: ") or "[M]" in row["ours"], row
-        assert row["setting"] in (paper_comparison.SAME, paper_comparison.DIFFERENT)
+        assert row["setting"] in (paper_numbers.SAME, paper_numbers.DIFFERENT)
         assert len(row["why they differ, or may"]) > 20
         for name in row["file of ours"].split(", "):
             assert (REPO_ROOT / name).exists() or row["ours"].startswith(f"nothing: {name}")

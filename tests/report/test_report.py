@@ -25,6 +25,7 @@ from opdcliff.report import page as page_module
 from opdcliff.report.drawing.build import NAMES
 from opdcliff.report.figure_section import CAPTIONS
 from opdcliff.report.inputs import ReportInputs, read_inputs
+from opdcliff.verification.committed import seal_tables
 
 COMMITTED = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
 FOLDER = COMMITTED.committed.locked_dir("mini")
@@ -136,9 +137,11 @@ def nudge_an_unjudged_number(folder: Path) -> None:
     (folder / "cells.csv").write_text(text.replace("36.8671875", "36.8671876", 1))
 
 
-BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+# What is edited, and what is said where the folder was sealed anew over it; None: only git and
+# records can tell then.
+BROKEN: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "a run of the table": (nudge_a_rate, r"tests\.T1\.\w+"),
-    "a number that no test reads": (nudge_an_unjudged_number, "sha256"),
+    "a number that no test reads": (nudge_an_unjudged_number, None),
     "a mean by a hundred-millionth": (
         lambda f: edit_json(
             f / "verdicts.json", lambda v: v["tests"]["T1"].update(mean=1.81753487)
@@ -176,7 +179,16 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_verdicts_that_do_not_fit_the_table_give_no_page(what: str, tmp_path: Path) -> None:
     paths = copied(tmp_path)
     change, said = BROKEN[what]
-    change(paths.committed.locked_dir("mini"))
+    folder = paths.committed.locked_dir("mini")
+    change(folder)
+    if (folder / "verdicts.json").exists():
+        with pytest.raises(TamperedError, match="was edited after its runs"):
+            page_module.make_report("mini", paths)
+    if said is None:
+        return
+    # As a forger would: with a fresh seal.
+    noted = json.loads((folder / "provenance.json").read_text())
+    seal_tables(folder, {name: noted[name] for name in noted.keys() - {"files", "sha256"}})
     with pytest.raises(InadmissibleError, match=said):
         page_module.make_report("mini", paths)
 

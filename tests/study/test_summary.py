@@ -19,6 +19,7 @@ from grid_frames import CLIFF, calibration, cells
 from opdcliff.calibration.calibrate import Binding, Calibration
 from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
+from opdcliff.records import read_record
 from opdcliff.records.writer import RunRecord
 from opdcliff.report.figures.cliff import draw_study
 from opdcliff.settings.schema import RunConfig
@@ -197,6 +198,14 @@ def test_rows_come_from_the_last_line_of_finished_records(
     assert made.cells.collapsed_at.isna().tolist() == [True, False, True]
     assert made.data_report == REPORT
     assert made.identity == prepared.models_identity
+    # The code that ran the cells, which may be older than the one that writes their table.
+    assert made.about["runs"] == 3
+    assert made.about["code_commits"] == sorted(
+        {
+            str(read_record(cell.folder(prepared, paths)).manifest["code_commit"])
+            for cell in done[:3]
+        }
+    )
 
 
 def test_a_run_without_a_clip_has_no_threshold(prepared: Prepared, paths: StudyPaths) -> None:
@@ -236,7 +245,7 @@ def test_writing_again_gives_the_same_bytes(tmp_path: Path) -> None:
         write_summary(summary(), tmp_path / name)
         draw_study(summary(), tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "first").iterdir())
-    assert len(files) == 8
+    assert len(files) == 9
     for name in files:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
@@ -247,6 +256,7 @@ def test_a_study_without_outcomes_writes_what_there_is(tmp_path: Path) -> None:
     draw_study(nothing, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("cells.csv", "onsets.csv", "calibration.csv", "references.json"),
+        "provenance.json",
     }
 
 

@@ -146,7 +146,7 @@ def test_a_test_survives_its_file(
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (None, "No such file"),
+        (None, "no such file or directory"),
         (b"", "the whole: Input should be"),
         (b"a: [1, 2", "cannot be read as YAML"),
         (b"\xff\xfe\xff", "cannot be read as YAML"),

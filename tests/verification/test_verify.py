@@ -9,15 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from locked import LAMS, PROTOCOL, make_study, run_git, settings_of, write_run
 from opdcliff.cli.command import main
-from opdcliff.errors import InadmissibleError
+from opdcliff.errors import InadmissibleError, TamperedError
 from opdcliff.paths import StudyPaths
 from opdcliff.records.files import CONFIG, METRICS, RUN_MANIFEST, read_manifest, write_manifest
 from opdcliff.records.metric_stream import _encode_line, _genesis
 from opdcliff.verification import report as report_module
+from opdcliff.verification.committed import seal_tables
 from opdcliff.verification.lock import LOCK_FILE, Lock, lock_text, read_lock, seal_of
 from opdcliff.verification.run_sources import runs_of
 from opdcliff.verification.verdicts import Outcome
@@ -108,13 +110,43 @@ def test_the_results_tell_the_same_from_the_records_and_from_the_committed_table
     folder = paths_of(repo).committed.locked_dir(PROTOCOL)
     report_module.write_verification(checked(repo), folder)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(first) == {"cells.csv", "report.md", "verdicts.json"}
+    assert set(first) == {"cells.csv", "provenance.json", "report.md", "verdicts.json"}
     again = checked(repo, "table")
     assert (again.exit_code, said(again)) == (0, "")
     assert report_module.as_json(again) == json.loads(first["verdicts.json"])
     assert "nothing was written" in report_module.write_verification(again, folder)
     report_module.write_verification(checked(repo), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def change_a_rate(line: dict[str, Any]) -> None:
+    line["eval/parse_rate"] = "0.5"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_a_rate,
+        lambda line: line.update(lam="1.9"),
+        lambda line: line.update(status="collapsed"),
+        lambda line: line.update(stream_sha256="0" * 64),
+    ],
+)
+def test_an_edited_table_is_tampered_even_if_sealed_anew_where_records_exist(
+    change: Callable[[dict[str, Any]], None], repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = paths_of(repo).committed.locked_dir(PROTOCOL)
+    report_module.write_verification(checked(repo), folder)
+    lines = pd.read_csv(folder / "cells.csv", dtype=str, keep_default_na=False).to_dict("records")
+    change(lines[0])
+    pd.DataFrame(lines).to_csv(folder / "cells.csv", index=False)
+    monkeypatch.chdir(repo)
+    monkeypatch.delenv("OPDCLIFF_RUNS", raising=False)
+    words = ["verify", f"protocol={PROTOCOL}", "source=table"]
+    assert main(words) == TamperedError.exit_code
+    seal_tables(folder, {})
+    assert main(words) == TamperedError.exit_code
+    assert "is not what its record says" in said(checked(repo, "table"))
 
 
 def test_no_result_names_the_folder_it_was_made_in(repo: Path) -> None:
@@ -517,7 +549,7 @@ def test_a_verdict_file_that_is_none_is_not_overwritten(repo: Path) -> None:
         (["source=records", "source=wandb"], 2, "takes one value, given once"),
         (["source="], 2, "takes one value"),
         (["protocol=../x"], 2, "is not usable in a path"),
-        (["source=table"], 12, "is no table of cells"),
+        (["source=table"], 12, "provenance.json is missing"),
     ],
 )
 def test_wrong_words_are_one_line(

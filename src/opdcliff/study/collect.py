@@ -20,10 +20,12 @@ from opdcliff.records import OPD, Record, read_runs
 from opdcliff.storage import write_text_atomic
 from opdcliff.verification import (
     LOCK_FILE,
+    PROVENANCE,
     TABLE,
     TRAJECTORIES,
     Lock,
     about_runs,
+    check_tables,
     read_lock,
     seal_tables,
     table_of,
@@ -68,6 +70,7 @@ def collect(protocol: str, paths: StudyPaths) -> Collected:
     Raises:
         InadmissibleError: there are no runs with an outcome, a run is there twice, or it is of
             another protocol.
+        TamperedError: tables that are there already were edited; sealing them would hide it.
         RecordError: a record is damaged.
     """
     root = paths.protocol_runs(protocol)
@@ -85,6 +88,8 @@ def collect(protocol: str, paths: StudyPaths) -> Collected:
     views = [view_of_record(record) for record in done]
     folder = _folder(protocol, done, paths, lock)
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / PROVENANCE).exists():
+        check_tables(folder)
     table = trajectories(done, arms)
     write_text_atomic(folder / TRAJECTORIES, table.to_csv(index=False, float_format="%.5g"))
     if lock is None and folder == paths.output.grid_dir(protocol):

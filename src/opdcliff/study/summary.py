@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,19 @@ from rich.console import Console
 from opdcliff.calibration import Calibration
 from opdcliff.contract import TAIL_NEEDED
 from opdcliff.models import Prepared
-from opdcliff.paths import REPO_ROOT, StudyPaths
-from opdcliff.records import OUTCOMES, read_record
+from opdcliff.paths import StudyPaths
+from opdcliff.records import OUTCOMES, Record, read_record
 from opdcliff.settings import RunConfig
 from opdcliff.storage import (
     asset_cache,
     encode_floats,
-    git_state,
     write_json_atomic,
     write_text_atomic,
 )
 from opdcliff.study.cells import Cell
 from opdcliff.terminal import ARM_KEYS, print_table, with_intervals
 from opdcliff.theory import LEVEL, Onset, onset_of_seed, t_interval, wilson
-from opdcliff.verification import seal_tables
+from opdcliff.verification import about_runs, seal_tables, view_of_record
 
 _BINDING = next(iter(TAIL_NEEDED)).value
 _UNKNOWN = Onset(np.nan, -np.inf, np.inf)
@@ -39,7 +38,8 @@ class Summary:
 
     cells: one row per cell with an outcome; onsets: one row per arm of two or more lambdas.
     calibration: see `Calibration.table`. reference: metrics of teacher and warm start.
-    data_report: what loading the data kept and rejected, None for generated data.
+    data_report: what loading the data kept and rejected, None for generated data. about: the runs
+    and the code that the cells rest on, see `about_runs`.
     """
 
     cells: pd.DataFrame
@@ -48,6 +48,7 @@ class Summary:
     reference: Mapping[str, Mapping[str, float]]
     data_report: Mapping[str, Any] | None
     identity: str
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def summarise_study(
@@ -59,12 +60,13 @@ def summarise_study(
     reference: Mapping[str, Mapping[str, float]],
 ) -> Summary:
     """Read the records of all cells that have an outcome, and estimate onsets from them."""
-    rows = [
-        _cell_row(cell, cell.folder(prepared, paths), calibration)
+    done = [
+        (cell, read_record(cell.folder(prepared, paths)))
         for cell in cells
         if cell.status(prepared, paths) in OUTCOMES
     ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([_cell_row(cell, record, calibration) for cell, record in done])
+    views = [view_of_record(record) for _, record in done]
     return Summary(
         table,
         onset_table(table),
@@ -72,11 +74,11 @@ def summarise_study(
         reference,
         asset_cache.manifest(prepared.data)["facts"].get("report"),
         prepared.models_identity,
+        about_runs(config.protocol.name, views, None),
     )
 
 
-def _cell_row(cell: Cell, folder: Path, calibration: Calibration) -> dict[str, Any]:
-    record = read_record(folder)
+def _cell_row(cell: Cell, record: Record, calibration: Calibration) -> dict[str, Any]:
     # The last evaluation alone: what it could not measure is missing, not older.
     final, config = record.history.iloc[-1].to_dict(), cell.config
     prompts = int(final["eval/prompts"])
@@ -107,7 +109,7 @@ def _cell_row(cell: Cell, folder: Path, calibration: Calibration) -> dict[str, A
         "tail_ratio": final.get(f"train/tail_ratio/{_BINDING}", np.nan),
         "clip_fraction": final.get(f"train/clip_fraction/{_BINDING}", np.nan),
         "residual": final.get("train/residual_mean", np.nan),
-        "record": folder.name,
+        "record": record.folder.name,
     }
 
 
@@ -160,9 +162,7 @@ def write_summary(summary: Summary, folder: Path) -> None:
     write_json_atomic(folder / "references.json", encode_floats(summary.reference))
     if summary.data_report is not None:
         write_json_atomic(folder / "data.json", dict(summary.data_report))
-    commit, dirty = git_state(REPO_ROOT)
-    about = {"models": summary.identity, "code_commits": [commit], "code_dirty": dirty}
-    seal_tables(folder, about | {"runs": len(summary.cells)})
+    seal_tables(folder, {**summary.about, "models": summary.identity})
 
 
 def print_summary(summary: Summary, console: Console) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from opdcliff.verification import report
 from opdcliff.verification.anchor import find_anchor
-from opdcliff.verification.committed import TRAJECTORIES, about_runs, check_tables, seal_tables
+from opdcliff.verification.committed import (
+    PROVENANCE,
+    TRAJECTORIES,
+    about_runs,
+    check_tables,
+    seal_tables,
+)
 from opdcliff.verification.lock import (
     FORMAT,
     LOCK_FILE,
@@ -39,6 +45,7 @@ __all__ = [
     "JUDGE",
     "LOCK_FILE",
     "METRIC_VERSIONS",
+    "PROVENANCE",
     "TABLE",
     "TRAJECTORIES",
     "VERDICTS",

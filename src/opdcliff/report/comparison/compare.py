@@ -1,6 +1,6 @@
 """One's own tables of a study beside the committed ones: every number judged, none left out.
 
-What is allowed is derived in `compare_tolerance`; here tables are read, rows found and counted.
+What is allowed is derived in `tolerance`; here tables are read, rows found and counted.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from opdcliff.report.comparison.tolerance import (
     within,
 )
 from opdcliff.terminal import ARM_KEYS
+from opdcliff.verification import check_tables
 
 # The name of a record holds the hash of its models, which is another one under other kernels.
 _NAME = "record"
@@ -99,11 +100,13 @@ def compare(data: str, protocol: str, paths: StudyPaths) -> Comparison:
 
     Raises:
         InadmissibleError: a table is missing or is none.
+        TamperedError: a committed table was edited.
     """
     committed_dir = paths.committed.study_dir(data, protocol)
     committed = read_tables(
         committed_dir, f"nothing is committed of the study data={data} protocol={protocol}"
     )
+    check_tables(committed_dir)
     ours = read_tables(
         paths.own.study_dir(data, protocol),
         f"run the study {data}/{protocol} first (`opdcliff study`)",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from opdcliff.report.drawing import style
+from opdcliff.report.drawing.budget_flow import MOST, NARROW, WIDE, flow_rows
 from opdcliff.report.drawing.inputs import EXPLORATORY, LOCKED, Inputs, LockedStudy
 from opdcliff.report.drawing.page import Page, new_figure
-from opdcliff.report.figures.budget_flow import MOST, NARROW, WIDE, flow_rows
 
 
 def table(study: LockedStudy) -> pd.DataFrame:
