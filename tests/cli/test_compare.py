@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from opdcliff.cli import command
-from opdcliff.errors import InadmissibleError, NotReproducedError
+from opdcliff.errors import InadmissibleError, NotReproducedError, TamperedError
 from opdcliff.paths import StudyPaths
 from opdcliff.report.comparison.tables import FILES, read_tables
 from quick_tables import QUICK, edited
@@ -42,6 +42,20 @@ def test_the_verb_says_which_side_is_missing(
     assert "run the study mini/quick first" in capsys.readouterr().err
     assert command.main(["compare", "lam.value=2"]) == 2
     assert not (tmp_path / "runs").exists()
+
+
+def test_committed_tables_that_were_edited_are_not_compared_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPDCLIFF_RUNS", raising=False)
+    paths = StudyPaths()
+    committed = paths.committed.study_dir("mini", "quick")
+    for folder in (paths.own.study_dir("mini", "quick"), committed):
+        shutil.copytree(QUICK, folder)
+    (committed / "onsets.csv").write_text("clip\n")
+    assert command.main(["compare"]) == TamperedError.exit_code
+    assert "onsets.csv was edited after its runs" in capsys.readouterr().err
 
 
 def test_the_verb_writes_every_number_and_ends_with_its_own_exit_code(

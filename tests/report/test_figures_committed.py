@@ -213,6 +213,14 @@ def test_collected_tables_hold_every_evaluation_and_name_the_records(tmp_path: P
     first = {path.name: path.read_bytes() for path in found.folder.iterdir()}
     collect("own_grid", paths)
     assert first == {path.name: path.read_bytes() for path in found.folder.iterdir()}
+    # Its own tables it makes anew, as after a kill; another's it does not seal once edited.
+    for name in ("cells.csv", "trajectories.csv"):
+        (found.folder / name).write_text("cut")
+    collect("own_grid", paths)
+    assert first == {path.name: path.read_bytes() for path in found.folder.iterdir()}
+    (found.folder / "onsets.csv").write_text("clip\n")
+    with pytest.raises(TamperedError, match=r"onsets\.csv is not listed"):
+        collect("own_grid", paths)
 
 
 def test_the_committed_trajectories_end_where_the_committed_runs_do() -> None:

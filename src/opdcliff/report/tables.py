@@ -189,7 +189,7 @@ cmp runs/results/locked/{name}/report.html results/locked/{name}/report.html
 git log --format='%h %cI %s' -- prereg/{name}
 # hashes to compare with "tests" and "sources" in prereg/{name}/lock.json
 sha256sum prereg/{name}/*.yaml
-sha256sum {" ".join(f"src/opdcliff/{source}" for source in sorted(inputs.lock.sources))}
+(cd prereg/{name}/sealed/opdcliff && sha256sum {" ".join(sorted(inputs.lock.sources))})
 # the runs themselves (hours), and their verdicts
 opdcliff confirm protocol={name} && opdcliff verify protocol={name}"""
     return join(

@@ -88,11 +88,14 @@ def collect(protocol: str, paths: StudyPaths) -> Collected:
     views = [view_of_record(record) for record in done]
     folder = _folder(protocol, done, paths, lock)
     folder.mkdir(parents=True, exist_ok=True)
+    own = [TRAJECTORIES]
+    if lock is None and folder == paths.output.grid_dir(protocol):
+        own.append(TABLE)
     if (folder / PROVENANCE).exists():
-        check_tables(folder)
+        check_tables(folder, but=own)
     table = trajectories(done, arms)
     write_text_atomic(folder / TRAJECTORIES, table.to_csv(index=False, float_format="%.5g"))
-    if lock is None and folder == paths.output.grid_dir(protocol):
+    if TABLE in own:
         write_table(folder, table_of(views, arms))
     seal_tables(folder, about_runs(protocol, views, lock))
     return Collected(folder, len(done), len(records) - len(done))

@@ -9,7 +9,7 @@ seals a folder anew leaves that to be seen in git.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,10 @@ def seal_tables(folder: Path, about: Mapping[str, Any]) -> None:
     write_json_atomic(folder / PROVENANCE, {**content, "sha256": _seal(content)})
 
 
-def check_tables(folder: Path) -> dict[str, Any]:
+def check_tables(folder: Path, *, but: Collection[str] = ()) -> dict[str, Any]:
     """What provenance.json says, once every file in the folder is as it was sealed.
+
+    but: files that the caller makes anew; a run killed before the seal may have left them half way.
 
     Raises:
         InadmissibleError: there is no provenance.json.
@@ -66,7 +68,7 @@ def check_tables(folder: Path) -> dict[str, Any]:
     if not whole:
         raise TamperedError(f"{path} is not what was sealed; {_RESTORE}")
     here = {file.name: file for file in _files(folder)}
-    for name in sorted({*here, *files}):
+    for name in sorted({*here, *files} - {*but}):
         if name not in here:
             raise TamperedError(
                 f"{folder / name} is missing, and {PROVENANCE} lists it; {_RESTORE}"

@@ -103,10 +103,11 @@ def compare(data: str, protocol: str, paths: StudyPaths) -> Comparison:
         TamperedError: a committed table was edited.
     """
     committed_dir = paths.committed.study_dir(data, protocol)
+    if committed_dir.is_dir():
+        check_tables(committed_dir)
     committed = read_tables(
         committed_dir, f"nothing is committed of the study data={data} protocol={protocol}"
     )
-    check_tables(committed_dir)
     ours = read_tables(
         paths.own.study_dir(data, protocol),
         f"run the study {data}/{protocol} first (`opdcliff study`)",
