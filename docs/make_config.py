@@ -17,8 +17,8 @@ import yaml
 from opdcliff.cli import main
 from opdcliff.paths import conf_dir
 from opdcliff.settings import schema
-from opdcliff.settings.groups import default_of, describe, group_names, options_of
 from opdcliff.settings.ranges import RANGES
+from opdcliff.storage.conf_groups import default_of, describe, group_names, options_of
 
 FOLDER = Path(__file__).parent
 # Groups that are no part of the typed configuration.

@@ -103,11 +103,22 @@ def _api(out: Path) -> None:
             warnings.filterwarnings("error", module="pdoc")
             # Aliases that only a type checker can evaluate are printed as they are written.
             warnings.filterwarnings("ignore", "Error parsing type annotation", module="pdoc")
+            # A module that pdoc has found from its package already.
+            warnings.filterwarnings("ignore", "The module specification", module="pdoc")
             # Public names are loaded when first used, and pdoc looks for them in the module itself.
             vars(opdcliff).update({name: getattr(opdcliff, name) for name in opdcliff.__all__})
-            pdoc.pdoc("opdcliff", output_directory=out)
+            # By name: a room's door offers what others use, and its modules are to be read as well.
+            pdoc.pdoc(*_modules(), output_directory=out)
     finally:
         pdoc.render.env.filters["to_markdown"] = to_markdown
+
+
+def _modules() -> list[str]:
+    """Every module of the package by its dotted name."""
+    package = ROOT / "src" / "opdcliff"
+    files = [path.relative_to(package.parent) for path in sorted(package.rglob("*.py"))]
+    names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files]
+    return [name for name in names if not name.endswith("__main__")]
 
 
 def _escape(match: re.Match[str]) -> str:

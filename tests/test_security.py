@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -191,7 +192,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         heads=2,
         kv_heads=1,
         head_dim=8,
-        max_positions=64,
+        max_positions=256,
     )
     build(arch, tokenizer, 0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -231,7 +232,7 @@ def test_a_model_folder_that_holds_code_is_refused_unrun(
     harm(bad)
     code, printed = elsewhere(verb, *SECONDS, f"model.student={bad}", f"model.teacher={bad}")
     assert code == 4, printed
-    assert "cannot load the model" in printed
+    assert re.search(r"cannot load the (model|configuration)", printed)
     assert not list(tmp_path.rglob("PWNED"))
 
 
@@ -379,7 +380,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_no_key_of_the_user_is_in_any_file_or_on_the_screen(workplace: tuple[Path, str]) -> None:
     folder, printed = workplace
-    for part in ("runs", "results"):
+    for part in ("runs", "runs/results"):
         assert files(folder / part)
         assert not leaks(folder / part, SECRET)
     assert SECRET not in printed

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from locked import PROTOCOL, make_study
-from opdcliff.cli.command import usage
-from opdcliff.cli.verb import VERBS
+from opdcliff.cli.command import VERBS, usage
 from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.storage.canonical import file_digest
 from workshop import SECONDS, Run

@@ -16,7 +16,7 @@ import yaml
 
 import doc_commands
 from doc_commands import NOT_RUN, PAGES, SMALLER, all_commands, smaller, words_of
-from opdcliff.cli.verb import VERBS
+from opdcliff.cli.command import VERBS
 from opdcliff.paths import REPO_ROOT
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_grid, compose_one

@@ -17,7 +17,7 @@ import pytest
 from built import ensure
 from grid_frames import calibration
 from locked import contrast_test, onset_test
-from opdcliff.calibration.calibrate import Binding, Calibration
+from opdcliff.calibration.class_masses import Binding, Calibration
 from opdcliff.errors import ConfigError, InadmissibleError, StudyIncompleteError, TamperedError
 from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths

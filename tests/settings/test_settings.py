@@ -19,8 +19,8 @@ from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
 from opdcliff.settings.checks import check, load, science
 from opdcliff.settings.compose import clip_option, compose_grid, compose_one, run_multirun
-from opdcliff.settings.groups import default_of, describe, group_names, options_of
 from opdcliff.settings.schema import ProtocolArm, RunConfig, field_names
+from opdcliff.storage.conf_groups import default_of, describe, group_names, options_of
 from opdcliff.study.study import check_protocol
 
 GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())

@@ -16,7 +16,7 @@ from rich.console import Console
 import markov
 from built import ensure
 from grid_frames import CLIFF, calibration, cells
-from opdcliff.calibration.calibrate import Binding, Calibration
+from opdcliff.calibration.class_masses import Binding, Calibration
 from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
 from opdcliff.records import read_record

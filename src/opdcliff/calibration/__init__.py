@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opdcliff.calibration.asset import prepare_calibration
-from opdcliff.calibration.calibrate import Binding, Calibration
+from opdcliff.calibration.class_masses import Binding, Calibration
 from opdcliff.calibration.modal_mass import CLASSES, Positions, label, modal_logits
 from opdcliff.calibration.pair import calibrate
 

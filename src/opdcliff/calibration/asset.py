@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from opdcliff.calibration.calibrate import Binding, Calibration, calibrate_trio
+from opdcliff.calibration.class_masses import Binding, Calibration, calibrate_trio
 from opdcliff.contract import get_contract
 from opdcliff.data import read_splits
 from opdcliff.models import MEASURING_CODE, Prepared, load_trio

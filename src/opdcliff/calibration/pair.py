@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from opdcliff.calibration.asset import prepare_calibration
-from opdcliff.calibration.calibrate import Calibration
+from opdcliff.calibration.class_masses import Calibration
 from opdcliff.models import prepare
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import compose_one, load, quoted

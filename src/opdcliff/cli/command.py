@@ -80,7 +80,7 @@ def _run(name: str, words: list[str]) -> int:
 def _help(name: str) -> int:
     print(VERBS[name].usage)
     if VERBS[name].settings:
-        from opdcliff.settings import print_groups
+        from opdcliff.cli.groups import print_groups
 
         print()
         print_groups()

@@ -16,7 +16,6 @@ from opdcliff.settings.compose import (
     run_multirun,
 )
 from opdcliff.settings.engine_checks import STAGES
-from opdcliff.settings.groups import print_groups
 from opdcliff.settings.hostfile import Host, read_hostfile, resolved
 from opdcliff.settings.schema import (
     ArchConfig,
@@ -62,7 +61,6 @@ __all__ = [
     "hydra_session",
     "load",
     "model_option",
-    "print_groups",
     "quoted",
     "read_hostfile",
     "resolved",

@@ -24,8 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
 from opdcliff.settings.checks import load, science, typed
-from opdcliff.settings.groups import group_names, options_of
 from opdcliff.settings.schema import ClipConfig, ModelConfig, RunConfig, field_names
+from opdcliff.storage import group_names, options_of
 
 ROOT_CONFIG = "config"
 

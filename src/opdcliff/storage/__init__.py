@@ -21,6 +21,7 @@ from opdcliff.storage.canonical import (
     write_text_atomic,
     writing,
 )
+from opdcliff.storage.conf_groups import default_of, describe, group_names, options_of
 from opdcliff.storage.provenance import (
     git,
     git_state,
@@ -40,6 +41,8 @@ __all__ = [
     "content_digest",
     "decode_float",
     "decode_floats",
+    "default_of",
+    "describe",
     "digest",
     "encode_floats",
     "file_digest",
@@ -48,10 +51,12 @@ __all__ = [
     "fsync_tree",
     "git",
     "git_state",
+    "group_names",
     "host_class",
     "in_words",
     "kind_of",
     "now",
+    "options_of",
     "package_version",
     "redact",
     "redact_file",

@@ -13,8 +13,8 @@ import torch
 from scipy import stats
 
 import markov
-from opdcliff.calibration import calibrate as module
-from opdcliff.calibration.calibrate import MIN_POSITIONS, Calibration, calibrate_trio, tabulate
+from opdcliff.calibration import class_masses as module
+from opdcliff.calibration.class_masses import MIN_POSITIONS, Calibration, calibrate_trio, tabulate
 from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, Contract
 from opdcliff.models import answering
 from opdcliff.models.load import Trio, assemble
