@@ -16,7 +16,10 @@ from typing import TypeAlias
 from opdcliff.errors import PreemptedError
 from opdcliff.processes.preemption import listening
 
-_CONTEXT = multiprocessing.get_context("spawn")
+# Workers are forked from a process that has loaded the libraries and done nothing else: no thread,
+# no model. A new worker, in place of one that died or in the next pool, waits for no import.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["opdcliff.study.jobs"])
 
 # A task and the steps it has made so far.
 Channel: TypeAlias = "Queue[tuple[str, int]]"
