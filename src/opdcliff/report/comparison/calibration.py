@@ -1,6 +1,6 @@
 """How far a calibration may lie from the committed one: models are trained anew, not copied.
 
-Why, and the rest of the derivation: `compare_tolerance`.
+Why, and the rest of the derivation: `tolerance`.
 """
 
 from __future__ import annotations
