@@ -49,7 +49,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
 
 
 def csv_of(name: str, paths: StudyPaths) -> str:
-    table = build_figure(name, Inputs(paths)).table
+    return as_csv(build_figure(name, Inputs(paths)).table)
+
+
+def as_csv(table: pd.DataFrame) -> str:
     text = io.StringIO()
     table.to_csv(text, index=False, float_format="%.6g")
     return text.getvalue()
@@ -63,7 +66,7 @@ def test_the_committed_results_give_the_committed_numbers_and_provenance(name: s
             build_figure(name, Inputs(COMMITTED))
         return
     page = build_figure(name, Inputs(COMMITTED))
-    assert csv_of(name, COMMITTED) == (folder / f"{name}.csv").read_text(), (
+    assert as_csv(page.table) == (folder / f"{name}.csv").read_text(), (
         "results and figure disagree: run `opdcliff figures`, and look at what changed"
     )
     assert described(folder / f"{name}.png") == page.provenance
