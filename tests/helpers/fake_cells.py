@@ -67,6 +67,8 @@ class FakeCell(Cell):
             case "leave" | "leave_once" if self.deed == "leave" or len(attempts_of(self)) == 1:
                 while not requested():
                     time.sleep(0.02)
+                # Saving takes a while; who does not wait for it ends this process.
+                time.sleep(1.0)
                 (self.log / "left").touch()
                 stop_if_requested()
             case "wait":

@@ -81,7 +81,9 @@ def study(folder: Path, *deeds: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that runs cells of these deeds."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-m", "fake_cells", str(folder), *deeds]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
         try:
             yield process
         finally:
@@ -118,11 +120,14 @@ def test_an_interrupted_study_ends_after_the_cells_in_flight(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_study_that_is_asked_to_go_passes_it_on_and_begins_nothing_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["alone", "with all its processes"])
+def test_a_study_that_is_asked_to_go_passes_it_on_and_begins_nothing_more(
+    send: Callable[[int, int], None], tmp_path: Path
+) -> None:
     cells, _ = make(["leave", "finish"], tmp_path)
     with study(tmp_path, *(cell.deed for cell in cells)) as process:
         assert wait_until(lambda: attempts_of(cells[0]) != [])
-        process.send_signal(signal.SIGTERM)
+        send(process.pid, signal.SIGTERM)
         assert process.wait(PATIENCE_S) == PreemptedError.exit_code
     # The worker heard it and had the time to save.
     assert (tmp_path / "log" / "left").exists()

@@ -17,9 +17,9 @@ from opdcliff.errors import PreemptedError
 from opdcliff.processes.preemption import listening
 
 # Workers are forked from a process that has loaded the libraries and done nothing else: no thread,
-# no model. A new worker, in place of one that died or in the next pool, waits for no import.
+# no model. A new worker, in place of one that died or in the next pool, does not wait for that.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["opdcliff.study.jobs"])
+_CONTEXT.set_forkserver_preload(["opdcliff.processes.library_server"])
 
 # A task and the steps it has made so far.
 Channel: TypeAlias = "Queue[tuple[str, int]]"
@@ -37,6 +37,9 @@ def open_channel() -> Channel:
 @contextlib.contextmanager
 def worker_pool(workers: int, channel: Channel) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes whose jobs may call `tell`.
+
+    Their environment is that of the first pool's start in this process; later changes of it do not
+    reach them.
 
     Leaving the block on an error or an interrupt waits for the jobs that were given out; on
     PreemptedError they are ended. The pool

@@ -60,8 +60,8 @@ class Retrained:
 # Measured [M]: teacher, warm start and calibration of the quick study made anew on one machine with
 # torch's kernels for AVX2 and for none of AVX (ATEN_CPU_CAPABILITY=avx2, default) against those for
 # AVX-512 of the committed tables; pooled over the classes of tokens that the contract needs no tail
-# for (False: brace, key, id, end) and those it does (True: free text by offset). Two more draws are
-# in docs/reproduction.md, with why they are not pooled.
+# for (False: brace, key, id, end) and those it does (True: free text by offset). More draws are in
+# docs/reproduction.md, with why they are not pooled.
 RETRAINED = {
     True: Retrained(p=0.0092, b=0.0160, log_star=0.0036),
     False: Retrained(p=0.295, b=0.120, log_star=0.0110),
