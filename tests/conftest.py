@@ -5,6 +5,7 @@ Also the fixtures that several test modules share.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -12,11 +13,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from opdcliff.processes import spare_imports
+
 if TYPE_CHECKING:
     from workshop import Reply, Run
 
 ROWS_VARIABLE = "AMAZON_FASHION_DIR"
 _NOT_RUN = pytest.StashKey[int]()
+
+
+def pytest_configure() -> None:
+    # Test modules import everything; see opdcliff.processes.collector.
+    spare_imports()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

@@ -19,6 +19,7 @@ import markov
 from opdcliff.errors import OpdcliffError
 from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
+from opdcliff.processes import spare_imports
 from opdcliff.processes.preemption import listening, requested, stop_if_requested
 from opdcliff.records.writer import RunRecord
 from opdcliff.study.cells import Cell
@@ -102,6 +103,7 @@ def make(deeds: list[str], folder: Path) -> tuple[list[FakeCell], StudyPaths]:
 
 
 if __name__ == "__main__":
+    spare_imports()
     # The class that workers import, not the one of this script.
     from fake_cells import make as make_importable
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from opdcliff.processes import preemption
+from opdcliff.processes.collector import spare_imports
 from opdcliff.processes.preemption import ADVICE, deferred, listening, requested, stop_if_requested
 from opdcliff.processes.rank_events import decode
 from opdcliff.processes.workers import Channel, open_channel, process_ids, tell, worker_pool
@@ -17,6 +18,7 @@ __all__ = [
     "preemption",
     "process_ids",
     "requested",
+    "spare_imports",
     "stop_if_requested",
     "tell",
     "worker_pool",

@@ -6,13 +6,23 @@ for dead while they save where they are.
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import signal
 
-import pandas  # noqa: F401
-import scipy.stats  # noqa: F401
-import torch  # noqa: F401
-import transformers  # noqa: F401
+from opdcliff.processes.collector import spare_imports
+
+# What takes workers longest to import. transformers imports its parts only when asked for them.
+_LIBRARIES = (
+    "hydra.core.hydra_config",
+    "pandas",
+    "rich.console",
+    "scipy.stats",
+    "torch",
+    "transformers.models.qwen3.modeling_qwen3",
+    "transformers.models.auto.modeling_auto",
+)
 
 
 def _as_any_process() -> None:
@@ -22,3 +32,8 @@ def _as_any_process() -> None:
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 # A worker answers the signal by itself, see `workers._begin`.
 os.register_at_fork(after_in_child=_as_any_process)
+spare_imports()
+for _name in _LIBRARIES:
+    importlib.import_module(_name)
+# Workers share what is never looked at.
+gc.freeze()

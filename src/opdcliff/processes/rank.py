@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from opdcliff.processes.collector import spare_imports
 from opdcliff.processes.preemption import listening
 from opdcliff.processes.rank_events import encode
 from opdcliff.storage import redact_text, told
@@ -25,6 +26,7 @@ _LONGEST_ERROR = 600
 
 def main(job: Path) -> None:
     """Do the job, and tell; raises what the job raises."""
+    spare_imports()
     tell, rank = _channel(), int(os.environ["RANK"])
     try:
         with listening(always=True):

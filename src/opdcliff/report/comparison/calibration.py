@@ -9,12 +9,18 @@ import math
 
 import pandas as pd
 
+from opdcliff.report.comparison.retrained import (
+    SIGMAS,
+    SPREADS,
+    TWO_DRAWS,
+    Spread,
+    apart,
+)
 from opdcliff.report.comparison.tolerance import (
     RETRAINED,
-    SIGMAS,
-    TWO_DRAWS,
     Allowed,
     sampling_variance,
+    star_allowed,
     within,
 )
 
@@ -37,40 +43,56 @@ def calibration_allowed(row: pd.Series, column: str, table: pd.DataFrame) -> All
     if f"{base}_lo" not in row or f"{base}_hi" not in row:
         return None
     value, width = float(row[column]), float(row[f"{base}_hi"]) - float(row[f"{base}_lo"])
-    reason = "width of its 95% interval, and what models trained under other kernels differ by"
     if not math.isfinite(value) or not math.isfinite(width):
-        return within(value, width, reason)
-    trained = RETRAINED[bool(row.tail_needed)]
+        return within(value, width, "its 95% interval")
+    found = _of_value(value, base, spread_of(row))
+    if column == base or not found.claimed:
+        return found
+    # Prompts are drawn anew for the interval, whose width may be another.
+    reason = f"{RETRAINED}, and the width of its 95% interval"
+    return Allowed(found.low - width, found.high + width, reason)
+
+
+def _of_value(value: float, base: str, spread: Spread) -> Allowed:
     if base.startswith("lambda_star"):
-        return within(value, width + SIGMAS * trained.log_star * value, reason)
-    odds, shift = math.log(value / (1 - value)), SIGMAS * (trained.p if base == "p" else trained.b)
-    return Allowed(_share(odds - shift) - width, _share(odds + shift) + width, reason)
+        return star_allowed(value, spread.log_star)
+    odds, shift = math.log(value / (1 - value)), apart(spread.p if base == "p" else spread.b)
+    return Allowed(_share(odds - shift), _share(odds + shift), RETRAINED)
+
+
+def spread_of(row: pd.Series) -> Spread:
+    """That of the class of a row; of a class without draws that of one almost certain."""
+    return SPREADS.get(str(row["class"]), SPREADS["key"])
 
 
 def _may_bind(row: pd.Series, table: pd.DataFrame) -> Allowed | None:
     """Bins whose lambda* lies so near that of the one that binds that either may be the lowest."""
-    star = next(c for c in map(str, table) if c.startswith("lambda_star"))
-    bound = table[table.binding]
-    if bound.empty or not row.tail_needed:
+    star, bound = _first_star_column(table), table[table.binding]
+    if star is None or bound.empty or not row.tail_needed:
         return None
-    near = SIGMAS * TWO_DRAWS * RETRAINED[True].log_star
+    # Both move.
+    near = TWO_DRAWS * apart(spread_of(row).log_star)
     if abs(math.log(float(row[star]) / float(bound.iloc[0][star]))) > near:
         return None
     words = frozenset({"True", "False"})
     return Allowed(math.nan, math.nan, "its lambda* is too near the lowest", words=words)
 
 
-def star_shift(calibration: pd.DataFrame) -> float:
-    """By how much lambda* of the binding class may differ, as a share of it."""
+def star_spread(calibration: pd.DataFrame) -> float:
+    """Spread of the logarithm of the lambda* that binds."""
     bound = calibration[calibration.binding]
-    names = [
-        c
-        for c in map(str, calibration)
-        if c.startswith("lambda_star") and not c.endswith(("_lo", "_hi"))
-    ]
-    widths = [float(((bound[f"{c}_hi"] - bound[f"{c}_lo"]) / bound[c]).max()) for c in names]
-    trained = max((RETRAINED[bool(needed)].log_star for needed in bound.tail_needed), default=0.0)
-    return max((width for width in widths if math.isfinite(width)), default=0.0) + SIGMAS * trained
+    return max((spread_of(row).log_star for _, row in bound.iterrows()), default=math.inf)
+
+
+def first_star(calibration: pd.DataFrame) -> float:
+    """lambda* that binds at the first calibrated clip strength; NaN where none does."""
+    bound = calibration[calibration.binding]
+    name = _first_star_column(calibration)
+    return math.nan if bound.empty or name is None else float(bound[name].iloc[0])
+
+
+def _first_star_column(calibration: pd.DataFrame) -> str | None:
+    return next((c for c in map(str, calibration) if c.startswith("lambda_star")), None)
 
 
 def _share(odds: float) -> float:

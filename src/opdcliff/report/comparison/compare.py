@@ -15,7 +15,7 @@ import pandas as pd
 
 from opdcliff.errors import NotReproducedError
 from opdcliff.paths import StudyPaths
-from opdcliff.report.comparison.calibration import calibration_allowed, star_shift
+from opdcliff.report.comparison.calibration import calibration_allowed, first_star, star_spread
 from opdcliff.report.comparison.tables import (
     CALIBRATION,
     CELLS,
@@ -41,7 +41,8 @@ from opdcliff.verification import check_tables
 # The name of a record holds the hash of its models, which is another one under other kernels.
 _NAME = "record"
 _SHOWN = 3
-Allowing = Callable[[pd.Series, str], Allowed | None]
+# Gets the committed row, the name of a column, and the row here.
+Allowing = Callable[[pd.Series, str, pd.Series], Allowed | None]
 
 
 class Agreement(StrEnum):
@@ -118,7 +119,7 @@ def compare(data: str, protocol: str, paths: StudyPaths) -> Comparison:
 def compared(name: str, ours: Tables, committed: Tables) -> Comparison:
     """Judge every number of the tables of a study."""
     rows = [
-        *_judged(CELLS, ours, committed, _of_cells(committed)),
+        *_judged(CELLS, ours, committed, _of_cells(ours, committed)),
         *_judged(ONSETS, ours, committed, _of_onsets(committed)),
         *_judged(CALIBRATION, ours, committed, _of_calibration(committed)),
         *_judged(REFERENCES, ours, committed, _of_references(committed)),
@@ -152,11 +153,11 @@ def _judged(
         if key not in there:
             yield about | _line("row", "", "there", None, Agreement.OUTSIDE, "the row is missing")
             continue
-        row = committed.typed[table].iloc[number]
+        row, mine = committed.typed[table].iloc[number], ours.typed[table].iloc[there[key]]
         for column in [c for c in theirs.columns if c != _NAME and c not in KEYS[table]]:
             left = str(own[column].iloc[there[key]]) if column in own else ""
             right = str(theirs.iloc[number][column])
-            allowed = allowing(row, column)
+            allowed = allowing(row, column, mine)
             verdict = judge(left, right, allowed)
             reason = IDENTITY if allowed is None else allowed.reason
             yield about | _line(column, left, right, allowed, verdict, reason)
@@ -192,29 +193,32 @@ def _row_name(table: str, row: pd.Series) -> str:
     return f"{arm} lam={row['lam']} seed={row['seed']}" if table == CELLS else arm
 
 
-def _of_cells(committed: Tables) -> Allowing:
-    return Runs(committed.typed[CELLS], star_shift(committed.typed[CALIBRATION])).allowed
+def _of_cells(ours: Tables, committed: Tables) -> Allowing:
+    calibration = committed.typed[CALIBRATION]
+    ratio = first_star(ours.typed[CALIBRATION]) / first_star(calibration)
+    runs = Runs(committed.typed[CELLS], star_spread(calibration), ratio if ratio > 0 else 1.0)
+    return runs.allowed
 
 
 def _of_onsets(committed: Tables) -> Allowing:
-    cells, shift = committed.typed[CELLS], star_shift(committed.typed[CALIBRATION])
+    cells, spread = committed.typed[CELLS], star_spread(committed.typed[CALIBRATION])
 
-    def allowed(row: pd.Series, column: str) -> Allowed | None:
+    def allowed(row: pd.Series, column: str, own: pd.Series) -> Allowed | None:
         mine = cells[(cells[ARM_KEYS] == row[ARM_KEYS]).all(axis=1)]
-        return onset_allowed(row, column, sorted(mine.lam.unique()), shift)
+        return onset_allowed(row, column, own, sorted(mine.lam.unique()), spread)
 
     return allowed
 
 
 def _of_calibration(committed: Tables) -> Allowing:
     table = committed.typed[CALIBRATION]
-    return lambda row, column: calibration_allowed(row, column, table)
+    return lambda row, column, _: calibration_allowed(row, column, table)
 
 
 def _of_references(committed: Tables) -> Allowing:
     runs = Runs(committed.typed[CELLS], 0.0)
 
-    def allowed(row: pd.Series, column: str) -> Allowed | None:
+    def allowed(row: pd.Series, column: str, _: pd.Series) -> Allowed | None:
         name, value = column.removeprefix("eval/"), row[column]
         if is_share(name):
             parse = row["eval/parse_rate"] if "parsed" in name else 1.0

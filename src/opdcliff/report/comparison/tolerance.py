@@ -12,14 +12,15 @@ run as seeds are from each other. From that, and from nothing else:
   x (1 - x) / n, the most that numbers in [0, 1] of mean x can have;
 - a single run has no seeds beside it and takes the largest spread over seeds of its table; the
   spread of numbers that are positive by what they are is that of their logarithm;
-- an onset lies within the width of the grid cell that it was committed with, the ends of its
-  interval within what such shifts do to a t-interval;
-- teacher and warm start are trained anew, and their p and b with them. That spread is no spread
-  over prompts, and no committed table has it: it was measured, `RETRAINED`. p, b and lambda* lie
-  within `SIGMAS` of it and the width of their committed 95% interval over prompts, a count of
-  prompts within `SIGMAS` binomial standard errors of a difference. How often the clip acts and the
-  tail ratio follow the odds of rare tokens, and move with them;
+- lambda is a multiple of the lambda* of one's own models, and an onset lies by lambda*: both are
+  compared as shares of it. An onset lies within the width of the grid cell that it was committed
+  with, the ends of its interval within what such shifts do to a t-interval;
+- teacher and warm start are trained anew, and their p and b with them. That spread was measured
+  (`retrained`). How often the clip acts and the tail ratio follow the odds of rare tokens, and move
+  with them; a count of prompts lies within `SIGMAS` binomial standard errors of a difference;
 - what says which run it is (clip, seed, prompts, ...) is equal.
+
+`SIGMAS` is so large that all numbers of a study lie within at once in 99 of 100 honest reruns.
 """
 
 from __future__ import annotations
@@ -30,47 +31,23 @@ from typing import Any
 
 import pandas as pd
 
+from opdcliff.report.comparison.retrained import RARE, SIGMAS, SPREADS, TWO_DRAWS, apart
 from opdcliff.terminal import ARM_KEYS
 from opdcliff.theory import t_interval
 
-SIGMAS = 3.0
-# Of the difference of two draws of one distribution, in standard deviations of a draw.
-TWO_DRAWS = math.sqrt(2.0)
-# lambda is rounded to four decimals in names and tables.
-_ROUNDED = 1e-4
+# lambda is rounded to four decimals in names and tables, lambda* to six digits.
+_ROUNDED = 2e-4
 _SHARES = ("parse_", "ndcg", "truncated", "fail/")
 _COUNTED = ("updates", "collapsed_at")
 _POSITIVE = ("mean_length", "tail_ratio", "clip_fraction")
 NEIGHBOURS = "committed seeds at this and the neighbouring lambdas"
+RETRAINED = "what models trained from nudged weights differ by"
 IDENTITY = "must be equal: it says which run this is"
-
-
-@dataclass(frozen=True)
-class Retrained:
-    """Root mean square of what a calibration differs by between models trained under two kernels.
-
-    p, b: log-odds of the masses. log_star: logarithm of lambda*.
-    """
-
-    p: float
-    b: float
-    log_star: float
-
-
-# Measured [M]: teacher, warm start and calibration of the quick study made anew on one machine with
-# torch's kernels for AVX2 and for none of AVX (ATEN_CPU_CAPABILITY=avx2, default) against those for
-# AVX-512 of the committed tables; pooled over the classes of tokens that the contract needs no tail
-# for (False: brace, key, id, end) and those it does (True: free text by offset). More draws are in
-# docs/reproduction.md, with why they are not pooled.
-RETRAINED = {
-    True: Retrained(p=0.0092, b=0.0160, log_star=0.0036),
-    False: Retrained(p=0.295, b=0.120, log_star=0.0110),
-}
 
 
 # Ratios beyond the clip are those of tokens that a model gives next to no mass, whose log-odds move
 # as those of a class that is almost certain; the tail ratio is one of free text.
-_OF_MODELS = {"clip_fraction": RETRAINED[False].p, "tail_ratio": RETRAINED[True].b}
+_OF_MODELS = {"clip_fraction": RARE, "tail_ratio": SPREADS["text"].b}
 
 
 @dataclass(frozen=True)
@@ -119,9 +96,9 @@ def share_of_answers(share: float, answers: float) -> Allowed:
 def around_positive(value: float, spread: float, of_models: float = 0.0) -> tuple[float, float]:
     """The same for a positive number. spread, of_models: of its logarithm.
 
-    of_models: by how much models trained anew move it, a difference of two already.
+    of_models: by how much models trained anew move it.
     """
-    factor = math.exp(SIGMAS * math.hypot(TWO_DRAWS * spread, of_models))
+    factor = math.exp(SIGMAS * TWO_DRAWS * math.hypot(spread, of_models))
     return value / factor, value * factor
 
 
@@ -129,23 +106,25 @@ def around_positive(value: float, spread: float, of_models: float = 0.0) -> tupl
 class Runs:
     """Tolerances around a committed cells.csv, in numbers; `rank_lams` has numbered its lambdas.
 
-    star_shift: by how much lambda* may differ, as a share of it.
+    star_spread: of the logarithm of lambda*, see `retrained.Spread`. ratio: of the lambda* here to
+    the committed one at the first calibrated clip strength, whose multiples the lambdas of an arm
+    without a clip are.
     """
 
     table: pd.DataFrame
-    star_shift: float
+    star_spread: float
+    ratio: float = 1.0
     _known: dict[tuple[Any, ...], Allowed] = field(default_factory=dict)
     _runs: dict[tuple[Any, ...], pd.DataFrame] = field(default_factory=dict)
 
-    def allowed(self, row: pd.Series, column: str) -> Allowed | None:
-        """For one number of one run; None where it must be equal."""
+    def allowed(self, row: pd.Series, column: str, own: pd.Series) -> Allowed | None:
+        """For one number of one run; None where it must be equal. own: the same run here."""
         place = (*(row[key] for key in ARM_KEYS), row["rank"])
         value, rows = row[column], self._around(place)
         if column == "lam":
-            distance = self.star_shift * value + _ROUNDED
-            return within(value, distance, "this multiple of lambda*, which may differ")
+            return within(value * self._ratio(row, own), _ROUNDED, "this multiple of lambda* here")
         if column == "lambda_star":
-            return within(value, self.star_shift * value, "as lambda* of the calibration")
+            return star_allowed(value, self.star_spread)
         if column == "status":
             return Allowed(math.nan, math.nan, NEIGHBOURS, words=frozenset(rows.status))
         if column in _COUNTED:
@@ -156,6 +135,9 @@ class Runs:
         if (*place, column) not in self._known:
             self._known[*place, column] = self._measured(rows, column)
         return self._known[*place, column]
+
+    def _ratio(self, row: pd.Series, own: pd.Series) -> float:
+        return self.ratio if math.isnan(row["lambda_star"]) else star_ratio(row, own)
 
     def _measured(self, rows: pd.DataFrame, column: str) -> Allowed:
         """For a number that a run measures. rows: the committed runs around it."""
@@ -234,34 +216,47 @@ def rank_lams(cells: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(rank=rank.astype(int))
 
 
+def star_allowed(value: float, spread: float) -> Allowed:
+    """For a lambda* whose logarithm spreads so over models trained anew."""
+    if not math.isfinite(value) or not math.isfinite(spread):
+        return within(value, math.inf, "lambda* or its spread")
+    factor = math.exp(apart(spread))
+    return Allowed(value / factor, value * factor, RETRAINED)
+
+
+def star_ratio(row: pd.Series, own: pd.Series) -> float:
+    """lambda* here over the committed one; 1 where one of them has none."""
+    ratio = float(own.get("lambda_star", math.nan)) / float(row["lambda_star"])
+    return ratio if math.isfinite(ratio) and ratio > 0 else 1.0
+
+
 def onset_allowed(
-    row: pd.Series, column: str, lams: list[float], star_shift: float
+    row: pd.Series, column: str, own: pd.Series, lams: list[float], star_spread: float
 ) -> Allowed | None:
-    """For one number of onsets.csv; None where it must be equal. lams: the arm's grid."""
-    star, shift = float(row.lambda_star), star_shift * float(row.lambda_star)
+    """For one number of onsets.csv; None where it must be equal. lams: the arm's committed grid."""
+    star, ratio = float(row.lambda_star), star_ratio(row, own)
     cell = float(row.bracket_hi) - float(row.bracket_lo)
     if column == "lambda_star":
-        return within(star, shift, "as lambda* of the calibration")
+        return star_allowed(star, star_spread)
     if column in ("bracket_lo", "bracket_hi"):
-        return _next_on_grid(float(row[column]), lams, shift)
+        return _next_on_grid(float(row[column]), lams, ratio)
     if column == "onset" or column.startswith("point"):
-        return within(float(row[column]), cell + shift, "width of the committed grid cell")
+        reason = "width of the committed grid cell, in shares of lambda*"
+        return within(float(row[column]) * ratio, cell * ratio, reason)
     if column == "off_by_percent":
-        # Each side's in percent of its own lambda*.
         return within(float(row[column]), 100 * cell / star, "width of the committed grid cell")
     if column in ("onset_lo", "onset_hi"):
         seeds = int(row.seeds)
         low, high = t_interval([cell * (-1) ** number for number in range(seeds)])
         reason = "ends of a t-interval whose seeds shift by a grid cell"
-        return within(float(row[column]), cell + shift + (high - low) / 2, reason)
+        return within(float(row[column]) * ratio, (cell + (high - low) / 2) * ratio, reason)
     return None
 
 
-def _next_on_grid(value: float, lams: list[float], shift: float) -> Allowed:
+def _next_on_grid(value: float, lams: list[float], ratio: float) -> Allowed:
     if not math.isfinite(value):
         return within(value, math.inf, "a crossing off the grid")
     rank = min(range(len(lams)), key=lambda number: abs(lams[number] - value))
-    slack = shift + 2 * _ROUNDED
-    low = lams[rank - 1] - slack if rank else -math.inf
-    high = lams[rank + 1] + slack if rank + 1 < len(lams) else math.inf
-    return Allowed(low, high, "one step of the grid")
+    low = lams[rank - 1] * ratio - _ROUNDED if rank else -math.inf
+    high = lams[rank + 1] * ratio + _ROUNDED if rank + 1 < len(lams) else math.inf
+    return Allowed(low, high, "one step of the grid, in shares of lambda*")
