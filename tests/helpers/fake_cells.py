@@ -1,7 +1,4 @@
-"""Cells that in a worker process do a deed instead of training; see test_pool.py.
-
-`python -m fake_cells FOLDER DEED...` runs cells of these deeds, one worker.
-"""
+"""Cells that in a worker process do a deed instead of training; see test_pool.py, fake_study.py."""
 
 from __future__ import annotations
 
@@ -9,21 +6,16 @@ import ctypes
 import multiprocessing
 import os
 import resource
-import signal
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import markov
-from opdcliff.errors import OpdcliffError
 from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
-from opdcliff.processes import spare_imports
-from opdcliff.processes.preemption import listening, requested, stop_if_requested
+from opdcliff.processes.preemption import requested, stop_if_requested
 from opdcliff.records.writer import RunRecord
 from opdcliff.study.cells import Cell
-from opdcliff.study.pool import run_cells
 
 PREPARED = Prepared(Path("data"), Path("models"), "ab" * 32)
 
@@ -100,18 +92,3 @@ def make(deeds: list[str], folder: Path) -> tuple[list[FakeCell], StudyPaths]:
         for seed, deed in enumerate(deeds)
     ]
     return cells, StudyPaths(folder / "runs", folder / "results")
-
-
-if __name__ == "__main__":
-    spare_imports()
-    # The class that workers import, not the one of this script.
-    from fake_cells import make as make_importable
-
-    made, roots = make_importable(sys.argv[2:], Path(sys.argv[1]))
-    # A shell that starts tests in the background has it ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with listening():
-            run_cells(made, PREPARED, roots, workers=1)
-    except OpdcliffError as error:
-        sys.exit(error.exit_code)

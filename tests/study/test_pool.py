@@ -80,7 +80,7 @@ def test_without_cells_to_run_no_process_is_started(
 def study(folder: Path, *deeds: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that runs cells of these deeds."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "fake_cells", str(folder), *deeds]
+    command = [sys.executable, "-m", "fake_study", str(folder), *deeds]
     with subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, start_new_session=True
     ) as process:

@@ -6,6 +6,7 @@ from opdcliff.cli.verb import verb
 from opdcliff.cli.words import LOCKED, own_word, paths_of, say
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
+from opdcliff.processes import begin_loading
 from opdcliff.terminal import console
 
 
@@ -38,6 +39,7 @@ are reused; settings other than the locked ones are refused.""",
 )
 def confirm(words: list[str]) -> int:
     """Run the cells of a lock that have no outcome yet."""
+    begin_loading()
     from opdcliff.prereg import run_locked
     from opdcliff.settings import compose_one, load
 

@@ -6,6 +6,7 @@ from opdcliff.cli.verb import verb
 from opdcliff.cli.words import MULTIRUN, NO_ARMS, flag, own_word, paths_of, say, say_aside
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
+from opdcliff.processes import begin_loading
 from opdcliff.terminal import console
 
 _DRY_RUN_NEEDS = (
@@ -26,6 +27,7 @@ machine. Writes runs/results/studies/<data.name>/<protocol.name>/.""",
 def study(words: list[str]) -> int:
     """Run or finish a study and print its tables."""
     paths, words = paths_of(words)
+    begin_loading()
     from opdcliff.report import draw_study
     from opdcliff.settings import compose_one, load
     from opdcliff.study import incomplete, print_summary, run_study

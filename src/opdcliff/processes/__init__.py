@@ -6,11 +6,19 @@ from opdcliff.processes import preemption
 from opdcliff.processes.collector import spare_imports
 from opdcliff.processes.preemption import ADVICE, deferred, listening, requested, stop_if_requested
 from opdcliff.processes.rank_events import decode
-from opdcliff.processes.workers import Channel, open_channel, process_ids, tell, worker_pool
+from opdcliff.processes.workers import (
+    Channel,
+    begin_loading,
+    open_channel,
+    process_ids,
+    tell,
+    worker_pool,
+)
 
 __all__ = [
     "ADVICE",
     "Channel",
+    "begin_loading",
     "decode",
     "deferred",
     "listening",

@@ -1,7 +1,8 @@
 """Imported by the process that workers are forked from, and by no other: libraries, and no wish.
 
 Clusters send SIGTERM to every process. Were this one to end by it, the study would take its workers
-for dead while they save where they are.
+for dead while they save where they are. A terminal sends SIGINT to every process: the study says
+what comes of it, not this one.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ def _as_any_process() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+_at_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 # A worker answers the signal by itself, see `workers._begin`.
 os.register_at_fork(after_in_child=_as_any_process)
 spare_imports()
 for _name in _LIBRARIES:
     importlib.import_module(_name)
+# What follows ignores it as well, and gives this to workers.
+signal.signal(signal.SIGINT, _at_interrupt)
 # Workers share what is never looked at.
 gc.freeze()

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from typing import TypeAlias
@@ -29,6 +30,11 @@ _channel: Channel | None = None
 _life = contextlib.ExitStack()
 
 
+def begin_loading() -> None:
+    """Begin to load the libraries of workers to come, beside what this process does meanwhile."""
+    forkserver.ensure_running()
+
+
 def open_channel() -> Channel:
     """A queue that workers tell their progress through; see `progress.Stage`."""
     return _CONTEXT.Queue()
@@ -38,8 +44,8 @@ def open_channel() -> Channel:
 def worker_pool(workers: int, channel: Channel) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes whose jobs may call `tell`.
 
-    Their environment is that of the first pool's start in this process; later changes of it do not
-    reach them.
+    Their environment is that of this process at `begin_loading`, else at the first pool's start;
+    later changes of it do not reach them.
 
     Leaving the block on an error or an interrupt waits for the jobs that were given out; on
     PreemptedError they are ended. The pool

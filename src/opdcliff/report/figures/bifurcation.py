@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -33,6 +35,7 @@ _PATHS = (0.9, 0.99, 1.01, 1.1)
 _KEPT = np.unique(np.geomspace(1, UPDATES, 60).astype(int))
 
 
+@functools.cache
 def table() -> pd.DataFrame:
     """Rows "end" (final logit of each rule and lambda) and "path" (logit after some updates)."""
     position, star = even_position(P, B), lambda_star(P, B, CLIP)
