@@ -124,6 +124,22 @@ def test_a_module_started_with_m_is_the_command(module: str, tmp_path: Path) -> 
     assert "1.352001" in out
 
 
+@pytest.mark.parametrize(
+    "words", [("--help",), ("study", "--help"), ("threshold", "p=0.99", "b=0.5", "c=2")]
+)
+def test_who_reads_no_further_ends_the_command_without_a_word(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As `opdcliff --help | head -1` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [COMMAND, *words], cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_a_cut_record_is_named_and_moved_away_it_is_run_anew(run: Run, workshop: Path) -> None:
     words = ("train", "-m", *SECONDS, "lam.value=1.0,1.1", "protocol.name=cut")
     assert run(*words).code == 0

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import os
+import select
+import sys
 from collections.abc import Sequence
 
 __all__ = [
     "main",
 ]
 
+# That of a program that SIGPIPE ends.
+_NOBODY_READS = 141
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code (see opdcliff.errors)."""
+    """Entry point of a process; returns the exit code (see opdcliff.errors)."""
     # Not at the top: `python -m opdcliff.cli.command` would find its module loaded, and warn.
     from opdcliff.cli.command import main as run
     from opdcliff.processes import spare_imports
 
     spare_imports()
-    return run(arguments)
+    try:
+        code = run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        return _NOBODY_READS
+    return code
+
+
+def _reader_left() -> bool:
+    """Whether standard output has lost its reader, as `| head` goes; what is left is dropped."""
+    output = sys.stdout.fileno()
+    asked = select.poll()
+    asked.register(output, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in asked.poll(0)):
+        return False
+    # Python writes at exit what is still there.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
