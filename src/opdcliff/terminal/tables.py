@@ -25,8 +25,14 @@ _PLAIN_WIDTH = 80
 
 def console() -> Console:
     """Where tables go: as wide as the terminal; elsewhere COLUMNS wide, or 80 without it."""
-    out = Console()
-    return out if out.is_terminal else Console(width=_plain_width())
+    out = _Console()
+    return out if out.is_terminal else _Console(width=_plain_width())
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line, which ends alike whoever was printing."""
+        raise BrokenPipeError
 
 
 def print_table(out: Console, title: str, frame: pd.DataFrame, *, digits: int = 4) -> None:
