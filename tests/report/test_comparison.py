@@ -184,6 +184,13 @@ def test_another_mass_of_the_class_that_binds_is_outside(ours: Path, mass: str, 
     }
 
 
+def test_of_a_mass_that_is_one_nothing_is_claimed(ours: Path) -> None:
+    certain = read_tables(edited(ours, lambda table: table.assign(p=1.0), "calibration"), "x")
+    found = compared("mini/quick", read_tables(QUICK, "x"), certain)
+    assert not outside(found)
+    assert found.count(Agreement.NOT_JUDGED) == 9
+
+
 @pytest.mark.parametrize(
     ("column", "row", "value"),
     [

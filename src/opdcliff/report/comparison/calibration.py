@@ -38,7 +38,7 @@ def calibration_allowed(row: pd.Series, column: str, table: pd.DataFrame) -> All
             * math.sqrt(sampling_variance(share, prompts))
             / max(share, 1 / prompts)
         )
-        reason = f"{SIGMAS:g} standard errors of the number of prompts that reach the class"
+        reason = f"{SIGMAS:.2g} standard errors of the number of prompts that reach the class"
         return within(float(row[column]), part * float(row[column]), reason)
     if f"{base}_lo" not in row or f"{base}_hi" not in row:
         return None
@@ -56,6 +56,8 @@ def calibration_allowed(row: pd.Series, column: str, table: pd.DataFrame) -> All
 def _of_value(value: float, base: str, spread: Spread) -> Allowed:
     if base.startswith("lambda_star"):
         return star_allowed(value, spread.log_star)
+    if not 0 < value < 1:
+        return within(value, math.nan, "of a mass of 0 or 1 the log-odds")
     odds, shift = math.log(value / (1 - value)), apart(spread.p if base == "p" else spread.b)
     return Allowed(_share(odds - shift), _share(odds + shift), RETRAINED)
 

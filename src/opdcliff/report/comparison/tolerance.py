@@ -87,7 +87,7 @@ def sampling_variance(share: float, answers: float) -> float:
 def share_of_answers(share: float, answers: float) -> Allowed:
     """A share that was measured once, on `answers` answers."""
     distance = SIGMAS * TWO_DRAWS * math.sqrt(sampling_variance(share, answers))
-    reason = f"{SIGMAS:g} standard errors of the difference of two samples of answers"
+    reason = f"{SIGMAS:.2g} standard errors of the difference of two samples of answers"
     if math.isnan(share):
         return Allowed(math.nan, math.nan, reason, blank=True)
     return Allowed(max(share - distance, 0.0), min(share + distance, 1.0), reason)
@@ -148,7 +148,7 @@ class Runs:
         ends = [end for run in runs for end in self._ends(run, column, spread)]
         # Of answers that parse there may be none, and then they have no mean.
         blank = "parsed" in column and self._measured(rows, "parse_rate").low <= 0
-        reason = f"{NEIGHBOURS}, {SIGMAS:g} standard errors wider"
+        reason = f"{NEIGHBOURS}, {SIGMAS:.2g} standard errors wider"
         if not ends:
             return Allowed(math.nan, math.nan, reason, blank=True)
         return Allowed(min(ends), max(ends), reason, blank)
