@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 
 from opdcliff.errors import NotReproducedError
+from opdcliff.paths import REPO_ROOT
 from opdcliff.report.comparison.compare import Agreement, Comparison, compared
 from opdcliff.report.comparison.picture import differences
 from opdcliff.report.comparison.printed import counts, headline
 from opdcliff.report.comparison.tables import read_tables
+from opdcliff.report.comparison.tolerance import JUMPS
 from opdcliff.theory.onset import onset_of_seed, t_interval, wilson
 from quick_tables import QUICK, edited
 
@@ -198,7 +200,8 @@ def test_of_a_mass_that_is_one_nothing_is_claimed(ours: Path) -> None:
         ("status", 0, "collapsed"),
         ("status", 13, "finished"),
         ("updates", 0, 140),
-        ("tail_ratio", 0, 25.0),
+        ("tail_ratio", 0, 40.0),
+        ("tail_ratio", 0, 1.8),
         ("mean_length", 0, 120.0),
         ("truncated", 16, 0.3),
         ("ndcg1_parsed", 0, 0.7),
@@ -220,6 +223,19 @@ def test_one_wrong_number_of_a_run_is_outside(
 def test_another_multiple_of_the_threshold_is_outside(ours: Path) -> None:
     found = against_committed(edited(ours, lambda cells: cells.replace({"lam": {1.5101: 1.548}})))
     assert outside(found) == {("cells", "lam")}
+
+
+def test_a_tail_ratio_may_jump_as_far_as_it_did_in_the_locked_runs() -> None:
+    runs = pd.read_csv(REPO_ROOT / "results/locked/mini/trajectories.csv")
+    settled = runs[runs.step >= 100]
+    lowest = settled.groupby(["arm", "lam", "seed"])["eval/parse_rate"].transform("min")
+    parsing = settled[lowest > 0.85]
+    ratio = parsing["train/tail_ratio/text"]
+    median = ratio.groupby([parsing.arm, parsing.lam, parsing.step]).transform("median")
+    above = (ratio / median).sort_values().tolist()
+    assert len(above) == 898
+    assert (above[-4], above[-3], above[-1]) == pytest.approx((1.09, 2.75, 6.88), abs=0.005)
+    assert above[-1] < JUMPS["tail_ratio"] < 1.01 * above[-1]
 
 
 def test_how_often_the_clip_acts_moves_with_the_models(ours: Path) -> None:

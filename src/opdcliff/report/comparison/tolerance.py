@@ -11,7 +11,8 @@ run as seeds are from each other. From that, and from nothing else:
   one draw is the larger of that over seeds, pooled over these lambdas, and for a share of n answers
   x (1 - x) / n, the most that numbers in [0, 1] of mean x can have;
 - a single run has no seeds beside it and takes the largest spread over seeds of its table; the
-  spread of numbers that are positive by what they are is that of their logarithm;
+  spread of numbers that are positive by what they are is that of their logarithm. The tail ratio
+  may jump up, as far as it does in one of 900 evaluations (`JUMPS`);
 - lambda is a multiple of the lambda* of one's own models, and an onset lies by lambda*: both are
   compared as shares of it. An onset lies within the width of the grid cell that it was committed
   with, the ends of its interval within what such shifts do to a t-interval;
@@ -48,6 +49,9 @@ IDENTITY = "must be equal: it says which run this is"
 # Ratios beyond the clip are those of tokens that a model gives next to no mass, whose log-odds move
 # as those of a class that is almost certain; the tail ratio is one of free text.
 _OF_MODELS = {"clip_fraction": RARE, "tail_ratio": SPREADS["text"].b}
+# A mean of ratios that have no bound, on one batch: of 898 evaluations of locked runs that parse,
+# 895 lie within 9% of the median over their seeds and the others 2.8 to 6.9 times above it [M].
+JUMPS = {"tail_ratio": 6.9}
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,8 @@ class Runs:
         """What another draw of one run may have."""
         value = float(run[column])
         if column in _POSITIVE:
-            return around_positive(value, spread, _OF_MODELS.get(column, 0.0))
+            low, high = around_positive(value, spread, _OF_MODELS.get(column, 0.0))
+            return low, high * JUMPS.get(column, 1.0)
         if is_share(column):
             answers = float(run.prompts) * (float(run.parse_rate) if "parsed" in column else 1.0)
             spread = math.sqrt(max(spread**2, sampling_variance(value, answers)))
