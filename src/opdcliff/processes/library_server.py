@@ -1,4 +1,4 @@
-"""Imported by the process that workers are forked from, and by no other: libraries, and no wish.
+"""Loads the workers' libraries; only the process that workers are forked from imports this.
 
 Clusters send SIGTERM to every process. Were this one to end by it, the study would take its workers
 for dead while they save where they are. A terminal sends SIGINT to every process: the study says
