@@ -23,6 +23,9 @@ _NOT_RUN = pytest.StashKey[int]()
 
 
 def pytest_configure() -> None:
+    # Read when torch is imported, here and in the processes that tests start. Two workers with two
+    # threads each would wait for each other on two cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Test modules import everything; see opdcliff.processes.collector.
     spare_imports()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,3 +94,10 @@ class OurNumbers:
 def off(value: float, star: float) -> str:
     """How far a lambda lies from lambda*, in percent of it."""
     return f"{100 * (value / star - 1):+.1f}%"
+
+
+def onset_of(row: dict[Hashable, Any]) -> str:
+    """The mean onset of an arm and how far off it is; without one, where all seeds still parse."""
+    if math.isnan(row["onset"]):
+        return f"above {number(row['bracket_lo'])} in every seed, in one or more beyond the grid;"
+    return f"{number(row['onset'])}, {off(row['onset'], row['lambda_star'])} of"

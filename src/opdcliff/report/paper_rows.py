@@ -7,12 +7,9 @@ it was published.
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Hashable
-from typing import Any
 
 from opdcliff.report.drawing.parameters import parameter_counts
-from opdcliff.report.paper_numbers import DIFFERENT, SAME, UNKNOWN, OurNumbers, Row, off
+from opdcliff.report.paper_numbers import DIFFERENT, SAME, UNKNOWN, OurNumbers, Row, off, onset_of
 from opdcliff.theory import lambda_star, modal_mass_for
 from opdcliff.verification import number, span
 
@@ -98,18 +95,11 @@ def _parity(committed: OurNumbers) -> str:
 def _study(data: str, protocol: str, command: str, committed: OurNumbers) -> str:
     rows = committed.studied(data, protocol, command).to_dict("records")
     said = [
-        f"{row['clip']}: {_onset(row)} lambda* = {number(row['lambda_star'])}, "
+        f"{row['clip']}: {onset_of(row)} lambda* = {number(row['lambda_star'])}, "
         f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
         for row in rows
     ]
     return f"{'; '.join(said)} [M]"
-
-
-def _onset(row: dict[Hashable, Any]) -> str:
-    """The mean onset of an arm and how far off it is; without one, where all seeds still parse."""
-    if math.isnan(row["onset"]):
-        return f"above {number(row['bracket_lo'])} in every seed, in one or more beyond the grid;"
-    return f"{number(row['onset'])}, {off(row['onset'], row['lambda_star'])} of"
 
 
 def _scope(what: str, data: str, protocol: str, command: str, why: str) -> Row:
