@@ -7,7 +7,7 @@ PYTHON ?= python3
 .PHONY: help reproduce confirm verify figures report docs renew renew-docs test check install clean
 
 help:
-	@echo "make reproduce  environment, quick study, its numbers beside the committed ones (24 minutes"
+	@echo "make reproduce  environment, quick study, its numbers beside the committed ones (15 minutes"
 	@echo "                of CPU where it was measured; says how long it takes here)"
 	@echo "make confirm    runs of the locked study prereg/mini and their verdicts (resumable; see README)"
 	@echo "make verify     verdicts from the committed table of runs"
@@ -16,7 +16,7 @@ help:
 	@echo "make docs       pages and API reference in build/docs/"
 	@echo "make renew      overwrite the committed figures and pages in results/ and docs/"
 	@echo "make renew-docs overwrite docs/config.md and docs/default_config.yaml from conf/"
-	@echo "make test       all tests (about 13 minutes on 2 cores)"
+	@echo "make test       all tests (about 7 minutes on 2 idle cores)"
 	@echo "make check      format, lint and types"
 	@echo "make clean      remove runs/: records, prepared models, your results (results/ stays)"
 

@@ -20,12 +20,12 @@ from opdcliff.settings import ArchConfig, RunConfig
 # One unit: a batch of this many answers of this many tokens is sampled, and trained on once.
 _ANSWERS, _TOKENS, _VOCABULARY = 16, 48, 343
 _REPEATS = 3
-# Units of CPU per update of a run and per step of fine-tuning. Measured [M] once, on the machine of
-# docs/reproduction.md: the quick study took 1,431 s of CPU, of them 132 s for the 1,400 steps of
-# fine-tuning two models and 1,270 s for its 6,200 updates; a unit took `UNIT_S` of CPU there.
-UNIT_S = 0.138
-UPDATE_UNITS = 1270 / 6200 / UNIT_S
-FINE_TUNING_UNITS = 132 / 1400 / UNIT_S
+# Units per update of a run and per step of fine-tuning. Measured [M] once, on two idle cores (AMD
+# EPYC, Zen 5): in the quick study the 6,200 updates took 422 s on two workers, the 900 steps of
+# the teacher, with the student's beside them, 48 s; a unit took `UNIT_S` on each of two workers.
+UNIT_S = 0.0645
+UPDATE_UNITS = 2 * 422 / 6200 / UNIT_S
+FINE_TUNING_UNITS = 48 / 900 / UNIT_S
 # Loading libraries in fresh processes, calibration, references and tables.
 _REST_S = 20.0
 # Below this, by the counts above, nothing is measured: that would take as long as the study.
