@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,10 +297,30 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, name: str) 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, "{", "{}"])
-def test_a_damaged_tokenizer_is_refused_in_one_line(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_weight_that_is_not_finite_names_its_model_and_itself(
+    tmp_path: Path, value: float
+) -> None:
+    model = _build()
+    with torch.no_grad():
+        model.get_parameter(WEIGHT)[0, 0] = value
+    _save(tmp_path, model)
+    said = rf"the teacher of {tmp_path} has a weight that is NaN or infinite, in {WEIGHT}; give an"
+    with pytest.raises(ModelError, match=said):
+        load_model(tmp_path, dtype="bfloat16", role="teacher")
+
+
+def test_a_folder_without_tokenizer_files_is_told_so(tmp_path: Path) -> None:
+    """transformers makes an empty tokenizer where the model's family is known to it."""
+    _build().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=rf"{tmp_path} holds no tokenizer files \(tokenizer.json"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_a_damaged_tokenizer_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     file = _save(tmp_path) / "tokenizer.json"
-    file.unlink() if content is None else file.write_text(content)
+    file.write_text(content)
     with pytest.raises(ModelError, match="cannot load the tokenizer") as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)

@@ -10,7 +10,11 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from opdcliff.contract.parse import RANKING_WITH_REASON
+from opdcliff.contract.token_classes import start
 from opdcliff.data.answers import AnswerStyle, draw_answer
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.models.load import load_tokenizer
@@ -19,6 +23,8 @@ from opdcliff.models.tokenization import (
     PAD,
     answer_text,
     encode,
+    entries,
+    modal_sets_for,
     pad_left,
     train_bpe,
     vocabulary_texts,
@@ -128,6 +134,28 @@ def test_padding_that_equals_a_token_is_still_told_apart_by_the_mask() -> None:
     ids_BL, attention_BL = pad_left([[0, 0], [0]], pad_id=0)
     assert ids_BL.tolist() == [[0, 0], [0, 0]]
     assert attention_BL.tolist() == [[1, 1], [0, 1]]
+
+
+def with_gaps() -> PreTrainedTokenizerFast:
+    """Every byte has an id; padding and end have 298 and 299; 256 to 297 are not used."""
+    ids = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    inner = Tokenizer(models.BPE(ids | {PAD: 298, EOS: 299}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=PAD, eos_token=EOS)
+
+
+def test_ids_with_gaps_are_bounded_by_the_largest_and_not_by_their_number() -> None:
+    tokenizer = with_gaps()
+    texts = vocabulary_texts(tokenizer)
+    assert len(tokenizer) == 258 < len(texts) == entries(tokenizer) == 300
+    assert texts[256:] == [""] * 44
+    assert all(texts[:256])
+    ids = encode(tokenizer, '{"a":"b"}')
+    assert answer_text(tokenizer, [*ids, 299]) == '{"a":"b"}<eos>'
+    assert answer_text(tokenizer, [*ids[:2], 270, *ids[2:]]) == '{"\0'
+    state = start(RANKING_WITH_REASON, ["A"])
+    assert modal_sets_for(RANKING_WITH_REASON, tokenizer).mask(state).shape == (300,)
 
 
 def test_an_id_beyond_the_tokenizer_is_never_dropped_from_an_answer() -> None:

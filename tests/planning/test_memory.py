@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, GPT2Config, PreTrainedModel
 
 from opdcliff.calibration.modal_mass import Positions, modal_logits
 from opdcliff.cli import command
@@ -333,6 +333,18 @@ def test_a_folder_needs_its_configuration_alone(tmp_path: Path) -> None:
     w.teacher.config.save_pretrained(tmp_path)
     config = config_of(f"model.student={tmp_path}", f"model.teacher={tmp_path}")
     assert sizes_of(config, "teacher") == sizes_of_model(w.teacher)
+
+
+@pytest.mark.parametrize(("given", "width"), [(None, 256), (96, 96)])
+def test_a_feed_forward_part_of_another_name_is_found(
+    given: int | None, width: int, tmp_path: Path
+) -> None:
+    """That of GPT-2, where null is four times the model's width."""
+    GPT2Config(n_embd=64, n_layer=2, n_head=2, n_inner=given, vocab_size=300).save_pretrained(
+        tmp_path
+    )
+    sizes = sizes_of(config_of(f"model.student={tmp_path}", f"model.teacher={tmp_path}"), "teacher")
+    assert (sizes.hidden, sizes.intermediate, sizes.kv_heads, sizes.head_dim) == (64, width, 2, 32)
 
 
 def test_more_ranks_and_stages_need_less() -> None:

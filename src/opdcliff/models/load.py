@@ -28,6 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from opdcliff.errors import ModelError
+from opdcliff.models.tokenization import entries
 from opdcliff.settings import ArchConfig
 from opdcliff.storage import in_words
 
@@ -38,6 +39,11 @@ _FAMILIES: dict[str, tuple[Any, Any]] = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
 }
+# Any one of these; most have one of the first two.
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model"),
+    *("vocab.json", "vocab.txt", "spiece.model", "tekken.json"),
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -75,12 +81,16 @@ def build(arch: ArchConfig, tokenizer: Any, seed: int) -> PreTrainedModel:
     return model
 
 
-def load_model(source: str | Path, *, dtype: str, revision: str | None = None) -> PreTrainedModel:
+def load_model(
+    source: str | Path, *, dtype: str, revision: str | None = None, role: str = "model"
+) -> PreTrainedModel:
     """A causal LM from a folder, or from a hub id at the commit `revision`, in evaluation mode.
+
+    role: what errors call it.
 
     Raises:
         ModelError: a hub id without a commit, nothing loadable there, weights that are not
-            safetensors, or a checkpoint that lacks some of the model's weights.
+            safetensors, not finite, or not all of the model's.
     """
     origin = _origin(source, revision)
     model: PreTrainedModel
@@ -95,13 +105,19 @@ def load_model(source: str | Path, *, dtype: str, revision: str | None = None) -
             output_loading_info=True,
         )
     except Exception as error:
-        raise ModelError(_cannot_load("model", source, error)) from error
+        raise ModelError(_cannot_load(role, source, error)) from error
     # Such weights would be drawn at random, anew on every load.
     if report["missing_keys"]:
         raise ModelError(
             f"the checkpoint of {source} lacks {len(report['missing_keys'])} weights, such as "
             f"{min(report['missing_keys'])}; give a complete one"
         )
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise ModelError(
+                f"the {role} of {source} has a weight that is NaN or infinite, in {name}; give an "
+                "intact checkpoint"
+            )
     return model.eval()
 
 
@@ -113,6 +129,13 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
             distinct from padding.
     """
     origin = _origin(source, revision)
+    folder = Path(source).expanduser()
+    # Without them transformers makes an empty tokenizer of the model's family.
+    if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        raise ModelError(
+            f"{source} holds no tokenizer files ({' or '.join(_TOKENIZER_FILES[:2])}); copy them "
+            "there from where the model comes from"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(**origin, trust_remote_code=False)
     except Exception as error:
@@ -179,10 +202,10 @@ def assemble(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: Any)
         "teacher": teacher.config.get_text_config().vocab_size,
     }
     for name, size in sizes.items():
-        if size < len(tokenizer):
+        if size < entries(tokenizer):
             raise ModelError(
-                f"the {name} has {size} outputs for {len(tokenizer)} tokens; it belongs to another "
-                "tokenizer: choose models of one family"
+                f"the {name} has {size} outputs for {entries(tokenizer)} tokens; it belongs to "
+                "another tokenizer: choose models of one family"
             )
     if sizes["student"] != sizes["teacher"]:
         raise ModelError(

@@ -53,7 +53,10 @@ def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
     facts = {"lengths": lengths, "fine_tuned": roles}
     if config.model.student is not None and not config.model.tune_loaded_student:
         model = load_model(
-            config.model.student, dtype=config.model.dtype, revision=config.model.student_revision
+            config.model.student,
+            dtype=config.model.dtype,
+            revision=config.model.student_revision,
+            role="student",
         )
         model.save_pretrained(folder / STUDENT)
         return facts | {"fine_tuned": []}
@@ -99,7 +102,9 @@ def _fine_tune_role(
     model = (
         build(_arch(config), tokenizer, seed)
         if source is None
-        else load_model(source, dtype="float32", revision=config.model.student_revision)
+        else load_model(
+            source, dtype="float32", revision=config.model.student_revision, role="student"
+        )
     )
     loss = fine_tune(
         model.to(pick_device(config.engine)),

@@ -83,15 +83,16 @@ def models_asset(config: RunConfig, paths: StudyPaths, data: Path) -> Asset:
 def load_trio(config: RunConfig, prepared: Prepared) -> Trio:
     """Student (at the warm start), teacher and base on the device of this process."""
     device = pick_device(config.engine)
-    student = load_model(prepared.models / STUDENT, dtype=config.model.dtype)
+    student = load_model(prepared.models / STUDENT, dtype=config.model.dtype, role="student")
     local = prepared.models / TEACHER
     teacher = (
-        load_model(local, dtype=config.model.dtype)
+        load_model(local, dtype=config.model.dtype, role="teacher")
         if local.is_dir()
         else load_model(
             config.model.teacher or "",
             dtype=config.model.dtype,
             revision=config.model.teacher_revision,
+            role="teacher",
         )
     )
     trio = assemble(student, teacher, load_tokenizer(prepared.models / STUDENT))

@@ -44,12 +44,17 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def entries(tokenizer: Any) -> int:
+    """One more than the largest id; ids may have gaps, so their number is no bound for them."""
+    return int(max(tokenizer.get_vocab().values())) + 1
+
+
 def vocabulary_texts(tokenizer: Any) -> list[str]:
-    """The text each id adds to an answer; special ids add nothing an answer may hold."""
-    special = set(tokenizer.all_special_ids)
+    """The text each id adds to an answer; special and unused ids add nothing an answer may hold."""
+    used = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
     return [
-        "" if i in special else tokenizer.decode([i], skip_special_tokens=False)
-        for i in range(len(tokenizer))
+        tokenizer.decode([i], skip_special_tokens=False) if i in used else ""
+        for i in range(entries(tokenizer))
     ]
 
 
@@ -61,13 +66,14 @@ def modal_sets_for(contract: Contract, tokenizer: Any) -> ModalSets:
 def answer_text(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of an answer, special tokens spelled out.
 
-    Some models have more outputs than their tokenizer has entries; decoding drops such an id
-    without a word, which would repair the answer. It becomes NUL here, which no contract takes.
+    Some models have more outputs than their tokenizer has entries, and some entries are not used;
+    decoding drops such an id without a word, which would repair the answer. It becomes NUL here,
+    which no contract takes.
     """
-    known = len(tokenizer)
-    stop = next((i for i, token in enumerate(ids) if token >= known), None)
-    if stop is not None:
-        return f"{tokenizer.decode(ids[:stop], skip_special_tokens=False)}\0"
+    tokens = tokenizer.convert_ids_to_tokens(list(map(int, ids)))
+    if None in tokens:
+        known = ids[: tokens.index(None)]
+        return f"{tokenizer.decode(known, skip_special_tokens=False)}\0"
     text: str = tokenizer.decode(ids, skip_special_tokens=False)
     return text
 

@@ -159,13 +159,21 @@ def sizes_of_model(model: PreTrainedModel) -> Sizes:
         largest=max(counts.values()),
         layers=shape.num_hidden_layers,
         hidden=shape.hidden_size,
-        intermediate=shape.intermediate_size,
+        intermediate=_intermediate(shape),
         heads=shape.num_attention_heads,
         kv_heads=getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads,
         head_dim=getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads,
         vocabulary=shape.vocab_size,
         qk_norm=any(name.endswith("q_norm.weight") for name in counts),
     )
+
+
+def _intermediate(shape: Any) -> int:
+    """Width of the feed-forward part. GPT-2 and its kin name it otherwise, and 4 hidden by null."""
+    for name in ("intermediate_size", "n_inner", "ffn_dim"):
+        if getattr(shape, name, None):
+            return int(getattr(shape, name))
+    return 4 * int(shape.hidden_size)
 
 
 def _configuration(source: str) -> Any:
