@@ -232,7 +232,7 @@ def test_a_model_folder_that_holds_code_is_refused_unrun(
     harm(bad)
     code, printed = elsewhere(verb, *SECONDS, f"model.student={bad}", f"model.teacher={bad}")
     assert code == 4, printed
-    assert re.search(r"cannot load the (model|configuration)", printed)
+    assert re.search(r"cannot load the (student|configuration)", printed)
     assert not list(tmp_path.rglob("PWNED"))
 
 
