@@ -24,10 +24,10 @@ import pandas as pd
 import torch
 
 from opdcliff.calibration.class_masses import calibrate_trio
-from opdcliff.contract import get_contract
+from opdcliff.contract import REASON, get_contract
 from opdcliff.data import read_splits
 from opdcliff.models.load import Trio, build, load_tokenizer
-from opdcliff.models.make_pair import STUDENT, TEACHER
+from opdcliff.models.make_pair import SEED_OF_ROLE, STUDENT, TEACHER
 from opdcliff.models.prepare import prepare
 from opdcliff.models.sft import fine_tune
 from opdcliff.paths import StudyPaths
@@ -51,7 +51,7 @@ def nudge(model: torch.nn.Module, generator: torch.Generator) -> None:
 def trained(config: RunConfig, role: str, data: Path, tokenizer: Any, draw: int) -> Any:
     """Teacher or warm start as the study trains it, from nudged weights (draw 0: from its own)."""
     assert config.model.arch is not None, "the models of this benchmark are trained, not loaded"
-    seed = 10 * config.sft.seed + {TEACHER: 1, STUDENT: 2}[role]
+    seed = 10 * config.sft.seed + SEED_OF_ROLE[role]
     model = build(config.model.arch, tokenizer, seed)
     if draw:
         nudge(model, torch.Generator().manual_seed(10 * draw + seed % 10))
@@ -62,7 +62,7 @@ def trained(config: RunConfig, role: str, data: Path, tokenizer: Any, draw: int)
         config.sft,
         getattr(config.sft, role),
         seed=seed,
-        with_reason=True,
+        with_reason=REASON in get_contract(config.data.contract).keys,
     )
     return model.eval()
 

@@ -24,7 +24,7 @@ from opdcliff.settings import RunConfig
 from opdcliff.terminal import Stage
 
 TEACHER, STUDENT = "teacher", "student"
-_SEED_OF_ROLE = {TEACHER: 1, STUDENT: 2}
+SEED_OF_ROLE = {TEACHER: 1, STUDENT: 2}
 
 
 def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _fine_tune_role(
 ) -> float:
     torch.set_num_threads(config.engine.threads)
     tokenizer = load_tokenizer(folder / role)
-    seed = 10 * config.sft.seed + _SEED_OF_ROLE[role]
+    seed = 10 * config.sft.seed + SEED_OF_ROLE[role]
     source = config.model.student if role == STUDENT else None
     model = (
         build(_arch(config), tokenizer, seed)

@@ -169,11 +169,9 @@ def sizes_of_model(model: PreTrainedModel) -> Sizes:
 
 
 def _intermediate(shape: Any) -> int:
-    """Width of the feed-forward part. GPT-2 and its kin name it otherwise, and 4 hidden by null."""
-    for name in ("intermediate_size", "n_inner", "ffn_dim"):
-        if getattr(shape, name, None):
-            return int(getattr(shape, name))
-    return 4 * int(shape.hidden_size)
+    """Width of the feed-forward part; GPT-2 calls it n_inner, and null is four times the model's."""
+    given = getattr(shape, "intermediate_size", None) or getattr(shape, "n_inner", None)
+    return int(given or 4 * shape.hidden_size)
 
 
 def _configuration(source: str) -> Any:
