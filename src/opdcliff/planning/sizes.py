@@ -169,7 +169,7 @@ def sizes_of_model(model: PreTrainedModel) -> Sizes:
 
 
 def _intermediate(shape: Any) -> int:
-    """Width of the feed-forward part; GPT-2 calls it n_inner, and null is four times the model's."""
+    """Width of the feed-forward part; GPT-2 calls it n_inner, null is four times the model's."""
     given = getattr(shape, "intermediate_size", None) or getattr(shape, "n_inner", None)
     return int(given or 4 * shape.hidden_size)
 

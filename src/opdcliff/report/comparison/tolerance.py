@@ -21,8 +21,8 @@ run as seeds are from each other. From that, and from nothing else:
   with them; a count of prompts lies within `SIGMAS` binomial standard errors of a difference;
 - what says which run it is (clip, seed, prompts, ...) is equal.
 
-`SIGMAS` is so large that all numbers of a study would lie within at once in 99 of 100 honest reruns,
-were they normal and their spreads known; what is neither is measured (`JUMPS`, docs/reproduction.md).
+`SIGMAS` is so large that all numbers of a study would lie within at once in 99 of 100 honest
+reruns, were they normal and their spreads known; what is neither was measured (`JUMPS`).
 """
 
 from __future__ import annotations
