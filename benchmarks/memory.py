@@ -81,7 +81,8 @@ class Run:
             stream=TRAIN_STREAM,
             max_new_tokens=self.answer,
             temperature=1.0,
-            tokenizer=Vocabulary(entries),
+            end_ids=(1,),
+            pad_id=0,
             banned_V=torch.arange(entries, device=self.engine.device) == Vocabulary.eos_token_id,
         )
 

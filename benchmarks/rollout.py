@@ -84,14 +84,15 @@ def main() -> None:
     train = read_splits(prepared.data).train
     for role, model in (("teacher", trio.teacher), ("warm start", trio.base)):
         for rows in (config.rollout.prompts_per_update, EVALUATION_BATCH):
-            prompts = prompt_batch(trio.tokenizer, train[:rows])
+            prompts = prompt_batch(trio.codec, train[:rows])
             settings: dict[str, Any] = {
                 "numbers": range(len(train[:rows])),
                 "seed": config.seed,
                 "stream": TRAIN_STREAM,
                 "max_new_tokens": limit,
                 "temperature": config.rollout.temperature,
-                "tokenizer": trio.tokenizer,
+                "end_ids": trio.codec.end_ids,
+                "pad_id": trio.codec.pad_id,
             }
             print(f"\n{role}, limit {limit}: ", end="")
             generate = partial(sampler.sample, model, *prompts, **settings)

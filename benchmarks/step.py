@@ -51,11 +51,12 @@ def main() -> None:
         "seed": config.seed,
         "stream": TRAIN_STREAM,
         "temperature": config.rollout.temperature,
-        "tokenizer": trio.tokenizer,
+        "end_ids": trio.codec.end_ids,
+        "pad_id": trio.codec.pad_id,
     }
 
     def generate(rows: int = len(examples), **changed: object) -> object:
-        prompt_BL, attention_BL = prompt_batch(trio.tokenizer, examples[:rows])
+        prompt_BL, attention_BL = prompt_batch(trio.codec, examples[:rows])
         return sample(
             trio.teacher,
             prompt_BL,
@@ -90,7 +91,7 @@ def main() -> None:
             completion_logp(trio.teacher, *inputs, temperature=1.0, chunk_tokens=4096)
 
     banned_V = torch.zeros(trio.teacher.config.vocab_size, dtype=torch.bool)
-    banned_V[trio.tokenizer.eos_token_id] = True
+    banned_V[list(trio.codec.end_ids)] = True
     times = {
         "generate": median_seconds(generate),
         "score one frozen model": median_seconds(frozen),

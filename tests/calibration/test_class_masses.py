@@ -183,7 +183,9 @@ def test_an_answer_may_open_its_text_with_half_an_escape(
     after["n"] = after[" w0"]
     model = markov.model_of(texts, after, torch.float32)
     trio = assemble(
-        model, markov.model_of(texts, after, torch.float32), markov.word_tokenizer(texts)
+        model,
+        markov.model_of(texts, after, torch.float32),
+        markov.codec_of(markov.word_tokenizer(texts)),
     )
     measured(trio)
     (natural, _), (forced, numbers) = rollouts
@@ -214,7 +216,9 @@ def test_a_contract_without_text_has_no_binding_class() -> None:
         )
         for m in (0.9, 0.6)
     )
-    calibration = measured(assemble(base, teacher, markov.word_tokenizer(texts)), RANKING_ONLY)
+    calibration = measured(
+        assemble(base, teacher, markov.codec_of(markov.word_tokenizer(texts))), RANKING_ONLY
+    )
     assert calibration.binding is None
     assert calibration.table["class"].tolist() == ["brace", "eos"]
     assert not calibration.table.tail_needed.any()

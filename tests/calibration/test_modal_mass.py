@@ -12,12 +12,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import markov
-from opdcliff.calibration.modal_mass import CLASSES, NO_CLASS, Positions, label, modal_logits
+from opdcliff.calibration.modal_mass import (
+    CLASSES,
+    NO_CLASS,
+    Positions,
+    label,
+    label_classes,
+    modal_logits,
+)
 from opdcliff.contract.modal_sets import ModalSets
 from opdcliff.contract.parse import RANKING_WITH_REASON
 from opdcliff.contract.token_classes import TokenClass
 from opdcliff.data.example import Example
-from opdcliff.models.tokenization import vocabulary_texts
 from opdcliff.rollout.sampler import Rollout
 
 CANDIDATES = ("A", "B")
@@ -26,7 +32,8 @@ VOCABULARY = [
     *('":"', " soft", '"}', '"]}', "\\", "n", '"', " ", "\n", "{", "}", "\ufffd", "rank", "ing"),
 ]
 TOKENIZER = markov.word_tokenizer(VOCABULARY)
-TEXTS = vocabulary_texts(TOKENIZER)
+CODEC = markov.codec_of(TOKENIZER)
+TEXTS = ["" if data is None else data.decode() for data in CODEC.token_bytes]
 
 HEAD = ('{"', "ranking", '":["', "B", '","', "A", '"],"', "reason", '":"')
 ANSWERS: dict[str, tuple[str, ...]] = {
@@ -60,7 +67,7 @@ ACCEPTED = [
 
 @pytest.fixture(scope="module")
 def modal_sets() -> ModalSets:
-    return ModalSets(RANKING_WITH_REASON, TEXTS, TOKENIZER.eos_token_id)
+    return CODEC.modal_sets(RANKING_WITH_REASON)
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +92,13 @@ def examples() -> list[Example]:
 
 def viable(prefix: str) -> bool:
     """Whether some continuation of the prefix parses, found by trying."""
-    # `n` completes an escape that a prefix may end in.
+    # What completes an escape that a prefix may end in: `n` in the reason, a letter of a name else.
+    fillers = ["", "n"]
+    if prefix.endswith("\\"):
+        fillers += [f"u{ord(letter):04x}" for letter in sorted(set("rankingeosAB"))]
     return any(
         RANKING_WITH_REASON.parse(prefix + filler + text[i:], CANDIDATES, ended=True).ok
-        for filler in ("", "n")
+        for filler in fillers
         for text in ACCEPTED
         for i in range(1 if prefix else 0, len(text) + 1)
     )
@@ -109,6 +119,12 @@ def test_a_position_is_labelled_while_the_answer_can_still_parse(positions: Posi
             prefix += token
             alive = alive and token not in (markov.EOS, markov.PAD) and viable(prefix)
         assert (positions.class_BT[b, len(answer) :] == NO_CLASS).all()
+
+
+def test_classes_alone_are_those_of_the_labels(
+    positions: Positions, rollout: Rollout, modal_sets: ModalSets
+) -> None:
+    assert torch.equal(label_classes(rollout, examples(), modal_sets), positions.class_BT)
 
 
 def test_classes_and_offsets_of_one_answer(positions: Positions) -> None:
@@ -141,13 +157,14 @@ def test_the_modal_set_holds_the_tokens_that_keep_the_answer_alive(positions: Po
             done = CLASSES[code] is TokenClass.EOS
             expected = [bool(text) and not done and test(prefix + text) for text in TEXTS]
             expected[TOKENIZER.eos_token_id] = done
-            assert positions.modal_SV[positions.set_BT[b, t]].tolist() == expected, prefix
+            members = positions.sets[positions.set_BT[b, t]]
+            assert members.tolist() == np.flatnonzero(expected).tolist(), prefix
     assert len(checked) > 25
 
 
 def test_equal_modal_sets_share_a_row(positions: Positions) -> None:
     rows = positions.set_BT[positions.class_BT != NO_CLASS]
-    assert set(rows.tolist()) == set(range(len(positions.modal_SV)))
+    assert set(rows.tolist()) == set(range(len(positions.sets)))
     text_rows = positions.set_BT[positions.of_class(TokenClass.TEXT)]
     assert len(text_rows) >= 20
     # Two: inside the string, and behind a backslash.
@@ -155,7 +172,7 @@ def test_equal_modal_sets_share_a_row(positions: Positions) -> None:
 
 
 def test_a_rollout_without_live_positions_has_no_masses(modal_sets: ModalSets) -> None:
-    dead = Positions(*(torch.full((2, 3), NO_CLASS) for _ in range(3)), torch.zeros(1, 1).bool())
+    dead = Positions(*(torch.full((2, 3), NO_CLASS) for _ in range(3)), [])
     rollout = markov.rollout(TOKENIZER, ["A", "A"], [("Z", "Z", "Z"), ("Z", "Z", "Z")])
     values = modal_logits(
         markov.transformer(VOCABULARY), rollout, dead, temperature=1.0, chunk_tokens=4
@@ -178,7 +195,7 @@ def reference(
             logits = model(input_ids=ids[None]).logits[0, -1].numpy() / temperature
         weights = np.exp(logits - logits.max())
         modal = np.zeros(len(weights), dtype=bool)
-        modal[: positions.modal_SV.shape[1]] = positions.modal_SV[positions.set_BT[b, t]].numpy()
+        modal[positions.sets[positions.set_BT[b, t]]] = True
         result[b, t] = math.log(weights[modal].sum()) - math.log(weights[~modal].sum())
     return result
 
@@ -216,7 +233,7 @@ def test_masses_close_to_one_keep_their_digits(tail: float) -> None:
     chain = markov.chain([1.0 - tail], torch.float64)
     tokenizer = markov.tokenizer(1)
     rollout = markov.rollout(tokenizer, ["p"], [(markov.OPEN, " w0", " w0")])
-    sets = ModalSets(RANKING_WITH_REASON, vocabulary_texts(tokenizer), tokenizer.eos_token_id)
+    sets = markov.codec_of(tokenizer).modal_sets(RANKING_WITH_REASON)
     positions = label(rollout, [markov.example()], sets)
     for model, accuracy in ((chain, 1e-6), (chain.float(), 1e-4)):
         values = modal_logits(model, rollout, positions, temperature=1.0, chunk_tokens=8)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from itertools import permutations, product
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from opdcliff.contract import modal_sets as modal_sets_module
 from opdcliff.contract.modal_sets import ModalSets
 from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, Contract
 from opdcliff.contract.token_classes import (
@@ -25,19 +28,28 @@ from opdcliff.contract.token_classes import (
 from opdcliff.errors import DataError
 
 # Ids that are prefixes of each other make the viability of a fragment depend on the unused ids.
-ID_SETS = (("A", "B", "C"), ("A", "AB", "B1"), ("x",))
+# Others need more than one byte, two UTF-16 units, or an escape.
+ID_SETS = (
+    *(("A", "B", "C"), ("A", "AB", "B1"), ("x",), ("Caf\u00e9", "Caf", "\u4e2d")),
+    *(('a"b', "a\\", "\n/"), ("\U0001f600", "\U0001f601x", "\u00e9")),
+)
 CONTRACTS = (RANKING_WITH_REASON, RANKING_ONLY)
 
 
 def run(text: str, contract: Contract, ids: tuple[str, ...]) -> PrefixState | None:
-    return advance(start(contract, ids), text)
+    # A lone surrogate is no UTF-8; its bytes are what `Codec.answer_text` shows as surrogates.
+    return advance(start(contract, ids), text.encode("utf-8", "surrogatepass"))
+
+
+def as_bytes(texts: Iterable[str | None]) -> list[bytes | None]:
+    return [None if text is None else text.encode() for text in texts]
 
 
 def label_tokens(
     contract: Contract, ids: tuple[str, ...], texts: list[str | None]
 ) -> list[TokenClass | None]:
     """The class of each position; None once the prefix is dead or has ended."""
-    states = live_states(contract, ids, texts)
+    states = live_states(start(contract, ids), as_bytes(texts))
     return [None if state is None else token_class(state) for state in states]
 
 
@@ -64,9 +76,11 @@ def answers(draw: st.DrawFn) -> tuple[str, Contract, tuple[str, ...]]:
     return text, contract, ids
 
 
-def split(text: str, rng: random.Random) -> list[str]:
-    cuts = sorted(rng.sample(range(1, len(text)), rng.randint(0, min(8, len(text) - 1))))
-    return [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+def split_bytes(data: bytes, most: int, rng: random.Random) -> list[bytes]:
+    """Up to `most` pieces, cut anywhere: inside characters too."""
+    count = len(data) if most >= len(data) else rng.randint(1, most)
+    cuts = sorted(rng.sample(range(1, len(data)), count - 1))
+    return [data[i:j] for i, j in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
 def finish(state: PrefixState, ids: tuple[str, ...]) -> str:
@@ -76,8 +90,20 @@ def finish(state: PrefixState, ids: tuple[str, ...]) -> str:
     current = state
     while not complete(current):
         assert len(suffix) < 200, f"no completion found from {state}"
-        for char in ['"', "}", "]", ",", ":", "[", "{", *letters, "0"]:
-            after = advance(current, char)
+        for char in [
+            '"',
+            "}",
+            "]",
+            ",",
+            ":",
+            "[",
+            "{",
+            *letters,
+            "0",
+            *"\\u123456789abcdef",
+            *"rnt/",
+        ]:
+            after = advance(current, char.encode())
             if after is not None:
                 current, suffix = after, suffix + char
                 break
@@ -93,14 +119,18 @@ def test_accepted_answers_run_to_completion(
 ) -> None:
     text, contract, ids = case
     assert contract.parse(text, ids, ended=True).ok
-    char_states = live_states(contract, ids, [*text, None, None])
+    data = text.encode()
+    char_states = live_states(
+        start(contract, ids), [*split_bytes(data, len(data), rng), None, None]
+    )
     assert all(state is not None for state in char_states[:-1])
     assert complete(char_states[-2])
     assert char_states[-1] is None
-    pieces = split(text, rng)
+    pieces = split_bytes(data, 9, rng)
     ends = np.cumsum([len(piece) for piece in pieces])
     starts = [0, *ends.tolist()]
-    assert live_states(contract, ids, [*pieces, None]) == [char_states[i] for i in starts]
+    found = live_states(start(contract, ids), [*pieces, None])
+    assert found == [char_states[i] for i in starts]
 
 
 @st.composite
@@ -157,10 +187,48 @@ def test_live_prefixes_can_be_completed_and_dead_ones_cannot(
             assert not contract.parse(text[: last + 1] + rest, ids, ended=True).ok
 
 
-def test_escaped_spellings_are_the_documented_exception() -> None:
-    for text in ('{"ranking":["\\u0078"]}', '{"rankin\\u0067":["x"]}'):
-        assert RANKING_ONLY.parse(text, ("x",), ended=True).ok
-        assert run(text, RANKING_ONLY, ("x",)) is None
+@pytest.mark.parametrize(
+    ("name", "spelled"),
+    [
+        ("x", "\\u0078"),
+        ("xy", "x\\u0079"),
+        ("\u00e9", "\\u00e9"),
+        ("\u00e9", "\\u00E9"),
+        ("\U0001f600", "\\ud83d\\ude00"),
+        ("\U0001f600", "\\uD83d\\uDE00"),
+        ('"', '\\"'),
+        ('"', "\\u0022"),
+        ("/", "\\/"),
+        ("\n", "\\n"),
+    ],
+)
+def test_an_escaped_spelling_is_alive_as_it_parses(name: str, spelled: str) -> None:
+    for text in (f'{{"ranking":["{spelled}"]}}', f'{{"rankin\\u0067":["{spelled}"]}}'):
+        assert RANKING_ONLY.parse(text, (name,), ended=True).ok
+        assert complete(run(text, RANKING_ONLY, (name,)))
+
+
+@pytest.mark.parametrize(
+    "spelled", ["\\U0078", "\\u0079", "\\u078", "\\x", "x\\u0000", "\\ud83d\\u0078", "x\\"]
+)
+def test_an_escape_that_spells_no_id_is_dead(spelled: str) -> None:
+    text = f'{{"ranking":["{spelled}"]}}'
+    assert not RANKING_ONLY.parse(text, ("x",), ended=True).ok
+    assert run(text, RANKING_ONLY, ("x",)) is None
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=6))
+@example("\u00e9\u4e2d".encode())
+@example(b"\xed\xa0\x80")
+@example(b"\xc0\xaf")
+@example(b"\xf4\x90\x80\x80")
+@example(b"\xf0\x9f\x98\x80\xff")
+def test_bytes_of_the_text_live_exactly_while_they_are_utf_8(data: bytes) -> None:
+    head, tail = '{"ranking":["x"],"reason":"', '"}'
+    text = f"{head}{data.decode('utf-8', 'surrogateescape')}{tail}"
+    whole = advance(start(RANKING_WITH_REASON, ("x",)), head.encode() + data + tail.encode())
+    assert complete(whole) == RANKING_WITH_REASON.parse(text, ("x",), ended=True).ok
 
 
 def test_class_of_every_character() -> None:
@@ -203,9 +271,9 @@ def test_only_the_reason_needs_its_tail() -> None:
     assert frozenset({TokenClass.TEXT}) == TAIL_NEEDED
 
 
-@pytest.mark.parametrize("ids", [(), ("A", "A"), ("A", ""), ('A"',), ("A\\",), ("A\n",)])
-def test_refuses_ids_that_have_no_literal_spelling(ids: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match="distinct, non-empty"):
+@pytest.mark.parametrize("ids", [(), ("A", "A"), ("A", "")])
+def test_refuses_ids_that_are_absent_repeated_or_empty(ids: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match="distinct and non-empty"):
         start(RANKING_ONLY, ids)
 
 
@@ -223,7 +291,14 @@ PAIR = ("A", "B")
 
 
 def modal_sets() -> ModalSets:
-    return ModalSets(RANKING_WITH_REASON, VOCABULARY, EOS_ID)
+    return ModalSets(RANKING_WITH_REASON, as_bytes(text or None for text in VOCABULARY), [EOS_ID])
+
+
+def mask(modal: ModalSets, state: PrefixState) -> NDArray[np.bool_]:
+    """The set as booleans over the vocabulary."""
+    found = np.zeros(len(VOCABULARY), dtype=np.bool_)
+    found[modal.members(state)] = True
+    return found
 
 
 def live(text: str) -> PrefixState:
@@ -239,11 +314,24 @@ def dense_answers(reasons: list[str]) -> list[str]:
     return [f"{{{first},{second}}}" for item in items for first, second in permutations(item)]
 
 
+def with_one_escape(answers: list[str]) -> list[str]:
+    """The answers with each letter of a key or an id, in turn, written as an escape."""
+    spelled = [
+        f"{text[:i]}\\u{ord(text[i]):04x}{text[i + 1 :]}"
+        for text in answers
+        for i in range(len(text))
+        if text[i].isalpha()
+    ]
+    assert all(RANKING_WITH_REASON.parse(text, PAIR, ended=True).ok for text in spelled)
+    return spelled
+
+
 def test_mask_equals_brute_force_outside_the_text() -> None:
     # No token of VOCABULARY enters the reason and goes on for more than two of its characters, so
     # the answers with these reasons decide every prefix + token without whitespace.
     reasons = ["ok", *("".join(chars) for n in range(3) for chars in product(PLAIN, repeat=n))]
-    prefixes = {text[:i] for text in dense_answers(reasons) for i in range(len(text) + 1)}
+    answers = [*dense_answers(reasons), *with_one_escape(dense_answers(["ok", "", "0"]))]
+    prefixes = {text[:i] for text in answers for i in range(len(text) + 1)}
     dense = [i for i, t in enumerate(VOCABULARY) if t and not set(t) & set(" \n") and i != EOS_ID]
     modal, checked = modal_sets(), set()
     for answer in dense_answers(["", "0"]):
@@ -253,11 +341,11 @@ def test_mask_equals_brute_force_outside_the_text() -> None:
                 continue
             checked.add(token_class(state))
             expected = [answer[:length] + str(VOCABULARY[i]) in prefixes for i in dense]
-            assert modal.mask(state)[dense].tolist() == expected, answer[:length]
+            assert mask(modal, state)[dense].tolist() == expected, answer[:length]
             blank = answer[:length] + "\n" + answer[length:]
             accepted = RANKING_WITH_REASON.parse(blank, PAIR, ended=True).ok
-            assert modal.mask(state)[VOCABULARY.index("\n")] == accepted
-            assert modal.mask(state)[EOS_ID] == (length == len(answer))
+            assert mask(modal, state)[VOCABULARY.index("\n")] == accepted
+            assert mask(modal, state)[EOS_ID] == (length == len(answer))
     assert checked == set(TokenClass) - {TokenClass.TEXT}
 
 
@@ -281,36 +369,85 @@ def test_text_mask_equals_brute_force(body: str) -> None:
                 enumerate(VOCABULARY)]  # fmt: skip
     modal = modal_sets()
     for prefix in ('{"reason":"', '{"ranking":["B","A"],"reason":"'):
-        assert modal.mask(live(prefix + body)).tolist() == expected
+        assert mask(modal, live(prefix + body)).tolist() == expected
     assert 0 < sum(expected) < len(expected)
 
 
 def test_special_tokens_are_never_modal_but_for_eos() -> None:
     modal = modal_sets()
     for text in ("", '{"reason":"', '{"reason":"ok","ranking":["A","B"]}'):
-        assert not modal.mask(live(text))[[0, 2]].any()
+        assert not mask(modal, live(text))[[0, 2]].any()
     done = live('{"reason":"ok","ranking":["A","B"]}')
-    assert np.flatnonzero(modal.mask(done)).tolist() == [EOS_ID]
+    assert np.flatnonzero(mask(modal, done)).tolist() == [EOS_ID]
 
 
-def test_masks_are_shared_and_read_only() -> None:
+def test_sets_are_shared_kept_for_a_while_and_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
     modal = modal_sets()
-    mask = modal.mask(live('{"reason":"'))
-    assert modal.mask(live('{"ranking":["B","A"],"reason":"longer text')) is mask
-    assert modal.mask(live('{"reason":"\\')) is not mask
-    assert modal.mask(live('{"ranking":["A",')) is not modal.mask(live('{"ranking":["B",'))
+    members = modal.members(live('{"reason":"'))
+    assert modal.members(live('{"ranking":["B","A"],"reason":"longer text')) is members
+    assert modal.members(live('{"reason":"\\')) is not members
+    assert modal.members(live('{"ranking":["A",')) is not modal.members(live('{"ranking":["B",'))
     ends = ('{"ranking":["A","B"],"reason":""', '{"reason":"x","ranking":["B","A"]')
-    assert modal.mask(live(ends[0])) is modal.mask(live(ends[1]))
+    assert modal.members(live(ends[0])) is modal.members(live(ends[1]))
     with pytest.raises(ValueError, match="read-only"):
-        mask[0] = True
+        members[0] = 1
+    monkeypatch.setattr(modal_sets_module, "KEPT_SETS", 2)
+    for text in ("{", '{"ranking"', '{"reason":"x"'):
+        modal.members(live(text))
+    again = modal.members(live('{"reason":"'))
+    assert again is not members
+    assert again.tolist() == members.tolist()
 
 
 def test_states_of_token_ids() -> None:
     texts = ['{"', 'ranking":["', 'B"', ",", '"', 'A"', "],", '"', 'reason":"', "ok", '"}']
     ids = [VOCABULARY.index(text) for text in texts]
-    expected = live_states(RANKING_WITH_REASON, PAIR, [*texts, None])
+    expected = live_states(start(RANKING_WITH_REASON, PAIR), as_bytes([*texts, None]))
     modal = modal_sets()
     assert modal.states(PAIR, [*ids, EOS_ID]) == expected
     assert complete(expected[-1])
     special = VOCABULARY.index("")
-    assert modal.states(PAIR, [ids[0], special, ids[1]]) == [*expected[:2], None]
+    for unknown in (special, len(VOCABULARY), len(VOCABULARY) + 7):
+        assert modal.states(PAIR, [ids[0], unknown, ids[1]]) == [*expected[:2], None]
+    assert modal.states_from(live('{"ranking":["'), ids[2:3]) == [live('{"ranking":["')]
+
+
+def test_two_end_tokens_are_both_modal_and_both_end() -> None:
+    modal = ModalSets(RANKING_ONLY, [b'{"ranking":["x"]}', b"<eos>", b"<end>"], (1, 2))
+    done = advance(start(RANKING_ONLY, ("x",)), b'{"ranking":["x"]}')
+    assert done is not None
+    assert modal.members(done).tolist() == [1, 2]
+    assert modal.states(("x",), [0, 2, 0])[1:] == [done, None]
+
+
+PIECES = [
+    None, b"\x00", b"a", b'"', b"\\", b"\xc3", b"\xa9", b"\xe4", b"\xb8", b"\xad",
+    b"\xb8\xad", b"\xe4\xb8", b"\xa9a", b'\xa9"', b'\xad"}', b"\xff", b"\xf0\x9f", b"\x98\x80",
+    b"\\ud8", b"\xed",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xc3", b"\xe4", b"\xe4\xb8", b"\xf0\x9f", b"\xed", b"\\u00"]
+)
+def test_pieces_of_characters_are_modal_where_they_can_become_one(body: bytes) -> None:
+    modal = ModalSets(RANKING_WITH_REASON, PIECES, [1])
+    state = advance(start(RANKING_WITH_REASON, PAIR), b'{"reason":"' + body)
+    assert state is not None
+    some = (0x80, 0x9F, 0xBF, 0x30)
+    fillers = [b"n", *(bytes(rest) for n in range(4) for rest in product(some, repeat=n))]
+    expected = [
+        i
+        for i, piece in enumerate(PIECES)
+        if i != 1
+        and piece is not None
+        and any(is_string_of_bytes(body + piece + filler) for filler in fillers)
+    ]
+    assert modal.members(state).tolist() == expected
+
+
+def is_string_of_bytes(body: bytes) -> bool:
+    try:
+        return is_string(f'"{body.decode()}"')
+    except UnicodeDecodeError:
+        return False

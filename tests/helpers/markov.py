@@ -17,8 +17,9 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from opdcliff.data.example import Example, Splits
+from opdcliff.models.codec import Codec, make_codec
 from opdcliff.models.load import Trio, assemble
-from opdcliff.models.tokenization import encode, pad_left
+from opdcliff.models.tokenization import pad_left
 from opdcliff.rollout.sampler import Rollout
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
@@ -51,6 +52,11 @@ def word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
         eos_token=EOS,
         clean_up_tokenization_spaces=False,
     )
+
+
+def codec_of(tokenizer: PreTrainedTokenizerFast) -> Codec:
+    """The codec of a tokenizer, for prompts as they stand."""
+    return make_codec(tokenizer, config().data)
 
 
 def rows(
@@ -151,7 +157,7 @@ def train_head_only(model: PreTrainedModel) -> PreTrainedModel:
 def trio(teacher: PreTrainedModel, base: PreTrainedModel) -> Trio:
     """A trio of chains, the student trainable and at the base."""
     words = base.config.vocab_size - len(tokens(0))
-    made = assemble(copy.deepcopy(base), teacher, tokenizer(words))
+    made = assemble(copy.deepcopy(base), teacher, codec_of(tokenizer(words)))
     train_head_only(made.student)
     return made
 
@@ -173,7 +179,8 @@ def rollout(
     vocabulary = tokenizer.get_vocab()
     ids = [[vocabulary[token] for token in answer] for answer in answers]
     ended_B = torch.tensor([answer[-1] == EOS for answer in answers])
-    prompt_BL, attention_BL = pad_left([encode(tokenizer, p) for p in prompts], vocabulary[PAD])
+    prompts_ids = [codec_of(tokenizer).encode(p) for p in prompts]
+    prompt_BL, attention_BL = pad_left(prompts_ids, vocabulary[PAD])
     width = max(map(len, ids))
     mask_BT = torch.tensor([[t < len(row) for t in range(width)] for row in ids])
     padded_BT = torch.tensor([[*row, *[vocabulary[PAD]] * (width - len(row))] for row in ids])

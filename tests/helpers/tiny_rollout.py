@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from opdcliff.rollout.sampler import TRAIN_STREAM
 
 PAD, EOS = 0, 1
-TOKENS = SimpleNamespace(pad_token_id=PAD, eos_token_id=EOS)
 VOCABULARY = 11
 PROMPTS = [[5], [2, 3, 4, 5, 6], [7, 7], [9, 2, 8], [3, 4], [10, 9, 8, 7, 6, 5, 4], [6], [2, 9, 3]]
 SETTINGS: dict[str, Any] = {
@@ -19,7 +17,8 @@ SETTINGS: dict[str, Any] = {
     "stream": TRAIN_STREAM,
     "max_new_tokens": 12,
     "temperature": 0.7,
-    "tokenizer": TOKENS,
+    "end_ids": (EOS,),
+    "pad_id": PAD,
 }
 
 

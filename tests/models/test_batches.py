@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from markov import codec_of
 from opdcliff.data.answers import AnswerStyle
 from opdcliff.data.example import Example, candidate_ids
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.models.batches import IGNORE, batch_of_update, prompt_batch, sft_batches
-from opdcliff.models.tokenization import encode, train_bpe
+from opdcliff.models.tokenization import train_bpe
 
 Rows = list[tuple[list[int], list[int]]]
 
@@ -77,11 +78,11 @@ def test_prompts_are_padded_on_the_left(tokenizer: Any) -> None:
     examples = [
         Example(text, candidate_ids(2), (0, 1), text) for text in ("hat", "bought boots\nA liked")
     ]
-    ids_BL, attention_BL = prompt_batch(tokenizer, examples)
+    ids_BL, attention_BL = prompt_batch(codec_of(tokenizer), examples)
     for row, attention, example in zip(
         ids_BL.tolist(), attention_BL.tolist(), examples, strict=True
     ):
-        tokens = encode(tokenizer, example.prompt)
+        tokens = codec_of(tokenizer).encode(example.prompt)
         pad = ids_BL.shape[1] - len(tokens)
         assert row == [tokenizer.pad_token_id] * pad + tokens
         assert attention == [0] * pad + [1] * len(tokens)
@@ -95,7 +96,9 @@ def _batches(
     tokenizer: Any, seed: int = 0, steps: int = 6, style: AnswerStyle = STYLE
 ) -> list[Rows]:
     examples = generate(0, SplitSizes(10, 1, 1), candidates=3).train
-    return list(sft_batches(tokenizer, examples, style, steps=steps, batch_size=4, seed=seed))
+    return list(
+        sft_batches(codec_of(tokenizer), examples, style, steps=steps, batch_size=4, seed=seed)
+    )
 
 
 def test_rows_are_prompt_answer_and_end_and_labels_repeat_what_carries_loss(tokenizer: Any) -> None:
@@ -103,7 +106,7 @@ def test_rows_are_prompt_answer_and_end_and_labels_repeat_what_carries_loss(toke
     for step, rows in enumerate(_batches(tokenizer)):
         batch = batch_of_update(examples, 4, step, 0)
         for (ids, labels), (_, example) in zip(rows, batch, strict=True):
-            prompt = encode(tokenizer, example.prompt)
+            prompt = codec_of(tokenizer).encode(example.prompt)
             assert len(ids) == len(labels)
             assert ids[: len(prompt)] == prompt
             assert labels[: len(prompt)] == [IGNORE] * len(prompt)
@@ -121,8 +124,8 @@ def test_only_the_prompt_and_the_silent_words_are_without_loss(tokenizer: Any) -
         for (ids, labels), (_, example) in zip(
             rows, batch_of_update(examples, 4, step, 0), strict=True
         ):
-            start = len(encode(tokenizer, example.prompt))
-            head = encode(tokenizer, tokenizer.decode(ids[start:]).split('"reason":"')[0])
+            start = len(codec_of(tokenizer).encode(example.prompt))
+            head = codec_of(tokenizer).encode(tokenizer.decode(ids[start:]).split('"reason":"')[0])
             answer = labels[start:]
             assert IGNORE not in answer[: len(head)]
             gap = [i for i, label in enumerate(answer) if label == IGNORE]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from transformers import BloomConfig, GPT2Config, GPT2LMHeadModel, Qwen3Config
 
+from markov import codec_of
 from opdcliff.data.example import Example, Splits
 from opdcliff.errors import DataError, ModelError
 from opdcliff.models import lengths, make_pair
@@ -119,7 +120,7 @@ def test_lengths_are_those_of_the_longest_prompt_of_each_split() -> None:
     texts = {"train": ("a", "abc", "ab"), "calibration": ("abcd",), "test": ()}
     splits = Splits(*([Example(t, ("A", "B"), (0, 1), t) for t in part] for part in texts.values()))
     tokenizer = train_bpe([], 258)
-    found = measure_lengths(config_of(), tokenizer, splits)
+    found = measure_lengths(config_of(), codec_of(tokenizer), splits)
     assert found["longest"] == {"train": (2, 3), "calibration": (1, 4), "test": (0, 0)}
     assert found["positions"] == {"student": POSITIONS, "teacher": POSITIONS}
 
@@ -130,7 +131,7 @@ def test_a_tokenizer_that_knows_a_limit_prints_no_warning(
     tokenizer = train_bpe([], 258)
     tokenizer.model_max_length = 4
     part = [Example("long enough", ("A", "B"), (0, 1), "k")]
-    measure_lengths(config_of(), tokenizer, Splits(part, part, part))
+    measure_lengths(config_of(), codec_of(tokenizer), Splits(part, part, part))
     assert capsys.readouterr().err == ""
     assert not caplog.records
 
@@ -221,7 +222,7 @@ def test_a_reference_answer_that_is_drawn_too_long_is_one_line(tmp_path: Path) -
     assert config.model.arch is not None
     tune: Callable[[RunConfig], float] = lambda own: fine_tune(  # noqa: E731
         build(own.model.arch or pytest.fail("no arch"), tokenizer, 0),
-        tokenizer,
+        codec_of(tokenizer),
         [example],
         own.sft,
         replace(own.sft.student, steps=1),

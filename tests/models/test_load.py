@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3ForCausalLM
 
+from markov import codec_of
 from opdcliff.errors import ModelError
 from opdcliff.models import load as load_module
 from opdcliff.models.load import (
@@ -28,6 +29,7 @@ from opdcliff.settings.schema import ArchConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKENIZER = train_bpe(["bought hat\nA liked boots\n"], 270)
+CODEC = codec_of(TOKENIZER)
 
 
 def _arch(**changes: Any) -> ArchConfig:
@@ -329,18 +331,18 @@ def test_a_damaged_tokenizer_is_refused_in_one_line(tmp_path: Path, content: str
 # One vocabulary
 
 
-def test_a_tokenizer_whose_padding_is_its_end_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_may_pad_with_its_end_or_not_at_all(tmp_path: Path) -> None:
     _save(tmp_path)
-    _edit(tmp_path / "tokenizer_config.json", pad_token=TOKENIZER.eos_token)
-    with pytest.raises(ModelError, match="pads with its end token <eos>"):
-        load_tokenizer(tmp_path)
+    for pad in (TOKENIZER.eos_token, None):
+        _edit(tmp_path / "tokenizer_config.json", pad_token=pad)
+        codec = codec_of(load_tokenizer(tmp_path))
+        assert (codec.pad_id, codec.end_ids) == (TOKENIZER.eos_token_id, (TOKENIZER.eos_token_id,))
 
 
-@pytest.mark.parametrize("absent", ["pad_token", "eos_token"])
-def test_a_tokenizer_without_end_or_padding_is_refused(tmp_path: Path, absent: str) -> None:
+def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
     _save(tmp_path)
-    _edit(tmp_path / "tokenizer_config.json", **{absent: None})
-    with pytest.raises(ModelError, match="both are needed"):
+    _edit(tmp_path / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(ModelError, match="has no end token; set eos_token"):
         load_tokenizer(tmp_path)
 
 
@@ -364,7 +366,7 @@ def test_different_end_tokens_are_refused(tmp_path: Path) -> None:
 
 
 def test_only_the_student_learns() -> None:
-    trio = assemble(_build(1), _build(2).train(), TOKENIZER)
+    trio = assemble(_build(1), _build(2).train(), CODEC)
     for frozen in (trio.teacher, trio.base):
         assert not any(p.requires_grad for p in frozen.parameters())
         assert not frozen.training
@@ -372,7 +374,7 @@ def test_only_the_student_learns() -> None:
 
 
 def test_training_the_student_leaves_the_base_at_the_warm_start() -> None:
-    trio = assemble(_build(1), _build(2), TOKENIZER)
+    trio = assemble(_build(1), _build(2), CODEC)
     start = _state(trio.student)
     assert _equal(_state(trio.base), start)
     _train_once(trio.student)
@@ -381,11 +383,11 @@ def test_training_the_student_leaves_the_base_at_the_warm_start() -> None:
 
 
 def test_a_fresh_student_starts_over_and_leaves_the_others_alone() -> None:
-    trio = assemble(_build(1), _build(2), TOKENIZER)
+    trio = assemble(_build(1), _build(2), CODEC)
     start = _state(trio.base)
     _train_once(trio.student)
     again = fresh_student(trio)
-    assert (again.teacher, again.base, again.tokenizer) == (trio.teacher, trio.base, TOKENIZER)
+    assert (again.teacher, again.base, again.codec) == (trio.teacher, trio.base, CODEC)
     assert _equal(_state(again.student), start)
     embedding, head = again.student.get_input_embeddings(), again.student.get_output_embeddings()
     assert embedding.weight is head.weight
@@ -400,18 +402,18 @@ def test_a_model_with_fewer_outputs_than_tokens_is_refused(small: str) -> None:
     fewer = build(_arch(), train_bpe(["x"], 258), 0)
     pair = (fewer, _build()) if small == "student" else (_build(), fewer)
     with pytest.raises(ModelError, match=f"the {small} has 258 outputs for 270 tokens"):
-        assemble(*pair, TOKENIZER)
+        assemble(*pair, CODEC)
 
 
 def test_models_of_different_heights_are_refused() -> None:
     teacher = _build(2)
     teacher.resize_token_embeddings(len(TOKENIZER) + 8)
     with pytest.raises(ModelError, match="270 and 278 outputs"):
-        assemble(_build(1), teacher, TOKENIZER)
+        assemble(_build(1), teacher, CODEC)
 
 
 def test_models_higher_than_the_tokenizer_are_accepted() -> None:
     student, teacher = _build(1), _build(2)
     for model in (student, teacher):
         model.resize_token_embeddings(len(TOKENIZER) + 8)
-    assert assemble(student, teacher, TOKENIZER).base.config.vocab_size == len(TOKENIZER) + 8
+    assert assemble(student, teacher, CODEC).base.config.vocab_size == len(TOKENIZER) + 8

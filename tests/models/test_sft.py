@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from markov import codec_of
 from opdcliff.data.answers import AnswerStyle
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.errors import ModelError
@@ -25,6 +26,7 @@ Rows = list[tuple[list[int], list[int]]]
 
 EXAMPLES = generate(0, SplitSizes(30, 1, 1), candidates=2).train
 TOKENIZER = train_bpe([e.prompt + '{"ranking":["A","B"],"reason":" soft"}' for e in EXAMPLES], 320)
+CODEC = codec_of(TOKENIZER)
 STYLE = AnswerStyle(
     continue_mass=0.7, corrupt_rate=0.3, swap_rate=0.2, long_share=0.5, long_words=9
 )
@@ -75,7 +77,7 @@ def _tune(
     model: PreTrainedModel, role: RoleConfig, config: SftConfig | None = None, **changes: Any
 ) -> float:
     settings = {"seed": 0, "with_reason": True} | changes
-    return fine_tune(model, TOKENIZER, EXAMPLES, config or _config(), role, **settings)
+    return fine_tune(model, CODEC, EXAMPLES, config or _config(), role, **settings)
 
 
 def _state(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -83,7 +85,7 @@ def _state(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _rows(count: int, style: AnswerStyle = STYLE) -> Rows:
-    return next(sft_batches(TOKENIZER, EXAMPLES, style, steps=1, batch_size=count, seed=1))
+    return next(sft_batches(CODEC, EXAMPLES, style, steps=1, batch_size=count, seed=1))
 
 
 def _slow_loss(model: PreTrainedModel, rows: Rows) -> Tensor:
@@ -162,7 +164,7 @@ def test_the_loss_falls() -> None:
 def test_the_returned_loss_is_that_of_the_last_batch_before_its_step() -> None:
     config = _config()
     style = answer_style(config, _role(), with_reason=True)
-    rows = next(sft_batches(TOKENIZER, EXAMPLES, style, steps=1, batch_size=8, seed=0))
+    rows = next(sft_batches(CODEC, EXAMPLES, style, steps=1, batch_size=8, seed=0))
     with torch.no_grad():
         expected = _slow_loss(_model(), rows).item()
     assert _tune(_model(), _role(steps=1)) == pytest.approx(expected)
@@ -215,7 +217,7 @@ def test_a_run_is_plain_adamw_on_the_mean_loss_of_each_batch() -> None:
     before = torch.nn.utils.parameters_to_vector(slow.parameters()).detach().clone()
     _tune(fast, role, config)
     batches = sft_batches(
-        TOKENIZER,
+        CODEC,
         EXAMPLES,
         answer_style(config, role, with_reason=True),
         steps=4,
@@ -283,9 +285,9 @@ def test_the_style_takes_its_numbers_from_role_and_config() -> None:
 def test_a_run_draws_its_answers_in_that_style(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def recorded(tokenizer: Any, examples: Any, style: AnswerStyle, **settings: Any) -> Any:
+    def recorded(codec: Any, examples: Any, style: AnswerStyle, **settings: Any) -> Any:
         asked.append((style, settings))
-        return sft_batches(tokenizer, examples, style, **settings)
+        return sft_batches(codec, examples, style, **settings)
 
     monkeypatch.setattr(sft, "sft_batches", recorded)
     role, config = _role(steps=2, corrupt_rate=0.5), _config(long_share=0.3, batch_size=3)

@@ -253,7 +253,8 @@ def test_sampling_takes_what_is_planned(dtype: str, monkeypatch: pytest.MonkeyPa
             stream=TRAIN_STREAM,
             max_new_tokens=ANSWER,
             temperature=1.0,
-            tokenizer=Vocabulary(3000),
+            end_ids=(1,),
+            pad_id=0,
             banned_V=torch.arange(3000) == Vocabulary.eos_token_id,
         )
     (layers,) = [cache.layers for cache in caches if cache.layers]

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 import markov
 from opdcliff.contract.parse import RANKING_WITH_REASON, FailureCode, ParseResult
 from opdcliff.models.load import Trio, assemble
-from opdcliff.models.tokenization import modal_sets_for
 from opdcliff.rollout.sampler import Rollout
 from opdcliff.theory.threshold import clip_safe_logit, logit
 from opdcliff.training.evaluation import answers as answers_module
@@ -26,6 +25,7 @@ VOCABULARY = [
     *(" soft", '"}', '"]}', '"],"reason":[]}'),
 ]
 TOKENIZER = markov.word_tokenizer(VOCABULARY)
+CODEC = markov.codec_of(TOKENIZER)
 START, REASON, END = '{"ranking":["', '"],"reason":"', markov.EOS
 ANSWERS: dict[tuple[str, ...], FailureCode | None] = {
     (START, "B", '","', "A", REASON, " soft", '"}', END): None,
@@ -48,7 +48,7 @@ ANSWERS: dict[tuple[str, ...], FailureCode | None] = {
 def judged() -> list[Judged]:
     rollout = markov.rollout(TOKENIZER, ["p"] * len(ANSWERS), list(ANSWERS))
     examples = [markov.example(i, grades=(1, 3)) for i in range(len(ANSWERS))]
-    return judge(rollout, examples, RANKING_WITH_REASON, TOKENIZER)
+    return judge(rollout, examples, RANKING_WITH_REASON, CODEC)
 
 
 # ---- answers --------------------------------------------------------------------------------
@@ -92,12 +92,12 @@ def test_without_a_parsed_answer_its_ndcg_is_not_a_number() -> None:
 
 
 def test_answers_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer = markov.chain([0.7] * 4), markov.tokenizer(4)
+    model, codec = markov.chain([0.7] * 4), markov.codec_of(markov.tokenizer(4))
     numbered = [(7 * i, markov.example(i)) for i in range(8)]
     how = replace(markov.config().rollout, max_new_tokens=30, temperature=1.0)
 
     def answers(part: list[tuple[int, markov.Example]]) -> list[list[int]]:
-        batches = answers_module.answers_in_batches(model, tokenizer, part, how, seed=3)
+        batches = answers_module.answers_in_batches(model, codec, part, how, seed=3)
         assert [e for examples, _ in batches for e in examples] == [e for _, e in part]
         return [answer for _, rollout in batches for answer in rollout.answers()]
 
@@ -113,7 +113,7 @@ def test_a_chain_parses_as_often_as_it_must() -> None:
     count = 3000
     metrics = answers_module.evaluate_model(
         model,
-        markov.tokenizer(4),
+        markov.codec_of(markov.tokenizer(4)),
         [markov.example(i) for i in range(count)],
         RANKING_WITH_REASON,
         markov.config().evaluation,
@@ -143,7 +143,7 @@ def chains() -> Trio:
 
 
 def answers_of(trio: Trio, texts: list[list[str]]) -> Rollout:
-    return markov.rollout(trio.tokenizer, ["p"] * len(texts), texts)
+    return markov.rollout(trio.codec.tokenizer, ["p"] * len(texts), texts)
 
 
 def metrics_of(trio: Trio, rollout: Rollout, **changes: float | None) -> dict[str, float]:
@@ -152,7 +152,7 @@ def metrics_of(trio: Trio, rollout: Rollout, **changes: float | None) -> dict[st
         trio,
         rollout,
         [markov.example(i) for i in range(len(rollout.ended_B))],
-        modal_sets_for(RANKING_WITH_REASON, trio.tokenizer),
+        trio.codec.modal_sets(RANKING_WITH_REASON),
         temperature=1.0,
         chunk_tokens=16,
         **settings,
@@ -211,7 +211,7 @@ def random_model(seed: int) -> PreTrainedModel:
 @pytest.mark.parametrize(("role", "lam"), [("base", 0.0), ("teacher", 1.0)])
 def test_a_student_at_its_fixed_point_has_no_residual(role: str, lam: float) -> None:
     base, teacher = random_model(1), random_model(2)
-    trio = assemble(base, teacher, markov.tokenizer(4))
+    trio = assemble(base, teacher, markov.codec_of(markov.tokenizer(4)))
     trio.student = copy.deepcopy(getattr(trio, role))
     rollout = answers_of(trio, [[markov.OPEN, " w1", "p", " w0", markov.CLOSE, markov.EOS]] * 2)
     metrics = metrics_of(trio, rollout, lam=lam)

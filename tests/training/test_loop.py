@@ -18,7 +18,6 @@ from opdcliff.engine.open import open_engine
 from opdcliff.models import answering
 from opdcliff.models.batches import batch_of_update, prompt_batch
 from opdcliff.models.load import Trio, assemble
-from opdcliff.models.tokenization import modal_sets_for
 from opdcliff.rollout.backends import SAMPLERS, sample
 from opdcliff.rollout.sampler import EVALUATION_STREAM, TRAIN_STREAM, Rollout
 from opdcliff.settings.schema import RunConfig
@@ -90,7 +89,7 @@ def run(
         lam,
         trio,
         markov.splits() if splits is None else splits,
-        modal_sets_for(RANKING_WITH_REASON, trio.tokenizer),
+        trio.codec.modal_sets(RANKING_WITH_REASON),
         open_engine(trio.student, config),
         report=lambda update, metrics: reports.append((update, metrics)),
         advance=advance,
@@ -168,13 +167,14 @@ def plain_distillation(trio: Trio, config: RunConfig, updates: int) -> Tensor:
         numbered = batch_of_update(markov.splits().train, 6, update, config.seed)
         rollout = sample(
             trio.student,
-            *prompt_batch(trio.tokenizer, [e for _, e in numbered]),
+            *prompt_batch(trio.codec, [e for _, e in numbered]),
             numbers=[n for n, _ in numbered],
             seed=config.seed,
             stream=TRAIN_STREAM,
             max_new_tokens=24,
             temperature=1.0,
-            tokenizer=trio.tokenizer,
+            end_ids=trio.codec.end_ids,
+            pad_id=trio.codec.pad_id,
         )
         student = of_tokens(logp(trio.student, rollout), rollout)
         with torch.no_grad():
@@ -218,7 +218,7 @@ def attentive() -> Trio:
     """Models in which all weights are trained and every token of the past counts."""
     texts = markov.tokens(3)
     base, teacher = markov.transformer(texts, 1), markov.transformer(texts, 2)
-    return assemble(base, teacher, markov.tokenizer(3))
+    return assemble(base, teacher, markov.codec_of(markov.tokenizer(3)))
 
 
 @pytest.mark.parametrize("overrides", [(), ("optim.estimator=full",)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opdcliff.calibration.asset import prepare_calibration
 from opdcliff.calibration.class_masses import Binding, Calibration
-from opdcliff.calibration.modal_mass import CLASSES, Positions, label, modal_logits
+from opdcliff.calibration.modal_mass import CLASSES, Positions, label, label_classes, modal_logits
 from opdcliff.calibration.pair import calibrate
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Positions",
     "calibrate",
     "label",
+    "label_classes",
     "modal_logits",
     "prepare_calibration",
 ]

@@ -16,16 +16,26 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from opdcliff.calibration.modal_mass import CLASSES, NO_CLASS, Positions, label, modal_logits
-from opdcliff.contract import TAIL_NEEDED, Contract, ModalSets, PrefixState, advance, token_class
+from opdcliff.calibration.label_check import check_labels
+from opdcliff.calibration.modal_mass import (
+    CLASSES,
+    NO_CLASS,
+    Positions,
+    answer_states,
+    label_states,
+    modal_logits,
+)
+from opdcliff.contract import TAIL_NEEDED, Contract, ModalSets, PrefixState, in_plain_text
 from opdcliff.data import Example
-from opdcliff.models import Trio, modal_sets_for, pad_left, sample_answers
+from opdcliff.models import Trio, pad_left, sample_answers
 from opdcliff.rollout import CALIBRATION_STREAM, FORCED_STREAM, Rollout, sample
 from opdcliff.settings import CalibrationConfig, RolloutConfig
 from opdcliff.theory import lambda_star
 
 # A row needs this many positions before its threshold is reported as binding.
 MIN_POSITIONS = 100
+# Quote, backslash and control characters: what does not stand in a JSON string as it is.
+_NOT_GOING_ON = frozenset([*range(0x20), *b'"\\'])
 
 
 @dataclass(frozen=True)
@@ -75,20 +85,22 @@ def calibrate_trio(
     position that the theory speaks of.
     """
     chosen = examples[: config.prompts]
-    modal_sets = modal_sets_for(contract, trio.tokenizer)
+    modal_sets = trio.codec.modal_sets(contract)
     numbers = range(len(chosen))
     natural = sample_answers(
         trio.base,
-        trio.tokenizer,
+        trio.codec,
         list(enumerate(chosen)),
         how,
         seed=config.seed,
         stream=CALIBRATION_STREAM,
     )
-    parts = [(list(numbers), natural, label(natural, chosen, modal_sets))]
-    opened = _open_texts(natural, chosen, modal_sets)
+    states_of = answer_states(natural, chosen, modal_sets)
+    check_labels(natural, chosen, states_of, contract, trio.codec)
+    parts = [(list(numbers), natural, label_states(states_of, natural, modal_sets))]
+    opened = _open_texts(states_of)
     if opened:
-        forced = _force_on(trio, natural, opened, modal_sets, config, how)
+        forced = _force_on(trio, natural, opened, config, how)
         parts.append((list(opened), forced, _forced_positions(forced, opened, modal_sets)))
     rows = pd.concat(
         [
@@ -210,30 +222,26 @@ def _rows(
 
 
 def _open_texts(
-    rollout: Rollout, examples: Sequence[Example], modal_sets: ModalSets
+    states_of: Sequence[Sequence[PrefixState | None]],
 ) -> dict[int, tuple[int, PrefixState]]:
     """For each answer that opened its text: tokens up to there, and the state at that point.
 
-    A token may open the text with the first half of an escape; the text is open after the other.
+    A token may open the text with the first part of an escape or a character; the text is open
+    after the other.
     """
     opened = {}
-    for b, (example, answer) in enumerate(zip(examples, rollout.answers(), strict=True)):
-        for t, state in enumerate(modal_sets.states(example.candidates, answer)):
-            if state is not None and _in_plain_text(state):
+    for b, states in enumerate(states_of):
+        for t, state in enumerate(states):
+            if state is not None and in_plain_text(state):
                 opened[b] = (t, state)
                 break
     return opened
-
-
-def _in_plain_text(state: PrefixState) -> bool:
-    return token_class(state) in TAIL_NEEDED and advance(state, " ") == state
 
 
 def _force_on(
     trio: Trio,
     natural: Rollout,
     opened: dict[int, tuple[int, PrefixState]],
-    modal_sets: ModalSets,
     config: CalibrationConfig,
     how: RolloutConfig,
 ) -> Rollout:
@@ -243,13 +251,12 @@ def _force_on(
     for b, (t, _) in opened.items():
         row = natural.ids_BL[b, : width + t]
         rows.append(row[natural.attention_BL[b, : width + t].bool()].tolist())
-    prompt_BL, attention_BL = pad_left(rows, trio.tokenizer.pad_token_id)
-    # Any opened state: all are at the same point of the string.
-    (_, state) = next(iter(opened.values()))
-    stays = [text is not None and advance(state, text) == state for text in modal_sets.texts]
+    prompt_BL, attention_BL = pad_left(rows, trio.codec.pad_id)
     outputs = trio.base.config.get_text_config().vocab_size
     banned_V = torch.ones(outputs, dtype=torch.bool, device=trio.base.device)
+    stays = [data is not None and _goes_on(data) for data in trio.codec.token_bytes]
     banned_V[: len(stays)] = ~torch.tensor(stays, device=trio.base.device)
+    banned_V[list(trio.codec.end_ids)] = True
     return sample(
         trio.base,
         prompt_BL,
@@ -260,23 +267,25 @@ def _force_on(
         banned_V=banned_V,
         seed=config.seed,
         temperature=how.temperature,
-        tokenizer=trio.tokenizer,
+        end_ids=trio.codec.end_ids,
+        pad_id=trio.codec.pad_id,
         backend=how.backend,
     )
+
+
+def _goes_on(data: bytes) -> bool:
+    """Whether text goes on with these bytes: no quote, no escape, no control character.
+
+    Pieces of characters go on: a text of many-byte characters could not be continued without.
+    """
+    return not set(data) & _NOT_GOING_ON
 
 
 def _forced_positions(
     forced: Rollout, opened: dict[int, tuple[int, PrefixState]], modal_sets: ModalSets
 ) -> Positions:
-    """All positions of a forced continuation are text, in one state, from offset 0."""
-    (_, state) = next(iter(opened.values()))
-    device = forced.ids_BL.device
-    shape = forced.mask_BT.shape
-    code = CLASSES.index(token_class(state))
-    offset_BT = torch.arange(shape[1], device=device).expand(shape)
-    return Positions(
-        class_BT=torch.full(shape, code, device=device),
-        offset_BT=offset_BT,
-        set_BT=torch.zeros(shape, dtype=torch.long, device=device),
-        modal_SV=torch.from_numpy(modal_sets.mask(state).copy()).to(device)[None],
-    )
+    """A forced continuation is text from offset 0 on, while its pieces spell characters."""
+    states_of = []
+    for (_, state), answer in zip(opened.values(), forced.answers(), strict=True):
+        states_of.append(modal_sets.states_from(state, answer))
+    return label_states(states_of, forced, modal_sets)

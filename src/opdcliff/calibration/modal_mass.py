@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from opdcliff.contract import ModalSets, TokenClass, token_class
+from opdcliff.contract import ModalSets, PrefixState, TokenClass, token_class
 from opdcliff.data import Example
 from opdcliff.rollout import Rollout, iter_full_logp
 
@@ -31,44 +31,73 @@ class Positions:
 
     class_BT: index into `CLASSES`, NO_CLASS after the answer broke or ended.
     offset_BT: running number of the position inside its class, from 0, per answer.
-    set_BT: row of `modal_SV` that holds the modal set of the position.
-    modal_SV: one boolean row per distinct modal set.
+    set_BT: which of `sets` is the modal set of the position.
+    sets: token ids of each distinct modal set; masks over the vocabulary are made from them for a
+        few positions at a time.
     """
 
     class_BT: Tensor
     offset_BT: Tensor
     set_BT: Tensor
-    modal_SV: Tensor
+    sets: Sequence[NDArray[np.int64]]
 
     def of_class(self, name: TokenClass) -> Tensor:
         """Boolean (B, T): positions of one class."""
         return self.class_BT == CODE[name]
 
 
+def answer_states(
+    rollout: Rollout, examples: Sequence[Example], modal_sets: ModalSets
+) -> list[list[PrefixState | None]]:
+    """The state before each token of every answer; None where it is dead or has ended."""
+    return [
+        modal_sets.states(example.candidates, answer)
+        for example, answer in zip(examples, rollout.answers(), strict=True)
+    ]
+
+
+def label_classes(rollout: Rollout, examples: Sequence[Example], modal_sets: ModalSets) -> Tensor:
+    """`class_BT` of `label` alone, which takes no modal set: what an update needs to log."""
+    codes = np.full(tuple(rollout.mask_BT.shape), NO_CLASS, dtype=np.int64)
+    for b, states in enumerate(answer_states(rollout, examples, modal_sets)):
+        for t, state in enumerate(states):
+            if state is None:
+                break
+            codes[b, t] = CODE[token_class(state)]
+    return torch.from_numpy(codes).to(rollout.ids_BL.device)
+
+
 def label(rollout: Rollout, examples: Sequence[Example], modal_sets: ModalSets) -> Positions:
     """Class, offset and modal set of every live position of a rollout."""
+    return label_states(answer_states(rollout, examples, modal_sets), rollout, modal_sets)
+
+
+def label_states(
+    states_of: Sequence[Sequence[PrefixState | None]], rollout: Rollout, modal_sets: ModalSets
+) -> Positions:
+    """`label` of answers whose states are known: one list for every row of `rollout`."""
     shape = tuple(rollout.mask_BT.shape)
     codes, offsets, rows = (np.full(shape, NO_CLASS, dtype=np.int64) for _ in range(3))
-    sets: list[NDArray[np.bool_]] = []
+    sets: list[NDArray[np.int64]] = []
     row_of: dict[int, int] = {}
-    for b, (example, answer) in enumerate(zip(examples, rollout.answers(), strict=True)):
+    for b, states in enumerate(states_of):
         seen = [0] * len(CLASSES)
-        for t, state in enumerate(modal_sets.states(example.candidates, answer)):
+        for t, state in enumerate(states):
             if state is None:
                 break
             code = CODE[token_class(state)]
-            modal = modal_sets.mask(state)
-            # `mask` returns the same cached array for the same set, so its identity is a key.
+            modal = modal_sets.members(state)
+            # One array stands for one set while `sets` holds on to it, so its identity is a key.
             if id(modal) not in row_of:
                 row_of[id(modal)] = len(sets)
                 sets.append(modal)
             codes[b, t], offsets[b, t], rows[b, t] = code, seen[code], row_of[id(modal)]
             seen[code] += 1
     device = rollout.ids_BL.device
-    stacked = np.stack(sets) if sets else np.zeros((1, 1), dtype=np.bool_)
-    return Positions(
-        *(torch.from_numpy(array).to(device) for array in (codes, offsets, rows, stacked))
+    class_BT, offset_BT, set_BT = (
+        torch.from_numpy(array).to(device) for array in (codes, offsets, rows)
     )
+    return Positions(class_BT, offset_BT, set_BT, sets)
 
 
 @torch.no_grad()
@@ -86,11 +115,6 @@ def modal_logits(
     """
     shape = positions.set_BT.shape
     set_N = positions.set_BT.flatten()
-    outputs = model.config.get_text_config().vocab_size
-    # A model may have more outputs than its tokenizer has entries: those are tail.
-    modal_SV = torch.nn.functional.pad(
-        positions.modal_SV, (0, outputs - positions.modal_SV.shape[1])
-    )
     result_N = torch.full(set_N.shape, torch.nan, device=set_N.device)
     chunks = iter_full_logp(
         model,
@@ -102,11 +126,21 @@ def modal_logits(
     )
     for part, logp_nV in chunks:
         live_n = set_N[part] != NO_CLASS
-        modal_nV = modal_SV[set_N[part][live_n]]
         live_nV = logp_nV[live_n]
+        modal_nV = _modal_masks(positions.sets, set_N[part][live_n], live_nV)
         inside = live_nV.masked_fill(~modal_nV, -torch.inf).logsumexp(-1)
         outside = live_nV.masked_fill(modal_nV, -torch.inf).logsumexp(-1)
         values_n = result_N[part].clone()
         values_n[live_n] = (inside - outside).float()
         result_N[part] = values_n
     return result_N.view(shape)
+
+
+def _modal_masks(sets: Sequence[NDArray[np.int64]], set_n: Tensor, like_nV: Tensor) -> Tensor:
+    """Boolean (n, V): the modal set of each position. Outputs beyond the tokenizer are tail."""
+    used, row_n = torch.unique(set_n, return_inverse=True)
+    mask_UV = torch.zeros(len(used), like_nV.shape[-1], dtype=torch.bool, device=like_nV.device)
+    for row, number in zip(mask_UV, used.tolist(), strict=True):
+        # Copied, as a tensor cannot share a read-only array.
+        row[torch.from_numpy(sets[number].copy()).to(row.device)] = True
+    return mask_UV[row_n]

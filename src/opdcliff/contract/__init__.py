@@ -12,7 +12,8 @@ from opdcliff.contract.token_classes import (
     TAIL_NEEDED,
     PrefixState,
     TokenClass,
-    advance,
+    in_plain_text,
+    is_complete,
     token_class,
 )
 
@@ -26,8 +27,9 @@ __all__ = [
     "ParseResult",
     "PrefixState",
     "TokenClass",
-    "advance",
     "get_contract",
+    "in_plain_text",
+    "is_complete",
     "ranked_grades",
     "ranking_metrics",
     "token_class",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,31 +16,38 @@ from opdcliff.contract.token_classes import (
     PrefixState,
     TokenClass,
     advance,
+    in_plain_text,
     is_complete,
     live_states,
+    start,
+    step,
     token_class,
 )
+
+# Sets kept at a time, the last ones used. Outside the text a set has few members, and the text has
+# fewer states than this, so that memory stays flat however many prompts are labelled.
+KEPT_SETS = 1024
 
 
 class ModalSets:
     """For a vocabulary, the tokens that belong to the modal class at a state.
 
     text: tokens that keep the string open; its tail closes the string or breaks the answer.
-    eos: EOS alone. All others: tokens after which the prefix is still live (`advance`).
+    eos: the end tokens. All others: tokens after which the prefix is still live (`advance`).
 
-    token_texts: decoded text of every token id; None or "" for special and unused ids, which are
-    never modal but for EOS. A piece of a multi-byte character (decoded as U+FFFD) counts as text.
+    token_bytes: what each token id adds to an answer; None for special and unused ids, which are
+    never modal but for `end_ids` after a whole answer.
     """
 
-    def __init__(self, contract: Contract, token_texts: Sequence[str | None], eos_id: int) -> None:
+    def __init__(
+        self, contract: Contract, token_bytes: Sequence[bytes | None], end_ids: Sequence[int]
+    ) -> None:
         self._contract = contract
-        self.texts = [None if i == eos_id else text or None for i, text in enumerate(token_texts)]
-        self._eos_id = eos_id
-        self._masks: dict[PrefixState, NDArray[np.bool_]] = {}
-        self._by_first: dict[str, list[int]] = {}
-        for token_id, text in enumerate(self.texts):
-            if text is not None:
-                self._by_first.setdefault(text[0], []).append(token_id)
+        self._end_ids = tuple(end_ids)
+        self.token_bytes = tuple(
+            None if i in self._end_ids else data for i, data in enumerate(token_bytes)
+        )
+        self._kept: OrderedDict[PrefixState, NDArray[np.int64]] = OrderedDict()
 
     def states(
         self, candidates: Sequence[str], token_ids: Sequence[int]
@@ -46,39 +56,79 @@ class ModalSets:
 
         So does an id beyond the tokenizer: some models have more outputs than entries.
         """
-        known = len(self.texts)
-        texts = [self.texts[i] if i < known else None for i in token_ids]
-        return live_states(self._contract, candidates, texts)
+        return self.states_from(start(self._contract, candidates), token_ids)
 
-    def mask(self, state: PrefixState) -> NDArray[np.bool_]:
-        """Modal set at `state`: read-only booleans, shape [vocabulary]; computed once per state."""
+    def states_from(self, state: PrefixState, token_ids: Sequence[int]) -> list[PrefixState | None]:
+        """`states` of what follows a prefix at `state`."""
+        known = len(self.token_bytes)
+        return live_states(state, [self.token_bytes[i] if i < known else None for i in token_ids])
+
+    def members(self, state: PrefixState) -> NDArray[np.int64]:
+        """Modal set at `state`: rising token ids, read-only; one array per set while it is kept."""
         key = _cache_key(state)
-        if key not in self._masks:
-            self._masks[key] = self._compute(key)
-        return self._masks[key]
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        else:
+            self._kept[key] = self._compute(key)
+            if len(self._kept) > KEPT_SETS:
+                self._kept.popitem(last=False)
+        return self._kept[key]
 
-    def _compute(self, state: PrefixState) -> NDArray[np.bool_]:
-        mask = np.zeros(len(self.texts), dtype=np.bool_)
-        mask[self._eos_id] = self._is_modal(state, self._eos_id)
-        # Tokens with one first character live or die together on it: most groups end here.
-        for first, token_ids in self._by_first.items():
-            if advance(state, first) is not None:
-                mask[token_ids] = [self._is_modal(state, token_id) for token_id in token_ids]
-        mask.flags.writeable = False
-        return mask
+    @cached_property
+    def _sorted(self) -> tuple[list[bytes], list[int]]:
+        """Token bytes in their order, and the ids they belong to: a trie without its nodes."""
+        ids = [i for i, data in enumerate(self.token_bytes) if data is not None]
+        ids.sort(key=lambda i: self.token_bytes[i] or b"")
+        return [self.token_bytes[i] or b"" for i in ids], ids
 
-    def _is_modal(self, state: PrefixState, token_id: int) -> bool:
-        text = self.texts[token_id]
-        if text is None:
-            return token_id == self._eos_id and is_complete(state)
-        after = advance(state, text)
-        if after is None:
-            return False
-        return token_class(state) is not TokenClass.TEXT or token_class(after) is TokenClass.TEXT
+    def _compute(self, state: PrefixState) -> NDArray[np.int64]:
+        found = list(self._end_ids) if is_complete(state) else []
+        self._walk(state, token_class(state), 0, len(self._sorted[0]), 0, found)
+        members = np.array(sorted(found), dtype=np.int64)
+        members.flags.writeable = False
+        return members
+
+    def _walk(
+        self,
+        state: PrefixState,
+        of: TokenClass,
+        low: int,
+        high: int,
+        depth: int,
+        found: list[int],
+    ) -> None:
+        """Add the modal tokens among sorted ones `low` to `high`, whose first bytes led here.
+
+        Tokens with a first byte in common live or die on it together, so few are looked at. The
+        string, once left, is never entered again: what leaves it is no part of the text's set.
+        """
+        data, ids = self._sorted
+        while low < high and len(data[low]) == depth:
+            found.append(ids[low])
+            low += 1
+        if in_plain_text(state):
+            # Nearly all of them go on.
+            for i in range(low, high):
+                after = advance(state, data[i][depth:])
+                if after is not None and _stays(of, after):
+                    found.append(ids[i])
+            return
+        while low < high:
+            byte = data[low][depth]
+            beyond = data[low][:depth] + bytes([byte + 1]) if byte < 0xFF else None
+            end = high if beyond is None else bisect_left(data, beyond, low, high)
+            after = step(state, byte)
+            if after is not None and _stays(of, after):
+                self._walk(after, of, low, end, depth + 1, found)
+            low = end
+
+
+def _stays(of: TokenClass, after: PrefixState) -> bool:
+    return of is not TokenClass.TEXT or token_class(after) is TokenClass.TEXT
 
 
 def _cache_key(state: PrefixState) -> PrefixState:
-    """The state, or for class text its escape situation alone: staying in the string needs no more.
+    """The state, or for class text what is begun alone: staying in the string needs no more.
 
     Sound because the string, once left, is never entered again.
     """

@@ -1,22 +1,22 @@
 """Which class each token position of an answer belongs to, and which next tokens are viable.
 
-A character-level prefix machine follows the contract: a state stands for a prefix that can still
-become an accepted answer, None for one that cannot. Every class has its own teacher and base mass
-(p, b) on its modal set, so its own threshold (docs/theory.md, point 10) [D].
+A prefix machine over the bytes of an answer follows the contract: a state stands for a prefix that
+can still become an accepted answer, None for one that cannot. Bytes, because a token may end inside
+a character. Every class has its own teacher and base mass (p, b) on its modal set, so its own
+threshold (docs/theory.md, point 10) [D].
 
-The machine and `Contract.parse` agree on every text, with two exceptions: keys and ids must be
-spelled literally (an escaped spelling such as "\\u0041" for "A" is dead here, although it parses),
-and the machine does not count characters (MAX_CHARS of the parser).
+The machine and `Contract.parse` agree on the bytes of every answer, but that the machine does not
+count characters (MAX_CHARS of the parser).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 
 from opdcliff.contract.parse import JSON_WHITESPACE, RANKING, Contract
+from opdcliff.contract.spelling import PLAIN, QUOTE, step_name, step_text
 from opdcliff.errors import DataError
 
 
@@ -57,8 +57,6 @@ class _Phase(Enum):
     ID = auto()
     AFTER_ID = auto()
     TEXT = auto()
-    ESCAPE = auto()
-    HEX = auto()
     AFTER_VALUE = auto()
     COMPLETE = auto()
 
@@ -73,8 +71,6 @@ _CLASS_OF_PHASE = {
     _Phase.ID: TokenClass.ID,
     _Phase.AFTER_ID: TokenClass.SEPARATOR,
     _Phase.TEXT: TokenClass.TEXT,
-    _Phase.ESCAPE: TokenClass.TEXT,
-    _Phase.HEX: TokenClass.TEXT,
     _Phase.COMPLETE: TokenClass.EOS,
 }
 _TAKES_WHITESPACE = {
@@ -85,49 +81,48 @@ _TAKES_WHITESPACE = {
     _Phase.AFTER_ID,
     _Phase.AFTER_VALUE,
 }
-# What a JSON string may hold unescaped, but for surrogates, which no UTF-8 text has.
-_PLAIN = re.compile('[^"\\\\\x00-\x1f\ud800-\udfff]*')
+_WHITESPACE = JSON_WHITESPACE.encode()
+_RANKING = RANKING.encode()
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixState:
     """A live prefix, reduced to what its continuations depend on; hashable.
 
-    keys_left, ids_left: keys and candidate ids not yet used. key: the key whose value begins next.
-    fragment: the part already spelled of a key or id. hex_left: digits a \\u escape still needs.
+    keys_left, ids_left: keys and candidate ids not yet used, as UTF-8. key: the key whose value
+    begins next. fragment: the part already spelled of a key or id. begun: the part of an escape or
+    of a character that is not whole yet (`spelling`).
     """
 
     phase: _Phase
-    keys_left: frozenset[str]
-    ids_left: frozenset[str]
-    key: str = ""
-    fragment: str = ""
-    hex_left: int = 0
+    keys_left: frozenset[bytes]
+    ids_left: frozenset[bytes]
+    key: bytes = b""
+    fragment: bytes = b""
+    begun: bytes = b""
 
 
 def start(contract: Contract, candidates: Sequence[str]) -> PrefixState:
-    """The state of the empty prefix. DataError if ids are absent, repeated or need an escape."""
-    ids = frozenset(candidates)
-    plain = all(candidate and _PLAIN.fullmatch(candidate) for candidate in ids)
-    if not ids or len(ids) < len(candidates) or not plain:
+    """The state of the empty prefix. DataError if ids are absent, repeated or empty."""
+    ids = frozenset(candidate.encode() for candidate in candidates)
+    if not ids or len(ids) < len(candidates) or b"" in ids:
         raise DataError(
-            f"candidates={list(candidates)}: ids must be distinct, non-empty and free of quotes, "
-            "backslashes and control characters; rename them"
+            f"candidates={list(candidates)}: ids must be distinct and non-empty; rename them"
         )
-    return PrefixState(_Phase.START, frozenset(contract.keys), ids)
+    return PrefixState(_Phase.START, frozenset(key.encode() for key in contract.keys), ids)
 
 
-def advance(state: PrefixState, text: str) -> PrefixState | None:
-    """The state after appending `text`, or None if the prefix can no longer be completed."""
+def advance(state: PrefixState, data: bytes) -> PrefixState | None:
+    """The state after appending `data`, or None if the prefix can no longer be completed."""
     current: PrefixState | None = state
     position = 0
-    while current is not None and position < len(text):
-        if current.phase is _Phase.TEXT:
-            plain = _PLAIN.match(text, position)
+    while current is not None and position < len(data):
+        if in_plain_text(current):
+            plain = PLAIN.match(data, position)
             position = plain.end() if plain else position
-            if position == len(text):
+            if position == len(data):
                 break
-        current = _step(current, text[position])
+        current = step(current, data[position])
         position += 1
     return current
 
@@ -144,35 +139,46 @@ def is_complete(state: PrefixState) -> bool:
     return state.phase is _Phase.COMPLETE
 
 
-def live_states(
-    contract: Contract, candidates: Sequence[str], token_texts: Sequence[str | None]
-) -> list[PrefixState | None]:
-    """The state before each token of one answer; None once the prefix is dead or has ended.
+def in_plain_text(state: PrefixState) -> bool:
+    """Whether the prefix ends inside the reason, between whole characters."""
+    return state.phase is _Phase.TEXT and not state.begun
 
-    token_texts: decoded tokens in order; None stands for EOS, which ends the answer.
+
+def live_states(
+    first: PrefixState, token_bytes: Sequence[bytes | None]
+) -> list[PrefixState | None]:
+    """The state before each token that follows `first`; None once it is dead or has ended.
+
+    token_bytes: of the tokens in order; None stands for an end token or another that is
+    no text, which ends the answer.
     """
     states: list[PrefixState | None] = []
-    state: PrefixState | None = start(contract, candidates)
-    for text in token_texts:
+    state: PrefixState | None = first
+    for data in token_bytes:
         states.append(state)
         if state is not None:
-            state = None if text is None else advance(state, text)
+            state = None if data is None else advance(state, data)
     return states
 
 
-def _step(state: PrefixState, char: str) -> PrefixState | None:
-    """The state after one more character."""
+def step(state: PrefixState, byte: int) -> PrefixState | None:
+    """The state after one more byte."""
     phase = state.phase
-    if phase in _TAKES_WHITESPACE and char in JSON_WHITESPACE:
+    if phase in _TAKES_WHITESPACE and byte in _WHITESPACE:
         return state
+    if phase is _Phase.TEXT:
+        if byte == QUOTE and not state.begun:
+            return replace(state, phase=_Phase.AFTER_VALUE)
+        begun = step_text(state.begun, byte)
+        if begun is None or begun == state.begun:
+            return None if begun is None else state
+        return replace(state, begun=begun)
     if phase in (_Phase.KEY, _Phase.ID):
-        return _spell(state, char)
-    if phase in (_Phase.TEXT, _Phase.ESCAPE, _Phase.HEX):
-        return _in_text(state, char)
-    after = _after_punctuation(state, char)
+        return _spell(state, byte)
+    after = _after_punctuation(state, chr(byte))
     if after is None:
         return None
-    return replace(state, phase=after, key=state.key if after is _Phase.VALUE else "")
+    return replace(state, phase=after, key=state.key if after is _Phase.VALUE else b"")
 
 
 def _after_punctuation(state: PrefixState, char: str) -> _Phase | None:
@@ -184,9 +190,9 @@ def _after_punctuation(state: PrefixState, char: str) -> _Phase | None:
             return _Phase.KEY
         case _Phase.COLON, ":":
             return _Phase.VALUE
-        case _Phase.VALUE, "[" if state.key == RANKING:
+        case _Phase.VALUE, "[" if state.key == _RANKING:
             return _Phase.ID_OPEN
-        case _Phase.VALUE, '"' if state.key != RANKING:
+        case _Phase.VALUE, '"' if state.key != _RANKING:
             return _Phase.TEXT
         case _Phase.ID_OPEN, '"':
             return _Phase.ID
@@ -201,35 +207,16 @@ def _after_punctuation(state: PrefixState, char: str) -> _Phase | None:
     return None
 
 
-def _spell(state: PrefixState, char: str) -> PrefixState | None:
-    """One character of a key or id: its closing quote, or a further part of an unused one."""
+def _spell(state: PrefixState, byte: int) -> PrefixState | None:
+    """One byte of a key or id: its closing quote, or a further part of an unused one."""
     spelling_key = state.phase is _Phase.KEY
     unused = state.keys_left if spelling_key else state.ids_left
-    if char != '"':
-        fragment = state.fragment + char
-        viable = any(name.startswith(fragment) for name in unused)
-        return replace(state, fragment=fragment) if viable else None
+    if byte != QUOTE or state.begun:
+        spelled = step_name(unused, state.fragment, state.begun, byte)
+        return spelled and replace(state, fragment=spelled[0], begun=spelled[1])
     if state.fragment not in unused:
         return None
     left = unused - {state.fragment}
     if spelling_key:
-        return replace(state, phase=_Phase.COLON, keys_left=left, key=state.fragment, fragment="")
-    return replace(state, phase=_Phase.AFTER_ID, ids_left=left, fragment="")
-
-
-def _in_text(state: PrefixState, char: str) -> PrefixState | None:
-    """One character inside the reason string."""
-    if state.phase is _Phase.TEXT:
-        if char == '"':
-            return replace(state, phase=_Phase.AFTER_VALUE)
-        if char == "\\":
-            return replace(state, phase=_Phase.ESCAPE)
-        return state if _PLAIN.fullmatch(char) else None
-    if state.phase is _Phase.ESCAPE:
-        if char == "u":
-            return replace(state, phase=_Phase.HEX, hex_left=4)
-        return replace(state, phase=_Phase.TEXT) if char in '"\\/bfnrt' else None
-    if char not in "0123456789abcdefABCDEF":
-        return None
-    left = state.hex_left - 1
-    return replace(state, phase=_Phase.HEX if left else _Phase.TEXT, hex_left=left)
+        return replace(state, phase=_Phase.COLON, keys_left=left, key=state.fragment, fragment=b"")
+    return replace(state, phase=_Phase.AFTER_ID, ids_left=left, fragment=b"")

@@ -20,6 +20,7 @@ class Example:
     """One ranking problem.
 
     prompt: text given to the model, ending where the answer begins.
+    messages: (role, content) of a conversation instead; `prompt` is then a transcript of it.
     candidates: the K candidate ids in prompt order (`candidate_ids(K)`).
     grades: relevance of each candidate, integers >= 0, aligned with `candidates`.
     key: stable identity of the example inside its data set (for hashing and joins).
@@ -29,6 +30,7 @@ class Example:
     candidates: tuple[str, ...]
     grades: tuple[int, ...]
     key: str
+    messages: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.candidates) != len(self.grades):

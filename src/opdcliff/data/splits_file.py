@@ -16,7 +16,7 @@ SPLITS_FILE = "splits.jsonl"
 def write_splits(folder: Path, splits: Splits) -> str:
     """Write examples as JSON lines; returns the digest of their content."""
     rows = [
-        {"split": name, **asdict(example)}
+        {"split": name, **_row(example)}
         for name in ("train", "calibration", "test")
         for example in getattr(splits, name)
     ]
@@ -37,10 +37,21 @@ def read_splits(folder: Path) -> Splits:
             for line in lines:
                 row = json.loads(line)
                 candidates, grades = tuple(row["candidates"]), tuple(row["grades"])
-                parts[row["split"]].append(Example(row["prompt"], candidates, grades, row["key"]))
+                messages = tuple((role, content) for role, content in row.get("messages", ()))
+                parts[row["split"]].append(
+                    Example(row["prompt"], candidates, grades, row["key"], messages)
+                )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RecordError(
             f"{folder / SPLITS_FILE} cannot be read ({in_words(error)}); delete its folder to "
             "build it anew"
         ) from error
     return Splits(parts["train"], parts["calibration"], parts["test"])
+
+
+def _row(example: Example) -> dict[str, object]:
+    row = asdict(example)
+    # Most prompts have none, and digests from before there were any are to stay.
+    if not example.messages:
+        del row["messages"]
+    return row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from opdcliff.models.answering import sample_answers
 from opdcliff.models.batches import batch_of_update
+from opdcliff.models.codec import Codec
 from opdcliff.models.device import free_device, pick_device
 from opdcliff.models.load import Trio, build, fresh_student
 from opdcliff.models.loaded import Loaded, load_kept
@@ -17,15 +18,15 @@ from opdcliff.models.prepare import (
     prepare_data,
 )
 from opdcliff.models.sft import fine_tune
-from opdcliff.models.tokenization import answer_text, modal_sets_for, pad_left
+from opdcliff.models.tokenization import pad_left
 
 __all__ = [
     "MEASURING_CODE",
     "TEACHER",
+    "Codec",
     "Loaded",
     "Prepared",
     "Trio",
-    "answer_text",
     "batch_of_update",
     "build",
     "fine_tune",
@@ -33,7 +34,6 @@ __all__ = [
     "fresh_student",
     "load_kept",
     "load_trio",
-    "modal_sets_for",
     "models_asset",
     "pad_left",
     "pick_device",

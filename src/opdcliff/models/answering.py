@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from transformers import PreTrainedModel
 
 from opdcliff.data import Example
 from opdcliff.models.batches import prompt_batch
+from opdcliff.models.codec import Codec
 from opdcliff.rollout import Rollout, sample
 from opdcliff.settings import RolloutConfig
 
 
 def sample_answers(
     model: PreTrainedModel,
-    tokenizer: Any,
+    codec: Codec,
     numbered: Sequence[tuple[int, Example]],
     how: RolloutConfig,
     *,
@@ -23,7 +23,7 @@ def sample_answers(
     stream: int,
 ) -> Rollout:
     """One answer per prompt; an answer depends on model, prompt, seed, stream and number alone."""
-    prompt_BL, attention_BL = prompt_batch(tokenizer, [example for _, example in numbered])
+    prompt_BL, attention_BL = prompt_batch(codec, [example for _, example in numbered])
     return sample(
         model,
         prompt_BL,
@@ -33,6 +33,7 @@ def sample_answers(
         stream=stream,
         max_new_tokens=how.max_new_tokens,
         temperature=how.temperature,
-        tokenizer=tokenizer,
+        end_ids=codec.end_ids,
+        pad_id=codec.pad_id,
         backend=how.backend,
     )

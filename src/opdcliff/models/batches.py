@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from opdcliff.data import AnswerStyle, Example, draw_answer
-from opdcliff.models.tokenization import encode, pad_left
+from opdcliff.models.codec import Codec
+from opdcliff.models.tokenization import pad_left
 
 # Distinct streams of random numbers for distinct purposes under one seed.
 ORDER_STREAM, ANSWER_STREAM = 1, 2
 IGNORE = -100
 
 
-def prompt_batch(tokenizer: Any, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+def prompt_batch(codec: Codec, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompt ids and attention mask, shape (B, L), padded on the left."""
-    return pad_left([encode(tokenizer, e.prompt) for e in examples], tokenizer.pad_token_id)
+    return pad_left([codec.prompt_ids(e) for e in examples], codec.pad_id)
 
 
 def batch_of_update(
@@ -39,7 +39,7 @@ def batch_of_update(
 
 
 def sft_batches(
-    tokenizer: Any,
+    codec: Codec,
     examples: Sequence[Example],
     style: AnswerStyle,
     *,
@@ -48,15 +48,16 @@ def sft_batches(
     seed: int,
 ) -> Iterator[list[tuple[list[int], list[int]]]]:
     """For each step, (input ids, labels) of every row; prompt and silent pieces carry IGNORE."""
+    end = codec.end_ids[0]
     for step in range(steps):
         rng = np.random.default_rng([seed, ANSWER_STREAM, step])
         rows = []
         for _, example in batch_of_update(examples, batch_size, step, seed):
-            ids = encode(tokenizer, example.prompt)
+            ids = codec.prompt_ids(example)
             labels = [IGNORE] * len(ids)
             for piece in draw_answer(example, style, rng):
-                tokens = encode(tokenizer, piece.text)
+                tokens = codec.encode(piece.text)
                 ids += tokens
                 labels += tokens if piece.loss else [IGNORE] * len(tokens)
-            rows.append(([*ids, tokenizer.eos_token_id], [*labels, tokenizer.eos_token_id]))
+            rows.append(([*ids, end], [*labels, end]))
         yield rows

@@ -12,6 +12,7 @@ from typing import Any
 from opdcliff.contract import REASON, get_contract
 from opdcliff.data import Splits, line_of, read_splits
 from opdcliff.errors import DataError
+from opdcliff.models.codec import Codec
 from opdcliff.models.load import known_positions
 from opdcliff.settings import ModelConfig, RunConfig, model_option
 
@@ -24,7 +25,7 @@ _SHORTER = {
 }
 
 
-def measure_lengths(config: RunConfig, tokenizer: Any, splits: Splits) -> dict[str, Any]:
+def measure_lengths(config: RunConfig, codec: Codec, splits: Splits) -> dict[str, Any]:
     """What `check_lengths` needs to know, as facts of a manifest.
 
     longest: for each split, the number (from 1) of its longest prompt and its length in tokens.
@@ -33,7 +34,7 @@ def measure_lengths(config: RunConfig, tokenizer: Any, splits: Splits) -> dict[s
     Raises:
         ModelError: the configuration of a model cannot be loaded.
     """
-    longest = {name: _longest(tokenizer, splits, name) for name in SPLITS}
+    longest = {name: _longest(codec, splits, name) for name in SPLITS}
     return {"longest": longest, "positions": _positions(config.model)}
 
 
@@ -63,13 +64,9 @@ def check_lengths(config: RunConfig, data: Path, lengths: dict[str, Any]) -> Non
     )
 
 
-def _longest(tokenizer: Any, splits: Splits, name: str) -> tuple[int, int]:
+def _longest(codec: Codec, splits: Splits, name: str) -> tuple[int, int]:
     # One by one: a batch would start threads, and warn in every process that is forked later.
-    counts = [
-        # A tokenizer that knows its model's limit would print a warning of its own.
-        len(tokenizer(e.prompt, add_special_tokens=False, verbose=False)["input_ids"])
-        for e in getattr(splits, name)
-    ]
+    counts = [len(codec.prompt_ids(e)) for e in getattr(splits, name)]
     tokens = max(counts, default=0)
     return (counts.index(tokens) + 1 if counts else 0, tokens)
 

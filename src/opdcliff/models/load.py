@@ -28,7 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from opdcliff.errors import ModelError
-from opdcliff.models.tokenization import entries
+from opdcliff.models.codec import Codec
 from opdcliff.settings import ArchConfig
 from opdcliff.storage import in_words
 
@@ -54,7 +54,7 @@ class Trio:
     student: PreTrainedModel
     teacher: PreTrainedModel
     base: PreTrainedModel
-    tokenizer: Any
+    codec: Codec
 
 
 def build(arch: ArchConfig, tokenizer: Any, seed: int) -> PreTrainedModel:
@@ -122,11 +122,10 @@ def load_model(
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
-    """The tokenizer beside a model; it must end answers with a token that is not its padding.
+    """The tokenizer beside a model; it must have a token that ends answers.
 
     Raises:
-        ModelError: a hub id without a commit, no tokenizer there, or no end-of-sequence token
-            distinct from padding.
+        ModelError: a hub id without a commit, no tokenizer there, or no end-of-sequence token.
     """
     origin = _origin(source, revision)
     folder = Path(source).expanduser()
@@ -140,15 +139,10 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(**origin, trust_remote_code=False)
     except Exception as error:
         raise ModelError(_cannot_load("tokenizer", source, error)) from error
-    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+    if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"tokenizer of {source} has eos={tokenizer.eos_token} and pad={tokenizer.pad_token}; "
-            "both are needed: set them in its tokenizer_config.json"
-        )
-    if tokenizer.eos_token_id == tokenizer.pad_token_id:
-        raise ModelError(
-            f"tokenizer of {source} pads with its end token {tokenizer.eos_token}; an answer's end "
-            "would be masked: set another pad_token in its tokenizer_config.json"
+            f"the tokenizer of {source} has no end token; set eos_token in its "
+            "tokenizer_config.json"
         )
     return tokenizer
 
@@ -188,7 +182,7 @@ def same_vocabulary(first: Any, second: Any, names: tuple[str, str]) -> None:
         )
 
 
-def assemble(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: Any) -> Trio:
+def assemble(student: PreTrainedModel, teacher: PreTrainedModel, codec: Codec) -> Trio:
     """Student with its frozen copy as base, and the frozen teacher.
 
     Models of one family may pad their embedding to different heights (Qwen3-1.7B and 8B do not);
@@ -197,14 +191,15 @@ def assemble(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: Any)
     Raises:
         ModelError: the tokenizer has more entries than a model has outputs, or outputs differ.
     """
+    entries = len(codec.token_bytes)
     sizes = {
         "student": student.config.get_text_config().vocab_size,
         "teacher": teacher.config.get_text_config().vocab_size,
     }
     for name, size in sizes.items():
-        if size < entries(tokenizer):
+        if size < entries:
             raise ModelError(
-                f"the {name} has {size} outputs for {entries(tokenizer)} tokens; it belongs to "
+                f"the {name} has {size} outputs for {entries} tokens; it belongs to "
                 "another tokenizer: choose models of one family"
             )
     if sizes["student"] != sizes["teacher"]:
@@ -215,7 +210,7 @@ def assemble(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: Any)
     base = copy.deepcopy(student)
     for frozen in (teacher, base):
         frozen.requires_grad_(False).eval()
-    return Trio(student=student, teacher=teacher, base=base, tokenizer=tokenizer)
+    return Trio(student=student, teacher=teacher, base=base, codec=codec)
 
 
 def fresh_student(trio: Trio) -> Trio:

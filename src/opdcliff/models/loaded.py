@@ -9,7 +9,6 @@ from opdcliff.contract import ModalSets, get_contract
 from opdcliff.data import Splits, read_splits
 from opdcliff.models.load import Trio
 from opdcliff.models.prepare import Prepared, load_trio
-from opdcliff.models.tokenization import modal_sets_for
 from opdcliff.settings import RunConfig
 
 
@@ -34,6 +33,6 @@ def load_kept(config: RunConfig, prepared: Prepared) -> Loaded:
     if key not in _last:
         _last.clear()
         trio = load_trio(config, prepared)
-        modal_sets = modal_sets_for(get_contract(config.data.contract), trio.tokenizer)
+        modal_sets = trio.codec.modal_sets(get_contract(config.data.contract))
         _last[key] = Loaded(trio, read_splits(prepared.data), modal_sets)
     return _last[key]

@@ -14,8 +14,9 @@ import torch
 from opdcliff.contract import REASON, get_contract
 from opdcliff.data import Splits, draw_answer, read_splits
 from opdcliff.errors import ModelError
+from opdcliff.models.codec import make_codec
 from opdcliff.models.device import pick_device
-from opdcliff.models.lengths import check_lengths, measure_lengths
+from opdcliff.models.lengths import SPLITS, check_lengths, measure_lengths
 from opdcliff.models.load import build, load_model, load_tokenizer, same_vocabulary
 from opdcliff.models.sft import answer_style, fine_tune
 from opdcliff.models.tokenization import train_bpe
@@ -34,7 +35,7 @@ def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
 
     Raises:
         ModelError: a model cannot be loaded, or student and teacher do not fit together.
-        DataError: a prompt is too long for them.
+        DataError: a prompt is too long for them, or not spelled by their tokenizer.
     """
     splits = read_splits(data)
     roles = [STUDENT]
@@ -48,7 +49,10 @@ def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
         other = load_tokenizer(config.model.teacher or "", revision=config.model.teacher_revision)
         same_vocabulary(tokenizer, other, ("student", "teacher"))
         tokenizer.save_pretrained(folder / STUDENT)
-    lengths = measure_lengths(config, tokenizer, splits)
+    codec = make_codec(tokenizer, config.data)
+    for name in SPLITS:
+        codec.check_spelling(getattr(splits, name))
+    lengths = measure_lengths(config, codec, splits)
     check_lengths(config, data, lengths)
     facts = {"lengths": lengths, "fine_tuned": roles}
     if config.model.student is not None and not config.model.tune_loaded_student:
@@ -108,7 +112,7 @@ def _fine_tune_role(
     )
     loss = fine_tune(
         model.to(pick_device(config.engine)),
-        tokenizer,
+        make_codec(tokenizer, config.data),
         read_splits(data).train,
         config.sft,
         getattr(config.sft, role),

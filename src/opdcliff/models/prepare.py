@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from opdcliff.data import write_splits
+from opdcliff.models.chat import CHAT_SETTINGS, chat_identity
+from opdcliff.models.codec import end_ids_of, make_codec
 from opdcliff.models.device import pick_device
 from opdcliff.models.lengths import check_lengths
 from opdcliff.models.load import Trio, assemble, load_model, load_tokenizer
@@ -51,7 +53,8 @@ def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
     """Build or find the prompts of `config.data`."""
     settings = asdict(config.data)
     files = [Path(p).expanduser() for p in (settings.pop("path"), settings.pop("rubric")) if p]
-    settings.pop("study_seeds")
+    for name in ("study_seeds", *CHAT_SETTINGS):
+        settings.pop(name)
     key = {
         "settings": settings,
         "files": [_digests(path) for path in files],
@@ -74,6 +77,7 @@ def models_asset(config: RunConfig, paths: StudyPaths, data: Path) -> Asset:
         "model": asdict(config.model),
         "sft": asdict(config.sft),
         "contract": config.data.contract,
+        "chat": chat_identity(config.data),
         "content": _folder_digests(config),
         "code": asset_cache.code_digest(*_MODEL_CODE),
     }
@@ -95,7 +99,9 @@ def load_trio(config: RunConfig, prepared: Prepared) -> Trio:
             role="teacher",
         )
     )
-    trio = assemble(student, teacher, load_tokenizer(prepared.models / STUDENT))
+    ends = [*end_ids_of(student), *end_ids_of(teacher)]
+    codec = make_codec(load_tokenizer(prepared.models / STUDENT), config.data, ends)
+    trio = assemble(student, teacher, codec)
     for model in (trio.student, trio.teacher, trio.base):
         model.to(device)
     return trio

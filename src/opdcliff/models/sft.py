@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 from opdcliff.data import AnswerStyle, Example
 from opdcliff.errors import ModelError
 from opdcliff.models.batches import IGNORE, sft_batches
+from opdcliff.models.codec import Codec
 from opdcliff.models.load import positions_in
 from opdcliff.settings import RoleConfig, SftConfig
 
@@ -35,7 +35,7 @@ def answer_style(config: SftConfig, role: RoleConfig, *, with_reason: bool) -> A
 
 def fine_tune(
     model: PreTrainedModel,
-    tokenizer: Any,
+    codec: Codec,
     examples: Sequence[Example],
     config: SftConfig,
     role: RoleConfig,
@@ -59,7 +59,7 @@ def fine_tune(
         optimizer, lambda step: _lr_share(step, role.steps, config.warmup_steps)
     )
     batches = sft_batches(
-        tokenizer,
+        codec,
         examples,
         answer_style(config, role, with_reason=with_reason),
         steps=role.steps,
@@ -71,7 +71,7 @@ def fine_tune(
     for step, rows in enumerate(batches):
         _check_width(model, rows, step + 1)
         optimizer.zero_grad()
-        loss = _accumulate(model, rows, tokenizer.pad_token_id, device)
+        loss = _accumulate(model, rows, codec.pad_id, device)
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
         if not math.isfinite(norm):
             raise ModelError(

@@ -10,7 +10,7 @@ in `SAMPLERS` and its name in `settings`. What it must guarantee:
   weights of its own must load them anew each time; inside `engine.whole_student()` all of them
   are there, under ZeRO-3 as well. Samples of older weights would have a ratio pi_old/pi_rollout
   that no loss here corrects.
-- End: generation stops after the tokenizer's end token, which is part of the answer, or after
+- End: generation stops after the first of `end_ids`, which is part of the answer, or after
   `max_new_tokens`; nothing else ends an answer, no stop string and no longest-context rule.
 - Tokens in, tokens out: prompts as ids without their left padding, answers as sampled ids. Text
   decoded and tokenised again is another sequence.
@@ -38,6 +38,7 @@ class Sampler(Protocol):
     """Samples one answer per prompt; see the module for what it must guarantee.
 
     prompt_BL, attention_BL: prompts, left-padded. numbers: their running numbers, B of them.
+    end_ids: tokens that end an answer. pad_id: fills rows up; it may be one of them.
     banned_V: True on tokens that must not be sampled, or None.
     """
 
@@ -52,7 +53,8 @@ class Sampler(Protocol):
         stream: int,
         max_new_tokens: int,
         temperature: float,
-        tokenizer: Any,
+        end_ids: Sequence[int],
+        pad_id: int,
         banned_V: Tensor | None = None,
     ) -> Rollout:
         """One rollout; row order is that of the prompts."""

@@ -99,7 +99,8 @@ def sample(
     stream: int,
     max_new_tokens: int,
     temperature: float,
-    tokenizer: Any,
+    end_ids: Sequence[int],
+    pad_id: int,
     banned_V: Tensor | None = None,
 ) -> Rollout:
     """Sample one answer per prompt; arguments and result as `rollout.sample`.
@@ -118,14 +119,14 @@ def sample(
     # The manager seeds the global generators.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            answers = _answers(model, prompts, draws, max_new_tokens, tokenizer)
+            answers = _answers(model, prompts, draws, max_new_tokens, list(end_ids))
         finally:
             model.train(was_training)
     longest = max(len(answer) for answer in answers)
     completion_BT = prompt_BL.new_tensor(
-        [answer + [tokenizer.pad_token_id] * (longest - len(answer)) for answer in answers]
+        [answer + [pad_id] * (longest - len(answer)) for answer in answers]
     )
-    return as_rollout(prompt_BL, attention_BL, completion_BT, tokenizer.eos_token_id)
+    return as_rollout(prompt_BL, attention_BL, completion_BT, end_ids)
 
 
 def _answers(
@@ -133,16 +134,16 @@ def _answers(
     prompts: list[list[int]],
     draws: RequestDraws,
     max_new_tokens: int,
-    tokenizer: Any,
+    end_ids: list[int],
 ) -> list[list[int]]:
-    manager = _manager(model, prompts, draws, max_new_tokens, tokenizer.eos_token_id)
+    manager = _manager(model, prompts, draws, max_new_tokens, end_ids)
     # All before the start: what a batch holds must not depend on when a request arrives.
     for row, ids in enumerate(prompts):
         manager.add_request(
             ids,
             request_id=str(row),
             max_new_tokens=max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=end_ids,
         )
     answers: dict[int, list[int]] = {}
     finished = False
@@ -170,12 +171,12 @@ def _manager(
     prompts: list[list[int]],
     draws: RequestDraws,
     max_new_tokens: int,
-    eos_id: int,
+    end_ids: list[int],
 ) -> ContinuousBatchingManager:
     pages = sorted(-(-(len(ids) + max_new_tokens) // PAGE_TOKENS) for ids in prompts)
     try:
         manager = model.init_continuous_batching(
-            generation_config=GenerationConfig(do_sample=False, eos_token_id=eos_id),
+            generation_config=GenerationConfig(do_sample=False, eos_token_id=end_ids),
             continuous_batching_config=ContinuousBatchingConfig(
                 page_size=PAGE_TOKENS,
                 num_blocks=sum(pages[-IN_FLIGHT:]),

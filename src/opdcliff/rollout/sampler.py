@@ -6,7 +6,7 @@ model, the prompt and those numbers alone: not on the other rows, the ranks or a
 and a resumed run samples what an uninterrupted one would. In bfloat16 the logits themselves vary
 with the shape of the batch, so there it takes the same batches for the same answers [M].
 
-This is the backend `generate`; `rollout_backends` has the seam for others.
+This is the backend `generate`; `backends` has the seam for others.
 """
 
 from __future__ import annotations
@@ -117,11 +117,11 @@ class InverseCdfSampler(LogitsProcessor):  # type: ignore[misc]
 class MostHaveEnded(StoppingCriteria):  # type: ignore[misc]
     """Stops all rows once `running_share` of them or less have no end token since `start`."""
 
-    def __init__(self, start: int, eos_id: int, running_share: float) -> None:
-        self._start, self._eos_id, self._running_share = start, eos_id, running_share
+    def __init__(self, start: int, end_ids: Sequence[int], running_share: float) -> None:
+        self._start, self._end_ids, self._running_share = start, end_ids, running_share
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        ended_B = (input_ids[:, self._start :] == self._eos_id).any(-1)
+        ended_B = _is_end(input_ids[:, self._start :], self._end_ids).any(-1)
         return ((~ended_B).sum() <= self._running_share * len(ended_B)).expand(len(ended_B))
 
 
@@ -136,7 +136,8 @@ def sample(
     stream: int,
     max_new_tokens: int,
     temperature: float,
-    tokenizer: Any,
+    end_ids: Sequence[int],
+    pad_id: int,
     banned_V: Tensor | None = None,
     whole_up_to: int = WHOLE_UP_TO,
 ) -> Rollout:
@@ -161,16 +162,15 @@ def sample(
             attention_BL.to(device),
             uniforms(numbers, max_new_tokens, seed, stream).to(device),
             temperature=temperature,
-            tokenizer=tokenizer,
+            end_ids=end_ids,
+            pad_id=pad_id,
             banned_V=banned_V,
             running_share=RUNNING_SHARE if max_new_tokens > whole_up_to else None,
         )
     finally:
         model.generation_config = own
         model.train(was_training)
-    return as_rollout(
-        prompt_BL.to(device), attention_BL.to(device), completion_BT, tokenizer.eos_token_id
-    )
+    return as_rollout(prompt_BL.to(device), attention_BL.to(device), completion_BT, end_ids)
 
 
 def _decode(
@@ -180,28 +180,29 @@ def _decode(
     uniform_BT: Tensor,
     *,
     temperature: float,
-    tokenizer: Any,
+    end_ids: Sequence[int],
+    pad_id: int,
     banned_V: Tensor | None,
     running_share: float | None,
 ) -> Tensor:
     """Completions, shape (B, longest); R are the rows that still run."""
     (rows, width), limit = ids_RL.shape, uniform_BT.shape[1]
-    completion_BT = ids_RL.new_full((rows, limit), tokenizer.pad_token_id)
+    completion_BT = ids_RL.new_full((rows, limit), pad_id)
     row_R = torch.arange(rows, device=ids_RL.device)
     done, cache = 0, dict[str, Any]()
     while True:
         stopping = StoppingCriteriaList()
         if running_share is not None:
             start = width + done
-            stopping.append(MostHaveEnded(start, tokenizer.eos_token_id, running_share))
+            stopping.append(MostHaveEnded(start, end_ids, running_share))
         out = model.generate(
             ids_RL,
             attention_mask=attention_RL,
             generation_config=GenerationConfig(
                 max_new_tokens=limit - done,
                 do_sample=False,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=list(end_ids),
+                pad_token_id=pad_id,
                 use_cache=True,
                 return_dict_in_generate=True,
             ),
@@ -214,7 +215,7 @@ def _decode(
         new_RT = out.sequences[:, width + done :]
         completion_BT[row_R, done : done + new_RT.shape[1]] = new_RT
         done += new_RT.shape[1]
-        running = (~(new_RT == tokenizer.eos_token_id).any(-1)).nonzero()[:, 0]
+        running = (~_is_end(new_RT, end_ids).any(-1)).nonzero()[:, 0]
         if done == limit or not len(running):
             return completion_BT[:, :done]
         out.past_key_values.batch_select_indices(running)
@@ -225,10 +226,13 @@ def _decode(
 
 
 def as_rollout(
-    prompt_BL: Tensor, prompt_attention_BL: Tensor, completion_BT: Tensor, eos_id: int
+    prompt_BL: Tensor,
+    prompt_attention_BL: Tensor,
+    completion_BT: Tensor,
+    end_ids: Sequence[int],
 ) -> Rollout:
     """Prompts and completions put together; what follows a first end token is no answer."""
-    is_end_BT = completion_BT == eos_id
+    is_end_BT = _is_end(completion_BT, end_ids)
     # An answer token is one with no end token before it.
     mask_BT = (is_end_BT.long().cumsum(-1) - is_end_BT.long()) == 0
     return Rollout(
@@ -237,3 +241,7 @@ def as_rollout(
         mask_BT=mask_BT,
         ended_B=is_end_BT.any(-1),
     )
+
+
+def _is_end(ids: Tensor, end_ids: Sequence[int]) -> Tensor:
+    return torch.isin(ids, ids.new_tensor(list(end_ids)))

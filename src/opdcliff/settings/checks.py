@@ -73,6 +73,13 @@ def science_of(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept["lam"].pop("of_threshold")
     for key in ("path", "rubric", "study_seeds"):
         kept["data"].pop(key)
+    # How prompts are put to a chat model: left out where it is the default, as records from before
+    # there was a choice have none. The content of a template file is hashed with the models.
+    if kept["data"].get("chat_template") != "none":
+        kept["data"].pop("chat_template", None)
+    for key in ("system_prompt", "template_args"):
+        if not kept["data"].get(key):
+            kept["data"].pop(key, None)
     kept["evaluation"].pop("stop_when_collapsed")
     # Records from before there was a choice have none.
     kept["rollout"].pop("backend", None)

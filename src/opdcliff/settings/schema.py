@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 
 @dataclass
@@ -51,6 +52,9 @@ class DataConfig:
     min_items: int
     max_history: int
     max_title_words: int
+    chat_template: str
+    system_prompt: str | None
+    template_args: dict[str, Any]
     tokenizer_entries: int
     answer_room: int
     study_seeds: list[int]

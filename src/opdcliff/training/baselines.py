@@ -40,10 +40,10 @@ def train_larger_sft(job: Job, *, report: Report, advance: Advance) -> RunOutcom
     role = config.sft.teacher
     # A cell counts its progress in updates of a run.
     share = config.optim.updates / role.steps
-    model = build(config.model.arch, loaded.trio.tokenizer, config.seed)
+    model = build(config.model.arch, loaded.trio.codec.tokenizer, config.seed)
     fine_tune(
         model.to(pick_device(config.engine)),
-        loaded.trio.tokenizer,
+        loaded.trio.codec,
         loaded.splits.train,
         config.sft,
         role,
@@ -62,7 +62,7 @@ BASELINES = {"warm_start": measure_warm_start, "larger_sft": train_larger_sft}
 def _measured(model: PreTrainedModel, loaded: Loaded, config: RunConfig) -> dict[str, float]:
     return evaluate_model(
         model,
-        loaded.trio.tokenizer,
+        loaded.trio.codec,
         loaded.splits.test[: config.evaluation.final_prompts],
         get_contract(config.data.contract),
         config.evaluation,

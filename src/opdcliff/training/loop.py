@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from opdcliff.calibration import label
+from opdcliff.calibration import label_classes
 from opdcliff.contract import ModalSets
 from opdcliff.data import Splits
 from opdcliff.engine import Engine
@@ -119,7 +119,7 @@ def train(
                 save(at)
                 saved_at = at.update
             batch = sample_batch(config, lam, trio, splits, engine, at.update // steps, meter)
-            positions = label(batch.rollout, batch.examples, modal_sets)
+            class_BT = label_classes(batch.rollout, batch.examples, modal_sets)
         with Timed(meter, "update"):
             outputs = accumulate(config, rule, lam_now, batch, engine)
             norm = engine.step()
@@ -130,7 +130,7 @@ def train(
             )
         meter.add("train/loss", loss, 1)
         meter.add("train/grad_norm", norm, 1)
-        log_tokens(meter, outputs, batch.rollout, positions.class_BT)
+        log_tokens(meter, outputs, batch.rollout, class_BT)
         at.update += 1
         advance(at.update)
 

@@ -56,7 +56,7 @@ def train_here(
         start=start,
     )
     if place is not None and config.checkpoint.final_student and outcome.status in OUTCOMES:
-        _keep_student(engine, trio.tokenizer, place.record / KEPT_STUDENT)
+        _keep_student(engine, trio.codec.tokenizer, place.record / KEPT_STUDENT)
     return outcome
 
 

@@ -51,7 +51,7 @@ def sample_batch(
     with Timed(meter, "generate"), engine.whole_student():
         rollout = sample_answers(
             engine.student,
-            trio.tokenizer,
+            trio.codec,
             numbered,
             config.rollout,
             seed=config.seed,

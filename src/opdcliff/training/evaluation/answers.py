@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -11,7 +10,7 @@ from transformers import PreTrainedModel
 from opdcliff.calibration import CLASSES, Positions, label, modal_logits
 from opdcliff.contract import TAIL_NEEDED, Contract, Gain, ModalSets
 from opdcliff.data import Example
-from opdcliff.models import Trio, sample_answers
+from opdcliff.models import Codec, Trio, sample_answers
 from opdcliff.rollout import EVALUATION_STREAM, Rollout
 from opdcliff.settings import EvaluationConfig, RolloutConfig
 from opdcliff.training.evaluation.metrics import answer_metrics, judge
@@ -25,7 +24,7 @@ _MIDDLE = (0.158655, 0.5, 0.841345)
 
 def answers_in_batches(
     model: PreTrainedModel,
-    tokenizer: Any,
+    codec: Codec,
     numbered: Sequence[tuple[int, Example]],
     how: RolloutConfig,
     *,
@@ -39,7 +38,7 @@ def answers_in_batches(
     return [
         (
             [example for _, example in part],
-            sample_answers(model, tokenizer, part, how, seed=seed, stream=EVALUATION_STREAM),
+            sample_answers(model, codec, part, how, seed=seed, stream=EVALUATION_STREAM),
         )
         for part in parts
     ]
@@ -47,7 +46,7 @@ def answers_in_batches(
 
 def evaluate_model(
     model: PreTrainedModel,
-    tokenizer: Any,
+    codec: Codec,
     examples: Sequence[Example],
     contract: Contract,
     config: EvaluationConfig,
@@ -56,8 +55,8 @@ def evaluate_model(
     seed: int,
 ) -> dict[str, float]:
     """`answer_metrics` of one model on its own, e.g. the teacher or the warm start."""
-    batches = answers_in_batches(model, tokenizer, list(enumerate(examples)), how, seed=seed)
-    judged = [j for part, rollout in batches for j in judge(rollout, part, contract, tokenizer)]
+    batches = answers_in_batches(model, codec, list(enumerate(examples)), how, seed=seed)
+    judged = [j for part, rollout in batches for j in judge(rollout, part, contract, codec)]
     return answer_metrics(judged, config.ndcg_k, gain_of(config))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from opdcliff.contract import (
     ranking_metrics,
 )
 from opdcliff.data import Example
-from opdcliff.models import answer_text
+from opdcliff.models import Codec
 from opdcliff.rollout import Rollout
 
 
@@ -35,14 +34,14 @@ class Judged:
 
 
 def judge(
-    rollout: Rollout, examples: Sequence[Example], contract: Contract, tokenizer: Any
+    rollout: Rollout, examples: Sequence[Example], contract: Contract, codec: Codec
 ) -> list[Judged]:
     """Parse every answer strictly."""
     judged = []
     for example, ids, ended in zip(
         examples, rollout.answers(), rollout.ended_B.tolist(), strict=True
     ):
-        text = answer_text(tokenizer, ids[:-1] if ended else ids)
+        text = codec.answer_text(ids[:-1] if ended else ids)
         verdict = contract.parse(text, example.candidates, ended=ended)
         grades = (
             None

@@ -42,7 +42,7 @@ def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, A
     metrics = {
         name: evaluate_model(
             model,
-            trio.tokenizer,
+            trio.codec,
             examples,
             contract,
             config.evaluation,

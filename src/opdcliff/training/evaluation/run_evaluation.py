@@ -37,11 +37,11 @@ def evaluate_run(
     started = time.perf_counter()
     with engine.whole_student():
         batches = answers_in_batches(
-            engine.student, trio.tokenizer, numbered, config.rollout, seed=config.seed
+            engine.student, trio.codec, numbered, config.rollout, seed=config.seed
         )
         judged: list[Judged] = []
         for examples, rollout in batches:
-            judged += judge(rollout, examples, contract, trio.tokenizer)
+            judged += judge(rollout, examples, contract, trio.codec)
         examples, rollout = batches[0]
         # As many on every rank, some of which may have got one prompt more.
         rows = min(CLASS_ANSWERS, prompts // engine.world)

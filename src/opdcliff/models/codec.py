@@ -1,0 +1,153 @@
+"""From prompts to token ids, and from the ids of an answer back to its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opdcliff.contract import Contract, ModalSets
+from opdcliff.data import Example
+from opdcliff.errors import DataError
+from opdcliff.models.chat import Chat, chat_of
+from opdcliff.models.token_bytes import token_bytes
+from opdcliff.settings import DataConfig
+
+# Marks a special token inside a prompt; no text in UTF-8 holds this byte.
+SPECIAL = b"\xff"
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A tokenizer as this project uses it.
+
+    token_bytes: what each id adds to an answer (`token_bytes`). end_ids: the ids that end an
+    answer, the tokenizer's own first: fine-tuning ends answers with it. pad_id: fills rows up; it
+    may be an end token, since what counts is told by position. chat: what prompts go through.
+    """
+
+    tokenizer: Any
+    token_bytes: tuple[bytes | None, ...]
+    end_ids: tuple[int, ...]
+    pad_id: int
+    chat: Chat | None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` as it stands, without special tokens around it."""
+        # A tokenizer that knows its model's limit would print a warning of its own.
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def prompt_text(self, example: Example) -> str:
+        """What the model reads, up to where the answer begins, but for a token that opens texts.
+
+        Raises:
+            DataError: messages and no chat template, or one that refuses them.
+        """
+        if self.chat is not None:
+            return self.chat.render(self.tokenizer, example)
+        if example.messages:
+            raise DataError(
+                f"the prompt {_short(example.prompt)} is given as messages, and there is no chat "
+                "template; give data.chat_template=FILE or a prompt"
+            )
+        return example.prompt
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        """Token ids of a prompt.
+
+        A plain prompt is opened as the tokenizer opens texts (with a BOS for Llama or Gemma); a
+        chat template writes such a token itself.
+
+        Raises:
+            DataError: see `prompt_text`; a prompt that is opened twice.
+        """
+        ids = self.encode(self.prompt_text(example))
+        opening = self.tokenizer.bos_token_id
+        if self.chat is None and opening in self.tokenizer("")["input_ids"][:1]:
+            ids = ids if ids[:1] == [opening] else [opening, *ids]
+        if opening is not None and ids[:2] == [opening, opening]:
+            raise DataError(
+                f"the prompt {_short(example.prompt)} begins twice with "
+                f"{self.tokenizer.bos_token}; leave it out of the prompt or of the chat template"
+            )
+        return ids
+
+    def answer_bytes(self, ids: Sequence[int]) -> bytes:
+        """The bytes of an answer; NUL, which no contract takes, for an id that is no text.
+
+        Such are special tokens, ids that the tokenizer does not use, and outputs beyond it:
+        leaving one out would repair the answer.
+        """
+        known = len(self.token_bytes)
+        parts = (self.token_bytes[i] if i < known else None for i in map(int, ids))
+        return b"".join(b"\0" if part is None else part for part in parts)
+
+    def answer_text(self, ids: Sequence[int]) -> str:
+        """The text of an answer; no contract takes the surrogates that stand for broken UTF-8."""
+        return self.answer_bytes(ids).decode("utf-8", "surrogateescape")
+
+    def modal_sets(self, contract: Contract) -> ModalSets:
+        """Modal sets of a contract over the vocabulary."""
+        return ModalSets(contract, self.token_bytes, self.end_ids)
+
+    def check_spelling(self, examples: Iterable[Example]) -> None:
+        """Refuse a tokenizer whose tokens do not spell what was encoded.
+
+        Raises:
+            DataError: the bytes of an encoded prompt, joined, are not those of the prompt.
+        """
+        normalizer = getattr(self.tokenizer.backend_tokenizer, "normalizer", None)
+        for example in examples:
+            text = self.prompt_text(example)
+            joined = b"".join(map(self._spelled, self.encode(text)))
+            forms = {text, f" {text}"}
+            if normalizer is not None:
+                # "\u2581" stands for a blank where a normalizer writes it.
+                forms.add(normalizer.normalize_str(text).replace("\u2581", " "))
+            spelled = {form.encode() for form in forms}
+            if SPECIAL in joined:
+                # Some tokenizers put a blank behind a special token.
+                spelled = {form.replace(b" ", b"") for form in spelled}
+                joined = joined.replace(SPECIAL, b"").replace(b" ", b"")
+            if joined not in spelled:
+                raise DataError(
+                    f"the tokenizer spells the prompt {_short(text)} as "
+                    f"{_short(joined.decode('utf-8', 'replace'))}; its tokens are not understood, "
+                    "or it lacks a character: choose another tokenizer or change the prompt"
+                )
+
+    def _spelled(self, number: int) -> bytes:
+        # A prompt may hold special tokens; an answer may not.
+        part = self.token_bytes[number]
+        if part is None and number != self.tokenizer.unk_token_id:
+            return SPECIAL + str(self.tokenizer.convert_ids_to_tokens(number)).encode()
+        return part or b""
+
+
+def make_codec(tokenizer: Any, data: DataConfig, end_ids: Iterable[int] = ()) -> Codec:
+    """The codec of a tokenizer for the prompts of `data`.
+
+    end_ids: what ends answers beside the tokenizer's own end token (`end_ids_of`).
+
+    Raises:
+        ModelError: the bytes of its tokens are not known. ConfigError: see `chat_of`.
+    """
+    ends = dict.fromkeys([tokenizer.eos_token_id, *end_ids])
+    pad = tokenizer.pad_token_id
+    return Codec(
+        tokenizer=tokenizer,
+        token_bytes=token_bytes(tokenizer),
+        end_ids=tuple(ends),
+        pad_id=tokenizer.eos_token_id if pad is None else pad,
+        chat=chat_of(tokenizer, data),
+    )
+
+
+def end_ids_of(model: Any) -> list[int]:
+    """The ids at which a model's own generation settings end an answer."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
