@@ -22,7 +22,9 @@ from opdcliff.contract.token_classes import (
     TokenClass,
     advance,
     live_states,
+    possible_bytes,
     start,
+    step,
     token_class,
 )
 from opdcliff.errors import DataError
@@ -275,6 +277,23 @@ def test_only_the_reason_needs_its_tail() -> None:
 def test_refuses_ids_that_are_absent_repeated_or_empty(ids: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match="distinct and non-empty"):
         start(RANKING_ONLY, ids)
+
+
+@settings(deadline=None, max_examples=100)
+@given(mutations())
+def test_what_a_state_takes_is_among_its_possible_bytes(
+    case: tuple[str, Contract, tuple[str, ...]],
+) -> None:
+    text, contract, ids = case
+    state: PrefixState | None = start(contract, ids)
+    for byte in text.encode("utf-8", "surrogatepass"):
+        assert state is not None
+        taken = {other for other in range(256) if step(state, other) is not None}
+        possible = possible_bytes(state)
+        assert possible is None or taken <= set(possible)
+        state = step(state, byte)
+        if state is None:
+            break
 
 
 # --- modal sets ---------------------------------------------------------------------------------

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
-from opdcliff.contract.parse import RANKING_WITH_REASON
-from opdcliff.contract.token_classes import start
 from opdcliff.data.answers import AnswerStyle, draw_answer
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.models.load import load_tokenizer
-from opdcliff.models.tokenization import (
-    EOS,
-    PAD,
-    answer_text,
-    encode,
-    entries,
-    modal_sets_for,
-    pad_left,
-    train_bpe,
-    vocabulary_texts,
-)
+from opdcliff.models.token_bytes import token_bytes
+from opdcliff.models.tokenization import EOS, PAD, pad_left, train_bpe
 
 STYLE = AnswerStyle(0.8, 0.5, 0.3, 0.3, 12)
 SPECIAL = (PAD, EOS)
@@ -42,6 +29,10 @@ def _answers(count: int) -> Iterator[list[str]]:
 
 TEXTS = ["".join(pieces) for pieces in _answers(200)]
 TOKENIZER = train_bpe(TEXTS, 400)
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _decode(ids: list[int]) -> str:
@@ -105,22 +96,9 @@ def test_a_saved_tokenizer_is_the_same_when_loaded(tmp_path: Path) -> None:
     TOKENIZER.save_pretrained(tmp_path)
     loaded = load_tokenizer(tmp_path)
     assert loaded.get_vocab() == TOKENIZER.get_vocab()
-    assert vocabulary_texts(loaded) == vocabulary_texts(TOKENIZER)
+    assert token_bytes(loaded) == token_bytes(TOKENIZER)
     for text in TEXTS[:20]:
         assert encode(loaded, text) == encode(TOKENIZER, text)
-
-
-def test_vocabulary_texts_cover_every_id_and_blank_the_special_ones() -> None:
-    texts = vocabulary_texts(TOKENIZER)
-    assert len(texts) == len(TOKENIZER)
-    blank = [i for i, text in enumerate(texts) if not text]
-    assert sorted(blank) == sorted([TOKENIZER.pad_token_id, TOKENIZER.eos_token_id])
-
-
-@pytest.mark.parametrize("text", TEXTS[:5])
-def test_vocabulary_texts_of_an_answer_spell_it(text: str) -> None:
-    texts = vocabulary_texts(TOKENIZER)
-    assert "".join(texts[i] for i in encode(TOKENIZER, text)) == text
 
 
 def test_pad_left_aligns_the_ends_and_masks_the_padding() -> None:
@@ -134,32 +112,3 @@ def test_padding_that_equals_a_token_is_still_told_apart_by_the_mask() -> None:
     ids_BL, attention_BL = pad_left([[0, 0], [0]], pad_id=0)
     assert ids_BL.tolist() == [[0, 0], [0, 0]]
     assert attention_BL.tolist() == [[1, 1], [0, 1]]
-
-
-def with_gaps() -> PreTrainedTokenizerFast:
-    """Every byte has an id; padding and end have 298 and 299; 256 to 297 are not used."""
-    ids = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    inner = Tokenizer(models.BPE(ids | {PAD: 298, EOS: 299}, []))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=PAD, eos_token=EOS)
-
-
-def test_ids_with_gaps_are_bounded_by_the_largest_and_not_by_their_number() -> None:
-    tokenizer = with_gaps()
-    texts = vocabulary_texts(tokenizer)
-    assert len(tokenizer) == 258 < len(texts) == entries(tokenizer) == 300
-    assert texts[256:] == [""] * 44
-    assert all(texts[:256])
-    ids = encode(tokenizer, '{"a":"b"}')
-    assert answer_text(tokenizer, [*ids, 299]) == '{"a":"b"}<eos>'
-    assert answer_text(tokenizer, [*ids[:2], 270, *ids[2:]]) == '{"\0'
-    state = start(RANKING_WITH_REASON, ["A"])
-    assert modal_sets_for(RANKING_WITH_REASON, tokenizer).mask(state).shape == (300,)
-
-
-def test_an_id_beyond_the_tokenizer_is_never_dropped_from_an_answer() -> None:
-    tokenizer = train_bpe(['{"a":"b"}'], 300)
-    ids = encode(tokenizer, '{"a":"b"}')
-    assert answer_text(tokenizer, ids) == '{"a":"b"}'
-    assert answer_text(tokenizer, [*ids[:2], len(tokenizer), *ids[2:]]).endswith("\0")

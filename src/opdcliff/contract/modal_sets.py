@@ -19,6 +19,7 @@ from opdcliff.contract.token_classes import (
     in_plain_text,
     is_complete,
     live_states,
+    possible_bytes,
     start,
     step,
     token_class,
@@ -113,10 +114,17 @@ class ModalSets:
                 if after is not None and _stays(of, after):
                     found.append(ids[i])
             return
-        while low < high:
-            byte = data[low][depth]
-            beyond = data[low][:depth] + bytes([byte + 1]) if byte < 0xFF else None
-            end = high if beyond is None else bisect_left(data, beyond, low, high)
+        possible = possible_bytes(state)
+        prefix = data[low][:depth] if low < high else b""
+        for byte in range(0x100) if possible is None else sorted(possible):
+            low = bisect_left(data, prefix + bytes([byte]), low, high)
+            if low == high:
+                break
+            if data[low][depth] != byte:
+                continue
+            end = high
+            if byte < 0xFF:
+                end = bisect_left(data, prefix + bytes([byte + 1]), low, high)
             after = step(state, byte)
             if after is not None and _stays(of, after):
                 self._walk(after, of, low, end, depth + 1, found)

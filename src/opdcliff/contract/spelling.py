@@ -94,6 +94,15 @@ def step_name(
     return (fragment, folded) if going_on else None
 
 
+def possible_in_name(names: AbstractSet[bytes], fragment: bytes, begun: bytes) -> bytes:
+    """Bytes among which are all that `step_name` takes, and the closing quote."""
+    if begun:
+        return bytes({*_HEX, *_SIMPLE_BYTES, ord("u")})
+    at = len(fragment)
+    following = {name[at] for name in names if len(name) > at and name.startswith(fragment)}
+    return bytes({*following, QUOTE, BACKSLASH})
+
+
 def _begins(names: AbstractSet[bytes], fragment: bytes) -> bool:
     return any(name.startswith(fragment) for name in names)
 

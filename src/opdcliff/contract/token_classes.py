@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 
 from opdcliff.contract.parse import JSON_WHITESPACE, RANKING, Contract
-from opdcliff.contract.spelling import PLAIN, QUOTE, step_name, step_text
+from opdcliff.contract.spelling import PLAIN, QUOTE, possible_in_name, step_name, step_text
 from opdcliff.errors import DataError
 
 
@@ -82,6 +82,7 @@ _TAKES_WHITESPACE = {
     _Phase.AFTER_VALUE,
 }
 _WHITESPACE = JSON_WHITESPACE.encode()
+_PUNCTUATION = _WHITESPACE + b'{}[]:,"'
 _RANKING = RANKING.encode()
 
 
@@ -179,6 +180,16 @@ def step(state: PrefixState, byte: int) -> PrefixState | None:
     if after is None:
         return None
     return replace(state, phase=after, key=state.key if after is _Phase.VALUE else b"")
+
+
+def possible_bytes(state: PrefixState) -> bytes | None:
+    """Bytes among which are all that `step` takes at `state`; None where nearly all are taken."""
+    if state.phase is _Phase.TEXT:
+        return None
+    if state.phase in (_Phase.KEY, _Phase.ID):
+        unused = state.keys_left if state.phase is _Phase.KEY else state.ids_left
+        return possible_in_name(unused, state.fragment, state.begun)
+    return _PUNCTUATION
 
 
 def _after_punctuation(state: PrefixState, char: str) -> _Phase | None:

@@ -56,7 +56,7 @@ def sft_batches(
             ids = codec.prompt_ids(example)
             labels = [IGNORE] * len(ids)
             for piece in draw_answer(example, style, rng):
-                tokens = codec.encode(piece.text)
+                tokens = codec.answer_ids(piece.text)
                 ids += tokens
                 labels += tokens if piece.loss else [IGNORE] * len(tokens)
             rows.append(([*ids, end], [*labels, end]))

@@ -13,8 +13,8 @@ from opdcliff.models.chat import Chat, chat_of
 from opdcliff.models.token_bytes import token_bytes
 from opdcliff.settings import DataConfig
 
-# Marks a special token inside a prompt; no text in UTF-8 holds this byte.
-SPECIAL = b"\xff"
+# Nothing first, as most tokenizers need none; then characters that merge with different others.
+_ANCHORS = ("", "\n", "}", "a", "7")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,30 @@ class Codec:
         """Token ids of `text` as it stands, without special tokens around it."""
         # A tokenizer that knows its model's limit would print a warning of its own.
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids that add exactly `text` to an answer.
+
+        Tokenizers in the manner of SentencePiece put a blank before any text that is encoded alone;
+        here it is encoded behind a character, which is cut off again. Where that does not help, as
+        with an added token in the middle, the text is cut in two.
+
+        Raises:
+            DataError: the tokenizer has no tokens for it.
+        """
+        data = text.encode()
+        for anchor in _ANCHORS:
+            ids = self.encode(anchor + text)
+            for count in range(min(len(ids), 1 + 4 * len(anchor)) + 1):
+                if self.answer_bytes(ids[count:]) == data:
+                    return ids[count:]
+        if len(text) > 1:
+            half = len(text) // 2
+            return self.answer_ids(text[:half]) + self.answer_ids(text[half:])
+        raise DataError(
+            f"the tokenizer has no tokens that add {_short(text)} to an answer; choose models "
+            "whose tokenizer has every character of the answers"
+        )
 
     def prompt_text(self, example: Example) -> str:
         """What the model reads, up to where the answer begins, but for a token that opens texts.
@@ -99,16 +123,17 @@ class Codec:
         normalizer = getattr(self.tokenizer.backend_tokenizer, "normalizer", None)
         for example in examples:
             text = self.prompt_text(example)
-            joined = b"".join(map(self._spelled, self.encode(text)))
+            ids = self.encode(text)
+            joined = b"".join(map(self._spelled, ids))
             forms = {text, f" {text}"}
             if normalizer is not None:
                 # "\u2581" stands for a blank where a normalizer writes it.
                 forms.add(normalizer.normalize_str(text).replace("\u2581", " "))
             spelled = {form.encode() for form in forms}
-            if SPECIAL in joined:
-                # Some tokenizers put a blank behind a special token.
+            if not self.tokenizer.added_tokens_decoder.keys().isdisjoint(ids):
+                # Some tokenizers put a blank behind a token that was added.
                 spelled = {form.replace(b" ", b"") for form in spelled}
-                joined = joined.replace(SPECIAL, b"").replace(b" ", b"")
+                joined = joined.replace(b" ", b"")
             if joined not in spelled:
                 raise DataError(
                     f"the tokenizer spells the prompt {_short(text)} as "
@@ -120,7 +145,7 @@ class Codec:
         # A prompt may hold special tokens; an answer may not.
         part = self.token_bytes[number]
         if part is None and number != self.tokenizer.unk_token_id:
-            return SPECIAL + str(self.tokenizer.convert_ids_to_tokens(number)).encode()
+            return str(self.tokenizer.convert_ids_to_tokens(number)).encode()
         return part or b""
 
 

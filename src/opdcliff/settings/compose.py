@@ -202,6 +202,11 @@ def _unknown_option(group: str, option: str, allowed: Sequence[str] | None) -> s
 
 
 def _unknown_setting(key: str) -> str:
+    if key.startswith("data.template_args"):
+        return (
+            f"{key}: a variable of the chat template is added with a plus, as in "
+            "+data.template_args.enable_thinking=false"
+        )
     known = [*group_names(), *field_names()]
     near = difflib.get_close_matches(key, known, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
