@@ -87,9 +87,7 @@ def test_answer_ids_add_exactly_the_text(name: str) -> None:
 
 
 def test_answer_ids_of_a_tokenizer_without_a_character_are_refused() -> None:
-    with pytest.raises(
-        DataError, match=r"no tokens that add '\\u4e2d'|no tokens that add '\u4e2d'"
-    ):
+    with pytest.raises(DataError, match="no tokens that add '\u4e2d' to"):
         markov.codec_of(markov.word_tokenizer([PAD, EOS, "p"])).answer_ids("\u4e2d")
 
 
@@ -158,7 +156,7 @@ def test_the_template_of_the_tokenizer_is_used_unless_none_is_asked_for() -> Non
 
 
 def test_system_prompt_arguments_and_file(tmp_path: Any) -> None:
-    words = ("data.system_prompt='Be brief.'", "data.template_args={closing: '<x>'}")
+    words = ("data.system_prompt='Be brief.'", "+data.template_args.closing='<x>'")
     made = codec(*words, template=TEMPLATE)
     assert made.prompt_text(example()) == "[system]Be brief.[user]rank[assistant]<x>"
     own = example("t", ("system", "Mine."), ("user", "a"), ("assistant", "b"), ("user", "c"))
@@ -174,9 +172,11 @@ def test_what_has_no_template_is_refused_in_a_line(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match=r"data\.system_prompt goes into a chat template"):
         codec("data.system_prompt=x")
     with pytest.raises(ConfigError, match=r"data\.template_args goes into a chat template"):
-        codec("data.template_args={a: 1}", "data.chat_template=none", template=TEMPLATE)
+        codec("+data.template_args.a=1", "data.chat_template=none", template=TEMPLATE)
     with pytest.raises(ConfigError, match=r"chat_template=.*absent.*allowed: auto, none or a file"):
         codec(f"data.chat_template={tmp_path / 'absent'}")
+    with pytest.raises(ConfigError, match=r"added with a plus, as in \+data\.template_args"):
+        data("data.template_args.enable_thinking=false")
     refusing = codec(template="{{ raise_exception('roles must alternate') }}")
     with pytest.raises(DataError, match=r"refuses the messages \['user'\]: .*roles must alternate"):
         refusing.prompt_text(example())
@@ -188,15 +188,12 @@ def test_what_has_no_template_is_refused_in_a_line(tmp_path: Any) -> None:
 def test_a_tokenizer_that_does_not_spell_a_prompt_is_refused() -> None:
     lacking = markov.codec_of(markov.word_tokenizer([PAD, EOS, "p"]))
     lacking.check_spelling([example("p")])
-    with pytest.raises(DataError, match="spells the prompt 'pq' as ''"):
+    with pytest.raises(DataError, match="spells the prompt 'pq' as '<pad>'"):
         lacking.check_spelling([example("pq")])
 
 
 @pytest.mark.parametrize("name", [name for name in MADE if name != "unigram"])
 def test_prompts_are_spelled_with_special_and_added_tokens_in_them(name: str) -> None:
     markov.codec_of(MADE[name]()).check_spelling(
-        [
-            example(text)
-            for text in ("Caf\u00e9  \u4e2d", "<|ctl|>user\nx<|ctl|>", "a <tool> b", " ")
-        ]
+        map(example, ("Caf\u00e9  \u4e2d", "<|ctl|>user\nx<|ctl|>", "a <tool> b", " "))
     )

@@ -8,7 +8,7 @@ import pandas as pd
 from rich.console import Console
 
 from opdcliff.calibration import Calibration, prepare_calibration
-from opdcliff.models import prepare
+from opdcliff.models import Prepared, prepare, shown_prompt
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
 from opdcliff.storage import write_text_atomic
@@ -22,6 +22,7 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
     Returns the folder the table was written to.
     """
     prepared = prepare(config, paths)
+    _show_prompt(prepared, console)
     calibration, _ = prepare_calibration(config, paths, prepared)
     folder = paths.output.study_dir(config.data.name, "calibration")
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,17 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
     else:
         print_table(console, _title(calibration, config), _thresholds(calibration, config))
     return folder
+
+
+def _show_prompt(prepared: Prepared, console: Console) -> None:
+    """The first prompt as the model reads it, chat template and all: a wrong one is seen here."""
+    text = shown_prompt(prepared)
+    if text is not None:
+        console.print("What the models read, of the first prompt:", highlight=False)
+        lines = text.split("\n")
+        shown = [*lines[:20], *(["..."] if len(lines) > 20 else [])]
+        for line in shown:
+            console.print(f"  | {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _title(calibration: Calibration, config: RunConfig) -> str:

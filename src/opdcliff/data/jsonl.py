@@ -2,14 +2,15 @@
 
 Schema of a line: {"prompt": text, "candidates": [distinct ids], "grades": [whole numbers >= 0]};
 grades may be left out (all zero then, and NDCG is 1 by definition), which is enough for
-calibration.
+calibration. Instead of a prompt there may be "messages": [{"role": text, "content": text}, ...],
+which a chat template puts together; the last one is the user's.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,32 +93,64 @@ def _example(line: bytes, where: str) -> Example:
     problem = _problem(row)
     if problem is not None:
         raise DataError(f"{where}: {problem}; {_SCHEMA}")
-    prompt, candidates = row["prompt"], row["candidates"]
+    messages = tuple((m["role"], m["content"]) for m in row.get("messages", ()))
+    prompt, candidates = row.get("prompt") or transcript(messages), row["candidates"]
     grades = row.get("grades", [0] * len(candidates))
     # By prompt alone, so that no two splits share one.
-    return Example(prompt, tuple(candidates), tuple(grades), digest(prompt, "prompt"))
+    key = digest(messages or prompt, "prompt")
+    return Example(prompt, tuple(candidates), tuple(grades), key, messages)
+
+
+def transcript(messages: Sequence[tuple[str, str]]) -> str:
+    """Messages as one text, for lists and errors; a model reads them through its template."""
+    return "\n".join(f"{role}: {content}" for role, content in messages)
 
 
 def _problem(row: Any) -> str | None:
     """The first way in which a line breaks the schema, or None."""
     if not isinstance(row, dict):
         return f"the line is {kind_of(row)}, not an object"
-    for name in ("prompt", "candidates"):
+    if "prompt" in row and "messages" in row:
+        return "prompt and messages are both there; give one of them"
+    for name in ("candidates", *(() if "messages" in row else ("prompt",))):
         if name not in row:
             return f"{name} is missing"
     candidates = row["candidates"]
     if not isinstance(candidates, list):
         return f"candidates is {kind_of(candidates)}, not a list"
-    texts = {"prompt": row["prompt"]} | {f"candidates[{i}]": c for i, c in enumerate(candidates)}
+    texts = {f"candidates[{i}]": c for i, c in enumerate(candidates)}
+    if "prompt" in row:
+        texts = {"prompt": row["prompt"]} | texts
     return (
-        next(filter(None, (_text_problem(name, value) for name, value in texts.items())), None)
-        or ("prompt is empty" if not row["prompt"] else None)
+        messages_problem(row.get("messages"))
+        or next(filter(None, (text_problem(name, value) for name, value in texts.items())), None)
+        or ("prompt is empty" if row.get("prompt") == "" else None)
         or _repeated(candidates)
         or _grades_problem(row.get("grades", [0] * len(candidates)), len(candidates))
     )
 
 
-def _text_problem(name: str, value: object) -> str | None:
+def messages_problem(messages: object) -> str | None:
+    """The first way in which messages break the schema, or None; there may be none at all."""
+    if messages is None:
+        return None
+    if not isinstance(messages, list) or not messages:
+        return f"messages is {kind_of(messages)}, not a list of some"
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+            return f"messages[{i}] is no object of role and content"
+        for name, value in message.items():
+            if problem := text_problem(f"messages[{i}].{name}", value):
+                return problem
+        if message["role"] not in ROLES:
+            return f"messages[{i}].role is not one of {', '.join(ROLES)}"
+    if messages[-1]["role"] != "user":
+        return "the last of messages is not the user's, whom the answer is for"
+    return None
+
+
+def text_problem(name: str, value: object) -> str | None:
+    """What keeps a value from being a text, or None."""
     if not isinstance(value, str):
         return f"{name} is {kind_of(value)}, not a text"
     try:
@@ -154,7 +187,9 @@ def _grades_problem(grades: object, count: int) -> str | None:
     return None
 
 
+# What a chat template may be given; tools and pictures are not supported.
+ROLES = ("system", "user", "assistant")
 _SCHEMA = (
-    'each line is {"prompt": text, "candidates": [2 or more distinct ids], '
+    'each line is {"prompt": text (or "messages": [...]), "candidates": [2 or more distinct ids], '
     '"grades": [whole numbers >= 0]}'
 )

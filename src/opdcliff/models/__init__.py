@@ -16,6 +16,7 @@ from opdcliff.models.prepare import (
     models_asset,
     prepare,
     prepare_data,
+    shown_prompt,
 )
 from opdcliff.models.sft import fine_tune
 from opdcliff.models.tokenization import pad_left
@@ -40,4 +41,5 @@ __all__ = [
     "prepare",
     "prepare_data",
     "sample_answers",
+    "shown_prompt",
 ]

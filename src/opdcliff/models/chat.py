@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,11 @@ class Chat:
                 **self.arguments,
             )
         except Exception as error:
+            # A template says in words of its own what it does not take.
+            reason = textwrap.shorten(str(error), 200, placeholder=" ...") or in_words(error)
             raise DataError(
                 f"the chat template refuses the messages {[m['role'] for m in messages]}: "
-                f"{in_words(error)}; change them, or set data.chat_template=none or another file"
+                f"{reason}; change them, or set data.chat_template=none or another file"
             ) from error
         return text
 

@@ -55,6 +55,8 @@ def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
     lengths = measure_lengths(config, codec, splits)
     check_lengths(config, data, lengths)
     facts = {"lengths": lengths, "fine_tuned": roles}
+    if config.model.student is not None:
+        facts["first_prompt"] = codec.prompt_text(splits.calibration[0])
     if config.model.student is not None and not config.model.tune_loaded_student:
         model = load_model(
             config.model.student,

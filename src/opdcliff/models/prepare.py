@@ -49,6 +49,13 @@ def prepare(config: RunConfig, paths: StudyPaths) -> Prepared:
     return Prepared(data, models.folder, models.identity)
 
 
+def shown_prompt(prepared: Prepared) -> str | None:
+    """The first prompt of the calibration as loaded models read it; None for models built here."""
+    facts = asset_cache.manifest(prepared.models)["facts"]
+    text: str | None = facts.get("first_prompt")
+    return text
+
+
 def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
     """Build or find the prompts of `config.data`."""
     settings = asdict(config.data)

@@ -29,6 +29,11 @@ from opdcliff.theory import ClipRule, validate_clip
 
 # Plumbing: where a run executes and is mirrored, and the study it belongs to.
 _NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol")
+_CHAT_DEFAULTS: dict[str, Any] = {
+    "chat_template": "auto",
+    "system_prompt": None,
+    "template_args": {},
+}
 
 
 def load(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
@@ -73,13 +78,10 @@ def science_of(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept["lam"].pop("of_threshold")
     for key in ("path", "rubric", "study_seeds"):
         kept["data"].pop(key)
-    # How prompts are put to a chat model: left out where it is the default, as records from before
-    # there was a choice have none. The content of a template file is hashed with the models.
-    if kept["data"].get("chat_template") != "none":
-        kept["data"].pop("chat_template", None)
-    for key in ("system_prompt", "template_args"):
-        if not kept["data"].get(key):
-            kept["data"].pop(key, None)
+    # How prompts are put to a chat model: records from before there was a choice have none.
+    for key, default in _CHAT_DEFAULTS.items():
+        if kept["data"].get(key) == default:
+            kept["data"].pop(key)
     kept["evaluation"].pop("stop_when_collapsed")
     # Records from before there was a choice have none.
     kept["rollout"].pop("backend", None)
