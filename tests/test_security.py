@@ -21,7 +21,7 @@ from opdcliff.cli import command
 from opdcliff.errors import ConfigError, EngineError
 from opdcliff.models.load import build
 from opdcliff.models.prepare import Prepared
-from opdcliff.models.tokenization import train_bpe
+from opdcliff.models.tokens.train_bpe import train_bpe
 from opdcliff.paths import StudyPaths
 from opdcliff.processes import rank
 from opdcliff.records.record import read_record

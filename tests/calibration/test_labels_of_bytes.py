@@ -20,7 +20,7 @@ from opdcliff.calibration.modal_mass import CLASSES, NO_CLASS, answer_states, la
 from opdcliff.contract.parse import RANKING_WITH_REASON
 from opdcliff.data.example import Example
 from opdcliff.errors import ModelError
-from opdcliff.models.codec import Codec
+from opdcliff.models.tokens.codec import Codec
 from opdcliff.rollout.sampler import Rollout
 from real_tokenizers import NAMES, real_tokenizer
 

@@ -7,6 +7,7 @@ taken for a special token, gives others.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def measured(tokenizer: Any, chains: list[dict[str, dict[str, float]]], example:
 
 def path(tokens: list[str], words: dict[str, float], close: str) -> dict[str, dict[str, float]]:
     """A chain through `tokens`, then words or `close`, then the end."""
-    after = {one: {two: 1.0} for one, two in zip(tokens, tokens[1:], strict=False)}
+    after = {one: {two: 1.0} for one, two in pairwise(tokens)}
     text = {**words, close: 1.0 - sum(words.values())}
     return after | dict.fromkeys((tokens[-1], *words), text) | {close: {EOS: 1.0}}
 

@@ -20,7 +20,7 @@ from opdcliff.errors import ConfigError, EngineError
 from opdcliff.models.device import pick_device
 from opdcliff.models.load import build
 from opdcliff.models.prepare import Prepared
-from opdcliff.models.tokenization import train_bpe
+from opdcliff.models.tokens.train_bpe import train_bpe
 from opdcliff.paths import StudyPaths
 from opdcliff.records.record import read_record
 from opdcliff.settings.checks import load

@@ -25,7 +25,7 @@ from opdcliff.models.load import build, load_model
 from opdcliff.models.make_pair import STUDENT, TEACHER
 from opdcliff.models.prepare import Prepared
 from opdcliff.models.sft import answer_style, fine_tune
-from opdcliff.models.tokenization import train_bpe
+from opdcliff.models.tokens.train_bpe import train_bpe
 from opdcliff.paths import StudyPaths
 from opdcliff.records.record import read_record
 from opdcliff.settings.checks import load

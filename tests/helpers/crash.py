@@ -24,7 +24,7 @@ from opdcliff.errors import OpdcliffError
 from opdcliff.models.load import build
 from opdcliff.models.make_pair import STUDENT, TEACHER
 from opdcliff.models.prepare import Prepared
-from opdcliff.models.tokenization import train_bpe
+from opdcliff.models.tokens.train_bpe import train_bpe
 from opdcliff.paths import StudyPaths
 from opdcliff.processes.preemption import listening
 from opdcliff.records.record import read_record

@@ -12,7 +12,7 @@ from opdcliff.data.answers import AnswerStyle
 from opdcliff.data.example import Example, candidate_ids
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.models.batches import IGNORE, batch_of_update, prompt_batch, sft_batches
-from opdcliff.models.tokenization import train_bpe
+from opdcliff.models.tokens.train_bpe import train_bpe
 
 Rows = list[tuple[list[int], list[int]]]
 

@@ -14,8 +14,8 @@ from made_tokenizers import MADE
 from opdcliff.contract.parse import RANKING_WITH_REASON, FailureCode
 from opdcliff.data.example import Example
 from opdcliff.errors import ConfigError, DataError
-from opdcliff.models.codec import Codec, end_ids_of, make_codec
-from opdcliff.models.tokenization import EOS, PAD, train_bpe
+from opdcliff.models.tokens.codec import Codec, end_ids_of, make_codec
+from opdcliff.models.tokens.train_bpe import EOS, PAD, train_bpe
 from opdcliff.settings.schema import DataConfig
 
 TEMPLATE = (

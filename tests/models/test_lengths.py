@@ -21,7 +21,7 @@ from opdcliff.models.load import build, known_positions, positions_in
 from opdcliff.models.make_pair import build_models
 from opdcliff.models.prepare import prepare_data
 from opdcliff.models.sft import fine_tune
-from opdcliff.models.tokenization import train_bpe
+from opdcliff.models.tokens.train_bpe import train_bpe
 from opdcliff.paths import StudyPaths
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one

@@ -24,7 +24,7 @@ from opdcliff.models.load import (
     load_tokenizer,
     same_vocabulary,
 )
-from opdcliff.models.tokenization import train_bpe
+from opdcliff.models.tokens.train_bpe import train_bpe
 from opdcliff.settings.schema import ArchConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

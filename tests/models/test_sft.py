@@ -19,7 +19,7 @@ from opdcliff.models import sft
 from opdcliff.models.batches import IGNORE, sft_batches
 from opdcliff.models.load import build
 from opdcliff.models.sft import FINAL_LR_SHARE, answer_style, fine_tune
-from opdcliff.models.tokenization import train_bpe
+from opdcliff.models.tokens.train_bpe import train_bpe
 from opdcliff.settings.schema import ArchConfig, RoleConfig, SftConfig
 
 Rows = list[tuple[list[int], list[int]]]

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from made_tokenizers import MADE, SPECIAL, TEXTS, metaspace_bpe
 from opdcliff.errors import ModelError
-from opdcliff.models.token_bytes import byte_of_character, token_bytes
+from opdcliff.models.tokens.token_bytes import byte_of_character, token_bytes
 from real_tokenizers import NAMES, real_tokenizer
 
 MADE_ONCE = {name: make() for name, make in MADE.items()}

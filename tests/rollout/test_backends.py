@@ -9,7 +9,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
 from opdcliff.errors import ConfigError
-from opdcliff.models.tokenization import pad_left
+from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.records.identity import OPD, cell_identity
 from opdcliff.rollout import continuous
 from opdcliff.rollout.backends import SAMPLERS, sample

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from transformers import GenerationConfig, PreTrainedModel
 
-from opdcliff.models.tokenization import pad_left
+from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.paths import conf_dir
 from opdcliff.rollout import sampler as module
 from opdcliff.rollout.sampler import (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from opdcliff.models.answering import sample_answers
 from opdcliff.models.batches import batch_of_update
-from opdcliff.models.codec import Codec
 from opdcliff.models.device import free_device, pick_device
 from opdcliff.models.load import Trio, build, fresh_student
 from opdcliff.models.loaded import Loaded, load_kept
@@ -19,7 +18,8 @@ from opdcliff.models.prepare import (
     shown_prompt,
 )
 from opdcliff.models.sft import fine_tune
-from opdcliff.models.tokenization import pad_left
+from opdcliff.models.tokens.codec import Codec
+from opdcliff.models.tokens.train_bpe import pad_left
 
 __all__ = [
     "MEASURING_CODE",

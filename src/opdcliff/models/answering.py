@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from opdcliff.data import Example
 from opdcliff.models.batches import prompt_batch
-from opdcliff.models.codec import Codec
+from opdcliff.models.tokens.codec import Codec
 from opdcliff.rollout import Rollout, sample
 from opdcliff.settings import RolloutConfig
 

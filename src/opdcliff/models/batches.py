@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from opdcliff.data import AnswerStyle, Example, draw_answer
-from opdcliff.models.codec import Codec
-from opdcliff.models.tokenization import pad_left
+from opdcliff.models.tokens.codec import Codec
+from opdcliff.models.tokens.train_bpe import pad_left
 
 # Distinct streams of random numbers for distinct purposes under one seed.
 ORDER_STREAM, ANSWER_STREAM = 1, 2

@@ -12,8 +12,8 @@ from typing import Any
 from opdcliff.contract import REASON, get_contract
 from opdcliff.data import Splits, line_of, read_splits
 from opdcliff.errors import DataError
-from opdcliff.models.codec import Codec
 from opdcliff.models.load import known_positions
+from opdcliff.models.tokens.codec import Codec
 from opdcliff.settings import ModelConfig, RunConfig, model_option
 
 SPLITS = ("train", "calibration", "test")

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from opdcliff.errors import ModelError
-from opdcliff.models.codec import Codec
+from opdcliff.models.tokens.codec import Codec
 from opdcliff.settings import ArchConfig
 from opdcliff.storage import in_words
 

@@ -14,12 +14,12 @@ import torch
 from opdcliff.contract import REASON, get_contract
 from opdcliff.data import Splits, draw_answer, read_splits
 from opdcliff.errors import ModelError
-from opdcliff.models.codec import make_codec
 from opdcliff.models.device import pick_device
 from opdcliff.models.lengths import SPLITS, check_lengths, measure_lengths
 from opdcliff.models.load import build, load_model, load_tokenizer, same_vocabulary
 from opdcliff.models.sft import answer_style, fine_tune
-from opdcliff.models.tokenization import train_bpe
+from opdcliff.models.tokens.codec import make_codec
+from opdcliff.models.tokens.train_bpe import train_bpe
 from opdcliff.processes import open_channel, tell, worker_pool
 from opdcliff.settings import RunConfig
 from opdcliff.terminal import Stage

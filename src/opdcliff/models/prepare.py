@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from opdcliff.data import write_splits
-from opdcliff.models.chat import CHAT_SETTINGS, chat_identity
-from opdcliff.models.codec import end_ids_of, make_codec
 from opdcliff.models.device import pick_device
 from opdcliff.models.lengths import check_lengths
 from opdcliff.models.load import Trio, assemble, load_model, load_tokenizer
 from opdcliff.models.make_pair import STUDENT, TEACHER, build_models
 from opdcliff.models.prompts import load_splits
+from opdcliff.models.tokens.chat import CHAT_SETTINGS, chat_identity
+from opdcliff.models.tokens.codec import end_ids_of, make_codec
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
 from opdcliff.storage import Asset, asset_cache, file_digest

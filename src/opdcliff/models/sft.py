@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from opdcliff.data import AnswerStyle, Example
 from opdcliff.errors import ModelError
 from opdcliff.models.batches import IGNORE, sft_batches
-from opdcliff.models.codec import Codec
 from opdcliff.models.load import positions_in
+from opdcliff.models.tokens.codec import Codec
 from opdcliff.settings import RoleConfig, SftConfig
 
 # The learning rate ends at this share of its peak.

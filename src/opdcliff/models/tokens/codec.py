@@ -9,8 +9,8 @@ from typing import Any
 from opdcliff.contract import Contract, ModalSets
 from opdcliff.data import Example
 from opdcliff.errors import DataError
-from opdcliff.models.chat import Chat, chat_of
-from opdcliff.models.token_bytes import token_bytes
+from opdcliff.models.tokens.chat import Chat, chat_of
+from opdcliff.models.tokens.token_bytes import token_bytes
 from opdcliff.settings import DataConfig
 
 # Nothing first, as most tokenizers need none; then characters that merge with different others.

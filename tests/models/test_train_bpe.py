@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from opdcliff.data.answers import AnswerStyle, draw_answer
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.models.load import load_tokenizer
-from opdcliff.models.token_bytes import token_bytes
-from opdcliff.models.tokenization import EOS, PAD, pad_left, train_bpe
+from opdcliff.models.tokens.token_bytes import token_bytes
+from opdcliff.models.tokens.train_bpe import EOS, PAD, pad_left, train_bpe
 
 STYLE = AnswerStyle(0.8, 0.5, 0.3, 0.3, 12)
 SPECIAL = (PAD, EOS)
