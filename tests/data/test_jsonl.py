@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.jsonl import line_of, load_prompts
 from opdcliff.data.mini import SplitSizes
+from opdcliff.data.splits_file import read_splits, write_splits
 from opdcliff.errors import DataError
 
 SIZES = SplitSizes(train=2, calibration=3, test=1)
@@ -96,6 +97,26 @@ def test_one_prompt_with_two_contents_is_refused(tmp_path: Path, change: dict[st
         load_prompts(_file(tmp_path, rows), SIZES)
 
 
+USER = {"role": "user", "content": "hi"}
+
+
+def test_messages_are_kept_apart_from_a_prompt_of_the_same_text(tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": "s"}, *([USER, {**USER, "role": "assistant"}] * 2), USER]
+    rows = [{"messages": turns, "candidates": ["x", "y"]}]
+    rows += [{"prompt": "system: s", "candidates": ["x", "y"]}] * 2
+    path = _file(tmp_path, [*rows, {"messages": turns[:2], "candidates": ["x", "y"]}])
+    splits = load_prompts(path, SplitSizes(1, 1, 1))
+    found = {e.key: e for part in (splits.train, splits.calibration, splits.test) for e in part}
+    assert len(found) == 3
+    (longest,) = (e for e in found.values() if len(e.messages) == 6)
+    assert longest.messages[0] == ("system", "s")
+    assert longest.messages[-1] == ("user", "hi")
+    assert longest.prompt.startswith("system: s\nuser: hi\nassistant: hi")
+    assert line_of(path, longest.prompt) == 1
+    write_splits(tmp_path, splits)
+    assert read_splits(tmp_path) == Splits(*(list(part) for part in vars(splits).values()))
+
+
 BAD_LINES: dict[str, Any] = {
     "no JSON": "{",
     "two values": json.dumps(_row(9)) + "{}",
@@ -115,6 +136,14 @@ BAD_LINES: dict[str, Any] = {
     "one candidate": _row(9, candidates=["x"], grades=[1]),
     "no candidate": _row(9, candidates=[], grades=[]),
     "a repeated candidate": _row(9, candidates=["x", "y", "x"]),
+    "an empty candidate": _row(9, candidates=["x", "", "y"]),
+    "prompt and messages": _row(9, messages=[USER]),
+    "messages empty": {"candidates": ["x", "y"], "messages": []},
+    "messages a text": {"candidates": ["x", "y"], "messages": "hi"},
+    "a message without a role": {"candidates": ["x", "y"], "messages": [{"content": "hi"}]},
+    "a message of parts": {"candidates": ["x", "y"], "messages": [{**USER, "content": [USER]}]},
+    "a strange role": {"candidates": ["x", "y"], "messages": [{**USER, "role": "tool"}]},
+    "an answer last": {"candidates": ["x", "y"], "messages": [USER, {**USER, "role": "assistant"}]},
     "too few grades": _row(9, grades=[1, 2]),
     "too many grades": _row(9, grades=[1, 2, 3, 4]),
     "a negative grade": _row(9, grades=[1, 2, -1]),
@@ -163,6 +192,14 @@ TOLD = {
     "candidates numbers": r"candidates\[0\] is a number, not a text",
     "one candidate": "candidates has 1 of them",
     "a repeated candidate": r"candidates\[2\] repeats candidates\[0\]",
+    "an empty candidate": r"candidates\[1\] is empty",
+    "prompt and messages": "prompt and messages are both there",
+    "messages empty": "messages is empty",
+    "messages a text": "messages is a text, not a list",
+    "a message without a role": r"messages\[0\] is no object of role and content",
+    "a message of parts": r"messages\[0\].content is a list, not a text",
+    "a strange role": r"messages\[0\].role is not one of system, user, assistant",
+    "an answer last": "the last of messages is not the user's",
     "too few grades": "grades has 2 of them for 3 candidates",
     "a negative grade": r"grades\[2\] is below 0",
     "a fractional grade": r"grades\[2\] is 0.5, not a whole number",

@@ -55,7 +55,9 @@ def _show_prompt(prepared: Prepared, console: Console) -> None:
         lines = text.split("\n")
         shown = [*lines[:20], *(["..."] if len(lines) > 20 else [])]
         for line in shown:
-            console.print(f"  | {line}", markup=False, highlight=False, soft_wrap=True)
+            # A control character in a prompt is to be seen, not obeyed.
+            seen = "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
+            console.print(f"  | {seen}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _title(calibration: Calibration, config: RunConfig) -> str:

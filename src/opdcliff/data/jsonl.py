@@ -125,7 +125,7 @@ def _problem(row: Any) -> str | None:
         messages_problem(row.get("messages"))
         or next(filter(None, (text_problem(name, value) for name, value in texts.items())), None)
         or ("prompt is empty" if row.get("prompt") == "" else None)
-        or _repeated(candidates)
+        or _candidates_problem(candidates)
         or _grades_problem(row.get("grades", [0] * len(candidates)), len(candidates))
     )
 
@@ -134,8 +134,10 @@ def messages_problem(messages: object) -> str | None:
     """The first way in which messages break the schema, or None; there may be none at all."""
     if messages is None:
         return None
-    if not isinstance(messages, list) or not messages:
-        return f"messages is {kind_of(messages)}, not a list of some"
+    if not isinstance(messages, list):
+        return f"messages is {kind_of(messages)}, not a list"
+    if not messages:
+        return "messages is empty"
     for i, message in enumerate(messages):
         if not isinstance(message, dict) or message.keys() != {"role", "content"}:
             return f"messages[{i}] is no object of role and content"
@@ -161,11 +163,13 @@ def text_problem(name: str, value: object) -> str | None:
     return None
 
 
-def _repeated(candidates: list[str]) -> str | None:
+def _candidates_problem(candidates: list[str]) -> str | None:
     if len(candidates) < 2:
         return f"candidates has {len(candidates)} of them"
     first: dict[str, int] = {}
     for i, candidate in enumerate(candidates):
+        if not candidate:
+            return f"candidates[{i}] is empty"
         if first.setdefault(candidate, i) != i:
             return f"candidates[{i}] repeats candidates[{first[candidate]}]"
     return None
