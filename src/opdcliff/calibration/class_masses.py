@@ -38,8 +38,13 @@ class Binding:
     b: float
 
     def lambda_star(self, c: float) -> float:
-        """Predicted onset at clip strength c > 1 (docs/theory.md, point 4)."""
-        return float(lambda_star(self.p, self.b, c))
+        """Predicted onset at clip strength c > 1 (docs/theory.md, point 4).
+
+        A mass of exactly 0 or 1 gives the limit: 1 for p = 1 or b = 0, infinity for b = 1 or p = 0.
+        """
+        if 0.0 < self.p < 1.0 and 0.0 < self.b < 1.0:
+            return float(lambda_star(self.p, self.b, c))
+        return float(_threshold(np.array(self.p), np.array(self.b), c))
 
 
 @dataclass(frozen=True)
@@ -161,10 +166,11 @@ def _row(name: str, span: str, part: pd.DataFrame, config: CalibrationConfig) ->
 
 
 def _threshold(p: NDArray[Any], b: NDArray[Any], c: float) -> NDArray[Any]:
-    # A mass that rounds to 1 has no finite logit; the limits are 1 for p and infinity for b.
-    certain = (p >= 1.0) | (b >= 1.0)
+    # A mass that rounds to 0 or 1 has no finite logit; the limits are 1 for p = 1 and b = 0 (the
+    # fixed point is beyond any boundary at once), and infinity for b = 1 and p = 0.
+    certain = (p >= 1.0) | (b >= 1.0) | (p <= 0.0) | (b <= 0.0)
     safe_p, safe_b = np.where(certain, 0.5, p), np.where(certain, 0.5, b)
-    limit = np.where(b >= 1.0, np.inf, 1.0)
+    limit = np.where((b >= 1.0) | (p <= 0.0), np.inf, 1.0)
     return np.where(certain, limit, lambda_star(safe_p, safe_b, c))
 
 
