@@ -8,7 +8,7 @@ whose reason is not allowed to close, so that every offset the token budget can 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from opdcliff.calibration.modal_mass import CLASSES, NO_CLASS, Positions, label, modal_logits
+from opdcliff.calibration.outside import Outside, mass_outside
 from opdcliff.contract import TAIL_NEEDED, Contract, ModalSets, PrefixState, advance, token_class
 from opdcliff.data import Example
 from opdcliff.models import Trio, modal_sets_for, pad_left, sample_answers
@@ -56,10 +57,12 @@ class Calibration:
         _lo and _hi (95% bootstrap interval over prompts).
     binding: the row with the smallest lambda* among classes whose tail the contract needs; None
         if there is none (no text class, or p <= b everywhere: no upper threshold).
+    outside: what the models hold on outputs that they do not share; empty where they share all.
     """
 
     table: pd.DataFrame
     binding: Binding | None
+    outside: tuple[Outside, ...] = ()
 
 
 def calibrate_trio(
@@ -102,7 +105,8 @@ def calibrate_trio(
         ],
         ignore_index=True,
     )
-    return tabulate(rows, config)
+    outside = mass_outside(trio, natural, temperature=how.temperature, chunk_tokens=chunk_tokens)
+    return replace(tabulate(rows, config), outside=outside)
 
 
 def tabulate(rows: pd.DataFrame, config: CalibrationConfig) -> Calibration:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from opdcliff.calibration import Calibration, prepare_calibration
+from opdcliff.calibration import Calibration, Outside, prepare_calibration
 from opdcliff.models import prepare
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
 from opdcliff.storage import write_text_atomic
 from opdcliff.study import LAM_DECIMALS
-from opdcliff.terminal import print_table, with_intervals
+from opdcliff.terminal import print_table, print_text, with_intervals
 
 
 def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
@@ -34,6 +34,8 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
         "over prompts)",
         with_intervals(calibration.table),
     )
+    for outside in calibration.outside:
+        print_text(console, _outside(outside))
     if calibration.binding is None:
         console.print(
             "no threshold: no class whose tail the contract needs has p > b, so no lambda is "
@@ -44,6 +46,20 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
     else:
         print_table(console, _title(calibration, config), _thresholds(calibration, config))
     return folder
+
+
+def _outside(found: Outside) -> str:
+    text = (
+        f"the {found.model} has {found.outputs} outputs, and the first {found.shared} are "
+        f"compared, those of both models: at answer positions the others hold {found.mean:.2g} of "
+        f"its mass on average, {found.largest:.2g} at most"
+    )
+    if not found.warns:
+        return text
+    return (
+        f"warning: {text}; above 1% what is measured and trained is not quite the {found.model} "
+        "given: fine-tune it on answers first, or check that it is of this tokenizer"
+    )
 
 
 def _title(calibration: Calibration, config: RunConfig) -> str:

@@ -8,6 +8,7 @@ from opdcliff.models.device import free_device, pick_device
 from opdcliff.models.load import Trio, build, fresh_student
 from opdcliff.models.loaded import Loaded, load_kept
 from opdcliff.models.make_pair import TEACHER
+from opdcliff.models.outputs import CutRows, uncut
 from opdcliff.models.prepare import (
     MEASURING_CODE,
     Prepared,
@@ -22,6 +23,7 @@ from opdcliff.models.tokenization import answer_text, modal_sets_for, pad_left
 __all__ = [
     "MEASURING_CODE",
     "TEACHER",
+    "CutRows",
     "Loaded",
     "Prepared",
     "Trio",
@@ -40,4 +42,5 @@ __all__ = [
     "prepare",
     "prepare_data",
     "sample_answers",
+    "uncut",
 ]
