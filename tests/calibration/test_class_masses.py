@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 import markov
-from opdcliff.calibration import class_masses as module
+from opdcliff.calibration import forced
 from opdcliff.calibration.class_masses import MIN_POSITIONS, Calibration, calibrate_trio, tabulate
 from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, Contract
 from opdcliff.models import answering
@@ -64,7 +64,7 @@ def rollouts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Rollout, list[int]]]
         seen.append((original(*arguments, **options), list(options["numbers"])))
         return seen[-1][0]
 
-    for place in (answering, module):
+    for place in (answering, forced):
         monkeypatch.setattr(place, "sample", recording)
     return seen
 
@@ -95,7 +95,7 @@ def test_medians_are_taken_over_positions(rollouts: list[tuple[Rollout, list[int
     go_p = [0.95, 0.9, 0.85, 0.8, 0.9, 0.7]
     go_b = [0.6, 0.5, 0.4, 0.5, 0.3, 0.45]
     calibration = measured(markov.trio(markov.chain(go_p), markov.chain(go_b)), offset_bin=5)
-    (natural, _), (forced, _) = rollouts
+    (natural, _), (continued, _) = rollouts
     opened, closed = 4, 5
     offsets: list[int] = []
     for answer in natural.answers():
@@ -103,7 +103,7 @@ def test_medians_are_taken_over_positions(rollouts: list[tuple[Rollout, list[int
             # One text position per word and one for the token that ends the reason.
             words = next((i for i, token in enumerate(answer[1:]) if token <= closed), None)
             offsets += range(len(answer) - 1 if words is None else words + 1)
-    offsets += [t for _ in forced.answers() for t in range(12)]
+    offsets += [t for _ in continued.answers() for t in range(12)]
     for name, inside in (
         ("all", offsets),
         ("0-4", [t for t in offsets if t < 5]),
@@ -153,16 +153,16 @@ def test_forced_answers_never_close(rollouts: list[tuple[Rollout, list[int]]]) -
     # A base that opens half of its answers and closes nine tenths at every offset.
     base = markov.chain([0.1] * 20, opens=0.5)
     calibration = measured(markov.trio(markov.chain([0.9] * 20), base), forced_words=17)
-    (natural, _), (forced, numbers) = rollouts
+    (natural, _), (continued, numbers) = rollouts
     opened = [b for b, answer in enumerate(natural.answers()) if answer[0] == 4]
     assert numbers == opened
     assert 8 <= len(opened) <= 24
     first_word = len(markov.tokens(0))
-    assert forced.answers() == [list(range(first_word, first_word + 17))] * len(opened)
-    assert not forced.ended_B.any()
+    assert continued.answers() == [list(range(first_word, first_word + 17))] * len(opened)
+    assert not continued.ended_B.any()
     prompts = [
         row[mask.bool()].tolist()[:-17]
-        for row, mask in zip(forced.ids_BL, forced.attention_BL, strict=True)
+        for row, mask in zip(continued.ids_BL, continued.attention_BL, strict=True)
     ]
     assert prompts == [[2, 4]] * len(opened)
     spans = calibration.table[calibration.table["class"] == "text"].offsets.tolist()
@@ -188,14 +188,14 @@ def test_an_answer_may_open_its_text_with_half_an_escape(
         markov.codec_of(markov.word_tokenizer(texts)),
     )
     measured(trio)
-    (natural, _), (forced, numbers) = rollouts
+    (natural, _), (continued, numbers) = rollouts
     escaped = [answer[0] == texts.index(half) for answer in natural.answers()]
     assert 0 < sum(escaped) < len(escaped)
     # What follows the backslash with mass .2 is no escape: those answers are dead.
     dead = [e and a[1] != texts.index("n") for e, a in zip(escaped, natural.answers(), strict=True)]
     assert numbers == [b for b, is_dead in enumerate(dead) if not is_dead]
     words = range(6, 10)
-    assert all(token in words for answer in forced.answers() for token in answer)
+    assert all(token in words for answer in continued.answers() for token in answer)
 
 
 def test_a_base_that_never_opens_its_text_has_no_binding_class(

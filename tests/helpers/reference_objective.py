@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 Row = Sequence[float]
+# Stands for -inf: a mass of 1e-218, near enough to the limit and far from float64's end.
+FAR = -500.0
 
 
 def advantage(teacher: float, student: float, base: float, lam: float) -> float:
@@ -37,6 +39,25 @@ def log_softmax(logits: Row) -> list[float]:
     top = max(logits)
     total = top + math.log(sum(math.exp(x - top) for x in logits))
     return [x - total for x in logits]
+
+
+def near_limit(row: Row) -> list[float]:
+    """A row with `FAR` in place of -inf, at which every formula is finite."""
+    return [max(x, FAR) for x in row]
+
+
+def full_value(
+    logits: Row, teacher: Row, base: Row, *, lam: float, rule: str, c: float
+) -> tuple[float, float, float]:
+    """Sums over a of pi_S w A, of pi_S A and of pi_S (log pi_S - log pi_T)."""
+    student = log_softmax(logits)
+    clipped = whole = kl = 0.0
+    for a, log_p in enumerate(student):
+        gain = advantage(teacher[a], log_p, base[a], lam)
+        clipped += math.exp(log_p) * weight(rule, c, math.exp(teacher[a] - log_p)) * gain
+        whole += math.exp(log_p) * gain
+        kl += math.exp(log_p) * (log_p - teacher[a])
+    return clipped, whole, kl
 
 
 def full_gradient(

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 import markov
+from forbidding import forbid
 from opdcliff.contract.parse import RANKING_WITH_REASON, FailureCode
 from opdcliff.data.example import Splits
 from opdcliff.engine.open import open_engine
+from opdcliff.errors import ModelError
 from opdcliff.models import answering
 from opdcliff.models.batches import batch_of_update, prompt_batch
 from opdcliff.models.load import Trio, assemble
@@ -35,6 +37,7 @@ SMALL = (
     "optim.estimator=sampled",
 )
 CLASSES = ("brace", "text", "eos")
+TOKENS = markov.tokenizer(3)
 NAMES = {
     *("eval/parse_rate", "eval/ndcg1_parsed", "eval/ndcg1_all", "eval/truncated_rate"),
     *("eval/mean_length", "eval/prompts", "train/lam"),
@@ -497,3 +500,35 @@ def test_the_loop_has_its_cliff_at_the_threshold() -> None:
     assert above["train/residual_mean"] > 1.0
     assert min(below["eval/parse_rate"], unclipped["eval/parse_rate"]) > 0.7
     assert above["eval/parse_rate"] < 0.4
+
+
+FORBIDDEN_RULES = [
+    ("optim.estimator=sampled",),
+    ("optim.estimator=sampled", "clip=two_sided"),
+    ("optim.estimator=sampled", "clip=ppo", "rollout.updates_per_batch=2"),
+    ("optim.estimator=full",),
+    ("optim.estimator=full", "optim.topk=3"),
+]
+
+
+@pytest.mark.parametrize("words", FORBIDDEN_RULES, ids=" ".join)
+def test_a_run_of_models_that_forbid_an_entry_is_the_run_without_it(words: tuple[str, ...]) -> None:
+    """The padding token has mass e^-60 in these chains; forbidden it has none."""
+    plain = run(*words)
+    trio = assemble(*(forbid(model, [0]) for model in (chains().student, chains().teacher)), TOKENS)
+    markov.train_head_only(trio.student)
+    trio.student.get_output_embeddings().bias.requires_grad_(False)
+    forbidding = run(*words, trio=trio)
+    assert forbidding.outcome == plain.outcome == RunOutcome("finished", 6)
+    for (_, a), (_, b) in zip(untimed(forbidding), untimed(plain), strict=True):
+        assert a == pytest.approx(b, rel=1e-6, abs=1e-9, nan_ok=True)
+    torch.testing.assert_close(forbidding.head, plain.head)
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "full"])
+def test_a_teacher_that_forbids_what_the_student_says_is_no_diverged_run(estimator: str) -> None:
+    close = markov.tokens(3).index(markov.CLOSE)
+    trio = chains()
+    forbid(trio.teacher, [close])
+    with pytest.raises(ModelError, match=f"the teacher forbids token {close} "):
+        run(f"optim.estimator={estimator}", trio=trio)

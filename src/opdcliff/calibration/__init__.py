@@ -5,12 +5,14 @@ from __future__ import annotations
 from opdcliff.calibration.asset import prepare_calibration
 from opdcliff.calibration.class_masses import Binding, Calibration
 from opdcliff.calibration.modal_mass import CLASSES, Positions, label, label_classes, modal_logits
+from opdcliff.calibration.outside import Outside
 from opdcliff.calibration.pair import calibrate
 
 __all__ = [
     "CLASSES",
     "Binding",
     "Calibration",
+    "Outside",
     "Positions",
     "calibrate",
     "label",

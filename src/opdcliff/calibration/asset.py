@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from opdcliff.calibration.class_masses import Binding, Calibration, calibrate_trio
+from opdcliff.calibration.outside import Outside
 from opdcliff.contract import get_contract
 from opdcliff.data import read_splits
 from opdcliff.models import MEASURING_CODE, Prepared, load_trio
@@ -35,9 +36,10 @@ def prepare_calibration(
         if draft is not None:
             draft.facts = _measure(config, prepared, draft.folder)
     folder = asset.folder
-    binding = asset_cache.manifest(folder)["facts"]["binding"]
-    table = pd.read_csv(folder / "table.csv")
-    return Calibration(table, None if binding is None else Binding(**binding)), folder
+    facts = asset_cache.manifest(folder)["facts"]
+    binding = None if facts["binding"] is None else Binding(**facts["binding"])
+    outside = tuple(Outside(**each) for each in facts["outside"])
+    return Calibration(pd.read_csv(folder / "table.csv"), binding, outside), folder
 
 
 def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
@@ -51,4 +53,7 @@ def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, A
         chunk_tokens=config.engine.score_chunk_tokens,
     )
     result.table.to_csv(folder / "table.csv", index=False)
-    return {"binding": None if result.binding is None else asdict(result.binding)}
+    return {
+        "binding": None if result.binding is None else asdict(result.binding),
+        "outside": [asdict(each) for each in result.outside],
+    }

@@ -8,7 +8,7 @@ whose reason is not allowed to close, so that every offset the token budget can 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from opdcliff.calibration.forced import force_on, forced_positions, open_texts
 from opdcliff.calibration.label_check import check_labels
 from opdcliff.calibration.modal_mass import (
     CLASSES,
@@ -25,17 +26,16 @@ from opdcliff.calibration.modal_mass import (
     label_states,
     modal_logits,
 )
-from opdcliff.contract import TAIL_NEEDED, Contract, ModalSets, PrefixState, in_plain_text
+from opdcliff.calibration.outside import Outside, mass_outside
+from opdcliff.contract import TAIL_NEEDED, Contract
 from opdcliff.data import Example
-from opdcliff.models import Trio, pad_left, sample_answers
-from opdcliff.rollout import CALIBRATION_STREAM, FORCED_STREAM, Rollout, sample
+from opdcliff.models import Trio, sample_answers
+from opdcliff.rollout import CALIBRATION_STREAM, Rollout
 from opdcliff.settings import CalibrationConfig, RolloutConfig
 from opdcliff.theory import lambda_star
 
 # A row needs this many positions before its threshold is reported as binding.
 MIN_POSITIONS = 100
-# Quote, backslash and control characters: what does not stand in a JSON string as it is.
-_NOT_GOING_ON = frozenset([*range(0x20), *b'"\\'])
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,13 @@ class Binding:
     b: float
 
     def lambda_star(self, c: float) -> float:
-        """Predicted onset at clip strength c > 1 (docs/theory.md, point 4)."""
-        return float(lambda_star(self.p, self.b, c))
+        """Predicted onset at clip strength c > 1 (docs/theory.md, point 4).
+
+        A mass of exactly 0 or 1 gives the limit: 1 for p = 1 or b = 0, infinity for b = 1 or p = 0.
+        """
+        if 0.0 < self.p < 1.0 and 0.0 < self.b < 1.0:
+            return float(lambda_star(self.p, self.b, c))
+        return float(_threshold(np.array(self.p), np.array(self.b), c))
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,12 @@ class Calibration:
         _lo and _hi (95% bootstrap interval over prompts).
     binding: the row with the smallest lambda* among classes whose tail the contract needs; None
         if there is none (no text class, or p <= b everywhere: no upper threshold).
+    outside: what the models hold on outputs that they do not share; empty where they share all.
     """
 
     table: pd.DataFrame
     binding: Binding | None
+    outside: tuple[Outside, ...] = ()
 
 
 def calibrate_trio(
@@ -98,10 +105,10 @@ def calibrate_trio(
     states_of = answer_states(natural, chosen, modal_sets)
     check_labels(natural, chosen, states_of, contract, trio.codec)
     parts = [(list(numbers), natural, label_states(states_of, natural, modal_sets))]
-    opened = _open_texts(states_of)
+    opened = open_texts(states_of)
     if opened:
-        forced = _force_on(trio, natural, opened, config, how)
-        parts.append((list(opened), forced, _forced_positions(forced, opened, modal_sets)))
+        forced = force_on(trio, natural, opened, config, how)
+        parts.append((list(opened), forced, forced_positions(forced, opened, modal_sets)))
     rows = pd.concat(
         [
             _rows(trio, prompts, rollout, positions, how.temperature, chunk_tokens)
@@ -109,7 +116,8 @@ def calibrate_trio(
         ],
         ignore_index=True,
     )
-    return tabulate(rows, config)
+    outside = mass_outside(trio, natural, temperature=how.temperature, chunk_tokens=chunk_tokens)
+    return replace(tabulate(rows, config), outside=outside)
 
 
 def tabulate(rows: pd.DataFrame, config: CalibrationConfig) -> Calibration:
@@ -173,10 +181,11 @@ def _row(name: str, span: str, part: pd.DataFrame, config: CalibrationConfig) ->
 
 
 def _threshold(p: NDArray[Any], b: NDArray[Any], c: float) -> NDArray[Any]:
-    # A mass that rounds to 1 has no finite logit; the limits are 1 for p and infinity for b.
-    certain = (p >= 1.0) | (b >= 1.0)
+    # A mass that rounds to 0 or 1 has no finite logit; the limits are 1 for p = 1 and b = 0 (the
+    # fixed point is beyond any boundary at once), and infinity for b = 1 and p = 0.
+    certain = (p >= 1.0) | (b >= 1.0) | (p <= 0.0) | (b <= 0.0)
     safe_p, safe_b = np.where(certain, 0.5, p), np.where(certain, 0.5, b)
-    limit = np.where(b >= 1.0, np.inf, 1.0)
+    limit = np.where((b >= 1.0) | (p <= 0.0), np.inf, 1.0)
     return np.where(certain, limit, lambda_star(safe_p, safe_b, c))
 
 
@@ -219,73 +228,3 @@ def _rows(
             "b": masses["b"][live_BT].cpu().numpy(),
         }
     )
-
-
-def _open_texts(
-    states_of: Sequence[Sequence[PrefixState | None]],
-) -> dict[int, tuple[int, PrefixState]]:
-    """For each answer that opened its text: tokens up to there, and the state at that point.
-
-    A token may open the text with the first part of an escape or a character; the text is open
-    after the other.
-    """
-    opened = {}
-    for b, states in enumerate(states_of):
-        for t, state in enumerate(states):
-            if state is not None and in_plain_text(state):
-                opened[b] = (t, state)
-                break
-    return opened
-
-
-def _force_on(
-    trio: Trio,
-    natural: Rollout,
-    opened: dict[int, tuple[int, PrefixState]],
-    config: CalibrationConfig,
-    how: RolloutConfig,
-) -> Rollout:
-    """Continue each opened text for `forced_words` tokens without letting it close."""
-    width = natural.ids_BL.shape[1] - natural.mask_BT.shape[1]
-    rows = []
-    for b, (t, _) in opened.items():
-        row = natural.ids_BL[b, : width + t]
-        rows.append(row[natural.attention_BL[b, : width + t].bool()].tolist())
-    prompt_BL, attention_BL = pad_left(rows, trio.codec.pad_id)
-    outputs = trio.base.config.get_text_config().vocab_size
-    banned_V = torch.ones(outputs, dtype=torch.bool, device=trio.base.device)
-    stays = [data is not None and _goes_on(data) for data in trio.codec.token_bytes]
-    banned_V[: len(stays)] = ~torch.tensor(stays, device=trio.base.device)
-    banned_V[list(trio.codec.end_ids)] = True
-    return sample(
-        trio.base,
-        prompt_BL,
-        attention_BL,
-        numbers=list(opened),
-        stream=FORCED_STREAM,
-        max_new_tokens=config.forced_words,
-        banned_V=banned_V,
-        seed=config.seed,
-        temperature=how.temperature,
-        end_ids=trio.codec.end_ids,
-        pad_id=trio.codec.pad_id,
-        backend=how.backend,
-    )
-
-
-def _goes_on(data: bytes) -> bool:
-    """Whether text goes on with these bytes: no quote, no escape, no control character.
-
-    Pieces of characters go on: a text of many-byte characters could not be continued without.
-    """
-    return not set(data) & _NOT_GOING_ON
-
-
-def _forced_positions(
-    forced: Rollout, opened: dict[int, tuple[int, PrefixState]], modal_sets: ModalSets
-) -> Positions:
-    """A forced continuation is text from offset 0 on, while its pieces spell characters."""
-    states_of = []
-    for (_, state), answer in zip(opened.values(), forced.answers(), strict=True):
-        states_of.append(modal_sets.states_from(state, answer))
-    return label_states(states_of, forced, modal_sets)

@@ -112,6 +112,8 @@ def modal_logits(
     """logit of the modal mass at each position, shape (B, T), NaN where there is no class.
 
     logit m = log sum_{modal} pi(a) - log sum_{tail} pi(a), under softmax(logits / temperature).
+    -inf where the model forbids all of the modal class, inf where it forbids the whole tail: masses
+    of exactly 0 and 1.
     """
     shape = positions.set_BT.shape
     set_N = positions.set_BT.flatten()

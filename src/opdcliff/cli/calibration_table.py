@@ -7,13 +7,13 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from opdcliff.calibration import Calibration, prepare_calibration
+from opdcliff.calibration import Calibration, Outside, prepare_calibration
 from opdcliff.models import Prepared, prepare, shown_prompt
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
 from opdcliff.storage import write_text_atomic
 from opdcliff.study import LAM_DECIMALS
-from opdcliff.terminal import print_table, with_intervals
+from opdcliff.terminal import print_table, print_text, with_intervals
 
 
 def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
@@ -35,6 +35,8 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
         "over prompts)",
         with_intervals(calibration.table),
     )
+    for outside in calibration.outside:
+        print_text(console, _outside(outside))
     if calibration.binding is None:
         console.print(
             "no threshold: no class whose tail the contract needs has p > b, so no lambda is "
@@ -58,6 +60,20 @@ def _show_prompt(prepared: Prepared, console: Console) -> None:
             # A control character in a prompt is to be seen, not obeyed.
             seen = "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
             console.print(f"  | {seen}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _outside(found: Outside) -> str:
+    text = (
+        f"the {found.model} has {found.outputs} outputs, and the first {found.shared} are "
+        f"compared, those of both models: at answer positions the others hold {found.mean:.2g} of "
+        f"its mass on average, {found.largest:.2g} at most"
+    )
+    if not found.warns:
+        return text
+    return (
+        f"warning: {text}; above 1% what is measured and trained is not quite the {found.model} "
+        "given: fine-tune it on answers first, or check that it is of this tokenizer"
+    )
 
 
 def _title(calibration: Calibration, config: RunConfig) -> str:

@@ -8,6 +8,7 @@ from opdcliff.models.device import free_device, pick_device
 from opdcliff.models.load import Trio, build, fresh_student
 from opdcliff.models.loaded import Loaded, load_kept
 from opdcliff.models.make_pair import TEACHER
+from opdcliff.models.outputs import CutRows, uncut
 from opdcliff.models.prepare import (
     MEASURING_CODE,
     Prepared,
@@ -25,6 +26,7 @@ __all__ = [
     "MEASURING_CODE",
     "TEACHER",
     "Codec",
+    "CutRows",
     "Loaded",
     "Prepared",
     "Trio",
@@ -42,4 +44,5 @@ __all__ = [
     "prepare_data",
     "sample_answers",
     "shown_prompt",
+    "uncut",
 ]

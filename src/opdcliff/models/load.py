@@ -1,16 +1,17 @@
 """Student, teacher and base: built tiny from config, or loaded from a folder or hub id.
 
 Loading is safe by construction: safetensors only, no code from the checkpoint, and hub ids only at
-a commit, since a branch can change between two runs. Student, teacher and base must share tokenizer
-and vocabulary, since their log-probs are subtracted token by token.
+a commit, since a branch can change between two runs. Student, teacher and base must share a
+tokenizer, since their log-probs are subtracted token by token; see `outputs` for padding rows.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-import textwrap
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from opdcliff.errors import ModelError
+from opdcliff.models.library_errors import cannot_load
+from opdcliff.models.outputs import CutRows, cut_outputs
 from opdcliff.models.tokens.codec import Codec
 from opdcliff.settings import ArchConfig
-from opdcliff.storage import in_words
 
 # Their bars would tear this project's own; loading reports through errors.
 transformers_logging.disable_progress_bar()
@@ -49,12 +51,16 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass
 class Trio:
-    """The three models of on-policy distillation; teacher and base are frozen."""
+    """The three models of on-policy distillation; teacher and base are frozen.
+
+    cut: for "student" (and base) or "teacher", the outputs that only this model had.
+    """
 
     student: PreTrainedModel
     teacher: PreTrainedModel
     base: PreTrainedModel
     codec: Codec
+    cut: Mapping[str, CutRows] = field(default_factory=dict)
 
 
 def build(arch: ArchConfig, tokenizer: Any, seed: int) -> PreTrainedModel:
@@ -92,33 +98,53 @@ def load_model(
         ModelError: a hub id without a commit, nothing loadable there, weights that are not
             safetensors, not finite, or not all of the model's.
     """
-    origin = _origin(source, revision)
-    model: PreTrainedModel
+    options = _origin(source, revision) | {"dtype": getattr(torch, dtype)}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            **origin,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            # A checkpoint's own choice may name a kernel to download and run.
-            attn_implementation="sdpa",
-            output_loading_info=True,
-        )
+        model, report = _load_with_some_attention(options)
     except Exception as error:
-        raise ModelError(_cannot_load(role, source, error)) from error
-    # Such weights would be drawn at random, anew on every load.
+        raise ModelError(cannot_load(role, source, error)) from error
+    # Weights of another shape and missing ones would be drawn at random, anew on every load.
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"the checkpoint of {source} has {name} of shape {tuple(found)} where its config.json "
+            f"asks for {tuple(expected)}; give weights and a configuration that belong together"
+        )
     if report["missing_keys"]:
         raise ModelError(
             f"the checkpoint of {source} lacks {len(report['missing_keys'])} weights, such as "
             f"{min(report['missing_keys'])}; give a complete one"
         )
+    bias = getattr(model.get_output_embeddings(), "bias", None)
     for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
+        # On the head a bias of -inf forbids an entry.
+        forbids = weight is bias
+        if not (weight.isfinite() | (weight.isneginf() & forbids)).all():
             raise ModelError(
                 f"the {role} of {source} has a weight that is NaN or infinite, in {name}; give an "
                 "intact checkpoint"
             )
     return model.eval()
+
+
+def _load_with_some_attention(options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model and the library's report, with sdpa; eager where the architecture has no sdpa."""
+    load = partial(
+        AutoModelForCausalLM.from_pretrained,
+        **options,
+        use_safetensors=True,
+        trust_remote_code=False,
+        # Those are refused by name; what the library raises names none.
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    # Either is named, since a checkpoint's own choice may name a kernel to download and run.
+    try:
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = load(attn_implementation="sdpa")
+    except ValueError as error:
+        if "does not support an attention implementation through torch" not in str(error):
+            raise
+        loaded = load(attn_implementation="eager")
+    return loaded
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
@@ -138,7 +164,7 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(**origin, trust_remote_code=False)
     except Exception as error:
-        raise ModelError(_cannot_load("tokenizer", source, error)) from error
+        raise ModelError(cannot_load("tokenizer", source, error)) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {source} has no end token; set eos_token in its "
@@ -156,7 +182,7 @@ def known_positions(source: str | Path, *, revision: str | None = None) -> int |
     try:
         configuration = AutoConfig.from_pretrained(**origin, trust_remote_code=False)
     except Exception as error:
-        raise ModelError(_cannot_load("configuration", source, error)) from error
+        raise ModelError(cannot_load("configuration", source, error)) from error
     return positions_in(configuration)
 
 
@@ -186,31 +212,30 @@ def assemble(student: PreTrainedModel, teacher: PreTrainedModel, codec: Codec) -
     """Student with its frozen copy as base, and the frozen teacher.
 
     Models of one family may pad their embedding to different heights (Qwen3-1.7B and 8B do not);
-    the shared tokenizer must fit into both.
+    the shared tokenizer must fit into both, and the higher one is cut to the other (`outputs`).
 
     Raises:
-        ModelError: the tokenizer has more entries than a model has outputs, or outputs differ.
+        ModelError: the tokenizer has more entries than a model has outputs.
     """
     entries = len(codec.token_bytes)
-    sizes = {
-        "student": student.config.get_text_config().vocab_size,
-        "teacher": teacher.config.get_text_config().vocab_size,
-    }
+    models = {"student": student, "teacher": teacher}
+    sizes = {name: model.config.get_text_config().vocab_size for name, model in models.items()}
     for name, size in sizes.items():
         if size < entries:
             raise ModelError(
                 f"the {name} has {size} outputs for {entries} tokens; it belongs to "
                 "another tokenizer: choose models of one family"
             )
-    if sizes["student"] != sizes["teacher"]:
-        raise ModelError(
-            f"student and teacher have {sizes['student']} and {sizes['teacher']} outputs; "
-            "log-probs can only be compared over one vocabulary: choose models of one family"
-        )
+    shared = min(sizes.values())
+    cut = {
+        name: cut_outputs(models[name], shared, name)
+        for name, size in sizes.items()
+        if size > shared
+    }
     base = copy.deepcopy(student)
     for frozen in (teacher, base):
         frozen.requires_grad_(False).eval()
-    return Trio(student=student, teacher=teacher, base=base, codec=codec)
+    return Trio(student=student, teacher=teacher, base=base, codec=codec, cut=cut)
 
 
 def fresh_student(trio: Trio) -> Trio:
@@ -230,11 +255,3 @@ def _origin(source: str | Path, revision: str | None) -> dict[str, Any]:
             "a folder, or a hub id with the 40 hex digits of a commit as its revision"
         )
     return {"pretrained_model_name_or_path": str(source), "revision": revision}
-
-
-def _cannot_load(what: str, source: str | Path, error: Exception) -> str:
-    reason = textwrap.shorten(str(error), 200, placeholder=" ...") or in_words(error)
-    return (
-        f"cannot load the {what} of {source}: {reason}; give a folder or hub id with "
-        "safetensors weights and a tokenizer"
-    )

@@ -79,15 +79,17 @@ def draw_tokens(
 ) -> Tensor:
     """Tokens at the uniform numbers, drawn from softmax(scores / temperature); shape (B, 1).
 
-    Banned tokens have no part in it. The cumulative sum runs in float64: float32 loses the tail of
-    a 150k vocabulary.
+    Banned tokens and those that the model forbids (-inf) have no part in it. The cumulative sum
+    runs in float64: float32 loses the tail of a 150k vocabulary.
     """
     logits_BV = scores_BV.double() / temperature
     if banned_V is not None:
         logits_BV = logits_BV.masked_fill(banned_V, -torch.inf)
     cdf_BV = torch.softmax(logits_BV, dim=-1).cumsum(-1)
-    # Scaled by the total, so that rounding in the sum cannot put the draw beyond the end.
-    draw_B1 = uniform_B1 * cdf_BV[:, -1:]
+    # Scaled by the total, so that rounding in the sum cannot put the draw beyond the end; below it,
+    # since at the total itself the last token would be drawn, even one without mass.
+    total_B1 = cdf_BV[:, -1:]
+    draw_B1 = torch.minimum(uniform_B1 * total_B1, total_B1.nextafter(torch.zeros_like(total_B1)))
     # NaN logits draw the last token: the loss is to report them, not an index error here.
     return torch.searchsorted(cdf_BV, draw_B1, right=True).clamp(max=cdf_BV.shape[1] - 1)
 

@@ -62,7 +62,8 @@ def completion_logp(
     The backbone runs once; the head runs on `chunk_tokens` positions at a time and, where a
     gradient is wanted, again in the backward pass, so that at most [chunk_tokens, V] logits exist
     (see `has_plain_head` for the exception). Logits are float32 before the softmax, or wider if
-    the model is. Values at padding positions are finite and mean nothing.
+    the model is. A token that the model forbids (logit -inf) has log-prob -inf, and no gradient
+    where a loss gives it none. Values at padding positions mean nothing, and are not NaN.
     Raises ConfigError for a temperature that is not positive.
     """
     target_N = ids_BL[:, -completion_length:].flatten()

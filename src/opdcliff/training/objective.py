@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from opdcliff.errors import ConfigError
 from opdcliff.theory import ClipRule
+from opdcliff.training.forbidden import dead_entries, settle, zeroed
 
 ASPO_SOFT_CAP = 3.0
 
@@ -52,11 +54,15 @@ def extrapolated_advantage(
     """Reward-extrapolated advantage of each entry, detached.
 
     A = lam * log pi_T - log pi_S - (lam - 1) * log pi_B, in nats; any common shape.
-    lam = 1 is plain on-policy distillation and reads no base.
+    lam = 1 is plain on-policy distillation and reads no base; lam = 0 reads no teacher.
+    Entries that a model forbids give infinities here, which the losses settle (`forbidden`).
     Raises ConfigError when lam != 1 and there is no base, instead of acting as if lam were 1.
     Source: [P,S] docs/theory.md, point 1.
     """
-    plain = lam * logp_teacher.detach() - logp_student.detach()
+    teacher = logp_teacher.detach()
+    if lam == 0.0:
+        teacher = teacher.masked_fill(teacher.isneginf(), 0.0)
+    plain = lam * teacher - logp_student.detach()
     if lam == 1.0:
         return plain
     if logp_base is None:
@@ -100,6 +106,7 @@ def sampled_loss(
     strength: float | None,
     token_count: int,
     logp_old_BT: Tensor | None = None,
+    token_BT: Tensor | None = None,
 ) -> LossOutput:
     """Policy-gradient loss on the sampled tokens.
 
@@ -112,21 +119,41 @@ def sampled_loss(
     A is taken at the current student, not at pi_old, so that the unclipped r A grad log pi_S is
     unbiased for the full gradient at every update of a batch.
 
-    mask_BT: true on completion tokens, the end token included. The student's log-probs must be
-    finite elsewhere too; a NaN of the teacher or base on a completion token reaches the loss.
+    mask_BT: true on completion tokens, the end token included. The student's log-probs must not be
+    NaN elsewhere either; a NaN of the teacher or base on a completion token reaches the loss.
+    Forbidden tokens (-inf), padding among them, count as `forbidden` says.
     token_count: N, completion tokens of the whole update, over all ranks and accumulation steps,
     so that any split gives the same gradient once parts are summed (a trainer that averages over
     ranks multiplies the loss by their number).
     logp_old_BT: log-probs of the sampling policy; read by ppo and aspo only.
+    token_BT: ids of the tokens, for errors.
     Raises ConfigError: no base at lam != 1, no old log-probs for a policy rule.
+    Raises ModelError: teacher or base forbids a token that counts.
     Source: [P,S] docs/theory.md, points 1 and 3.
     """
     mask_BT = mask_BT.bool()
+    dead_BT = dead_entries(logp_student_BT)
+    logp_student_BT, logp_teacher_BT = (
+        zeroed(logp_student_BT, dead_BT),
+        zeroed(logp_teacher_BT, dead_BT),
+    )
+    logp_base_BT, logp_old_BT = zeroed(logp_base_BT, dead_BT), zeroed(logp_old_BT, dead_BT)
     advantage_BT = extrapolated_advantage(logp_teacher_BT, logp_student_BT, logp_base_BT, lam)
     advantage_BT = advantage_BT.masked_fill(~mask_BT, 0.0)
     log_ratio_BT = (logp_teacher_BT - logp_student_BT).detach().masked_fill(~mask_BT, 0.0)
-    if not rule.uses_policy_ratio:
-        weight_BT = clip_weight(rule, strength, log_ratio_BT)
+    weight_BT = None if rule.uses_policy_ratio else clip_weight(rule, strength, log_ratio_BT)
+    advantage_BT, log_ratio_BT = settle(
+        advantage_BT,
+        log_ratio_BT,
+        weight_BT,
+        logp_teacher_BT,
+        logp_base_BT,
+        mask_BT,
+        lam=lam,
+        index=token_BT,
+        sampled=True,
+    )
+    if weight_BT is not None:
         objective_BT = weight_BT * advantage_BT * logp_student_BT
         clipped_BT = weight_BT < 1.0
     else:
@@ -155,6 +182,7 @@ def full_loss(
     rule: ClipRule,
     strength: float | None,
     token_count: int,
+    index_BTK: Tensor | None = None,
 ) -> LossOutput:
     """Loss whose gradient is the exact expectation of the sampled one over the next token.
 
@@ -162,17 +190,35 @@ def full_loss(
     each vocabulary entry. The value is -(1/N) sum_t sum_a pi_S(a) w(a) A(a): at lam = 1 without
     a clip it is the reverse KL(pi_S || pi_T) per token.
 
-    mask_BT, token_count: as in `sampled_loss`. Entries may also be those of `fold_topk`.
+    mask_BT, token_count, forbidden entries: as in `sampled_loss`. Entries may also be those of
+    `fold_topk`, with its `index_BTK` for errors.
     Raises ConfigError: no base at lam != 1, a rule on pi_theta/pi_old.
+    Raises ModelError: teacher or base forbids an entry that counts.
     Source: [M] docs/theory.md, point 13.
     """
-    advantage_BTV = extrapolated_advantage(logp_teacher_BTV, logp_student_BTV, logp_base_BTV, lam)
-    detached_BTV = logp_student_BTV.detach()
+    mass_BTV = logp_student_BTV.detach().exp()
+    dead_BTV = dead_entries(logp_student_BTV)
+    detached_BTV = zeroed(logp_student_BTV.detach(), dead_BTV)
+    logp_teacher_BTV, logp_base_BTV = (
+        zeroed(logp_teacher_BTV, dead_BTV),
+        zeroed(logp_base_BTV, dead_BTV),
+    )
+    advantage_BTV = extrapolated_advantage(logp_teacher_BTV, detached_BTV, logp_base_BTV, lam)
     log_ratio_BTV = logp_teacher_BTV.detach() - detached_BTV
     weight_BTV = clip_weight(rule, strength, log_ratio_BTV)
     padding_BT = ~mask_BT.bool()
+    advantage_BTV, log_ratio_BTV = settle(
+        advantage_BTV,
+        log_ratio_BTV,
+        weight_BTV,
+        logp_teacher_BTV,
+        logp_base_BTV,
+        ~padding_BT[..., None],
+        lam=lam,
+        index=None if index_BTK is None else F.pad(index_BTK, (0, 1), value=-1),
+        sampled=False,
+    )
     coefficient_BTV = (weight_BTV * advantage_BTV).masked_fill(padding_BT[..., None], 0.0)
-    mass_BTV = detached_BTV.exp()
     return LossOutput(
         -(coefficient_BTV * logp_student_BTV.exp()).sum() / token_count,
         (mass_BTV * advantage_BTV).sum(-1).masked_fill(padding_BT, 0.0),
@@ -190,7 +236,8 @@ def fold_topk(
     there on the remainder is treated as one token: one ratio, one clip decision, one advantage.
     That is exact for the kept entries, and for the remainder where the three models agree on its
     inner shape; tail tokens inside it are no longer clipped one by one.
-    The student's gradient flows through the remainder too.
+    The student's gradient flows through the remainder too. A remainder of forbidden entries alone
+    is forbidden (-inf), with a gradient of 0.
     index_BTK: vocabulary ids of the kept entries, shape [B, T, keep], largest first.
     Raises ConfigError unless 1 <= keep < V: at keep = V there is nothing to fold.
     Source: [D] docs/theory.md, point 13.
@@ -206,9 +253,12 @@ def fold_topk(
 
     def fold(logp_BTV: Tensor) -> Tensor:
         rest_BTV = logp_BTV.scatter(-1, index_BTK, -math.inf)
-        return torch.cat(
-            [logp_BTV.gather(-1, index_BTK), rest_BTV.logsumexp(-1, keepdim=True)], dim=-1
-        )
+        # The gradient of a logsumexp over nothing is NaN, so it is taken over zeros instead.
+        empty_BT1 = rest_BTV.detach().amax(-1, keepdim=True).isneginf()
+        if empty_BT1.any():
+            rest_BTV = rest_BTV.masked_fill(empty_BT1, 0.0)
+        rest_BT1 = rest_BTV.logsumexp(-1, keepdim=True).masked_fill(empty_BT1, -math.inf)
+        return torch.cat([logp_BTV.gather(-1, index_BTK), rest_BT1], dim=-1)
 
     base_BTK = None if logp_base_BTV is None else fold(logp_base_BTV)
     return FoldedLogp(fold(logp_student_BTV), fold(logp_teacher_BTV), base_BTK, index_BTK)

@@ -113,10 +113,12 @@ def _loss(
     }
     if not full:
         old = None if batch.old is None else batch.old[rows]
-        return sampled_loss(student, teacher, base, mask_BT, logp_old_BT=old, **common)
+        common |= {"logp_old_BT": old, "token_BT": batch.rollout.completion_BT[rows]}
+        return sampled_loss(student, teacher, base, mask_BT, **common)
+    index = None
     if config.optim.topk is not None:
-        student, teacher, base, _ = fold_topk(student, teacher, base, config.optim.topk)
-    return full_loss(student, teacher, base, mask_BT, **common)
+        student, teacher, base, index = fold_topk(student, teacher, base, config.optim.topk)
+    return full_loss(student, teacher, base, mask_BT, index_BTK=index, **common)
 
 
 def log_tokens(

@@ -78,23 +78,27 @@ def class_metrics(
     classes that can bind (points 2 and 15). train/modal_logit: their median logit q.
     train/beyond_zc: share of them with ratio above c. train/headroom: median of z_c - logit q,
     each at its own p; train/headroom_spread: half the width of its middle 68%, the sd of a normal
-    one, untouched by the few positions after a stray token (point 16).
+    one, untouched by the few positions after a stray token (point 16). Positions where a model
+    forbids the whole modal class or tail (an infinite logit) are left out.
     """
     positions = label(rollout, examples, modal_sets)
     logit_p, logit_q, logit_b = (
         modal_logits(m, rollout, positions, temperature=temperature, chunk_tokens=chunk_tokens)
         for m in (trio.teacher, trio.student, trio.base)
     )
+    known_BT = ~(logit_p.isinf() | logit_q.isinf() | logit_b.isinf())
     # (1-p)/(1-q) from logits, without cancelling digits when both masses are close to 1.
     ratio_BT = torch.exp(
         torch.nn.functional.softplus(logit_q) - torch.nn.functional.softplus(logit_p)
     )
     metrics = {
-        f"train/tail_ratio/{name.value}": ratio_BT[positions.of_class(name)].mean().item()
+        f"train/tail_ratio/{name.value}": ratio_BT[known_BT & positions.of_class(name)]
+        .mean()
+        .item()
         for name in CLASSES
-        if positions.of_class(name).any()
+        if (known_BT & positions.of_class(name)).any()
     }
-    binding_BT = _can_bind(positions)
+    binding_BT = known_BT & _can_bind(positions)
     if not binding_BT.any():
         return metrics
     residual = (logit_q - lam * logit_p + (lam - 1.0) * logit_b)[binding_BT]

@@ -1,0 +1,34 @@
+"""What the library says when a model cannot be loaded, as the middle of one line of ours."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+from opdcliff.storage import in_words
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z(\[])")
+# Advice for developers of the library, and where to ask them.
+_ASIDE = re.compile(r"https?://|open an issue|[Pp]lease request")
+_LENGTH = 400
+
+
+def cannot_load(what: str, source: str | Path, error: Exception) -> str:
+    """The line that says why `what` of `source` could not be loaded."""
+    return (
+        f"cannot load the {what} of {source}: {_reason(error)}; give a folder or hub id with "
+        "safetensors weights and a tokenizer"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """In whole sentences: cut in one, the word that helps may be gone."""
+    sentences = _SENTENCE.split(" ".join(str(error).split()))
+    telling = [each for each in sentences if not _ASIDE.search(each)] or sentences
+    reason = telling[0]
+    for sentence in telling[1:]:
+        if len(reason) + len(sentence) >= _LENGTH:
+            break
+        reason = f"{reason} {sentence}"
+    return textwrap.shorten(reason.rstrip("."), _LENGTH, placeholder=" ...") or in_words(error)
