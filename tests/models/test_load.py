@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from opdcliff.errors import ModelError
-from opdcliff.models import library_errors
 from opdcliff.models import load as load_module
 from opdcliff.models.load import (
     assemble,
@@ -31,6 +30,7 @@ from opdcliff.models.load import (
     same_vocabulary,
 )
 from opdcliff.models.tokenization import train_bpe
+from opdcliff.models.weights import library_errors
 from opdcliff.settings.schema import ArchConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
