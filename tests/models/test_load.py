@@ -21,7 +21,6 @@ from transformers import (
 
 from markov import codec_of
 from opdcliff.errors import ModelError
-from opdcliff.models import library_errors
 from opdcliff.models import load as load_module
 from opdcliff.models.load import (
     assemble,
@@ -32,6 +31,7 @@ from opdcliff.models.load import (
     same_vocabulary,
 )
 from opdcliff.models.tokens.train_bpe import train_bpe
+from opdcliff.models.weights import library_errors
 from opdcliff.settings.schema import ArchConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -8,7 +8,6 @@ from opdcliff.models.device import free_device, pick_device
 from opdcliff.models.load import Trio, build, fresh_student
 from opdcliff.models.loaded import Loaded, load_kept
 from opdcliff.models.make_pair import TEACHER
-from opdcliff.models.outputs import CutRows, uncut
 from opdcliff.models.prepare import (
     MEASURING_CODE,
     Prepared,
@@ -21,6 +20,7 @@ from opdcliff.models.prepare import (
 from opdcliff.models.sft import fine_tune
 from opdcliff.models.tokens.codec import Codec
 from opdcliff.models.tokens.train_bpe import pad_left
+from opdcliff.models.weights.outputs import CutRows, uncut
 
 __all__ = [
     "MEASURING_CODE",

@@ -2,7 +2,7 @@
 
 Loading is safe by construction: safetensors only, no code from the checkpoint, and hub ids only at
 a commit, since a branch can change between two runs. Student, teacher and base must share a
-tokenizer, since their log-probs are subtracted token by token; see `outputs` for padding rows.
+tokenizer, since their log-probs are subtracted token by token; `weights.outputs` has padding rows.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from opdcliff.errors import ModelError
-from opdcliff.models.library_errors import cannot_load
-from opdcliff.models.outputs import CutRows, cut_outputs
 from opdcliff.models.tokens.codec import Codec
+from opdcliff.models.weights.library_errors import cannot_load
+from opdcliff.models.weights.outputs import CutRows, cut_outputs
 from opdcliff.settings import ArchConfig
 
 # Their bars would tear this project's own; loading reports through errors.
@@ -212,7 +212,7 @@ def assemble(student: PreTrainedModel, teacher: PreTrainedModel, codec: Codec) -
     """Student with its frozen copy as base, and the frozen teacher.
 
     Models of one family may pad their embedding to different heights (Qwen3-1.7B and 8B do not);
-    the shared tokenizer must fit into both, and the higher one is cut to the other (`outputs`).
+    the shared tokenizer must fit into both; the higher one is cut to the other (`weights.outputs`).
 
     Raises:
         ModelError: the tokenizer has more entries than a model has outputs.

@@ -108,7 +108,8 @@ def sample(
     Training mode, attention implementation and the global generators are left as they were.
 
     Raises:
-        ConfigError: this model cannot be sampled so, or the cache does not fit into the memory.
+        ConfigError: this model (Gemma 2, say) cannot be sampled so, or the cache does not fit into
+            the memory.
     """
     device = next(model.parameters()).device
     prompt_BL, attention_BL = prompt_BL.to(device), attention_BL.to(device)
@@ -173,6 +174,7 @@ def _manager(
     max_new_tokens: int,
     end_ids: list[int],
 ) -> ContinuousBatchingManager:
+    _check_attention(model)
     pages = sorted(-(-(len(ids) + max_new_tokens) // PAGE_TOKENS) for ids in prompts)
     try:
         manager = model.init_continuous_batching(
@@ -198,6 +200,16 @@ def _manager(
     processors.tensors_required = 1
     manager.logit_processor = processors
     return manager
+
+
+def _check_attention(model: PreTrainedModel) -> None:
+    """The loop's own attention takes no caps: it would sample from another distribution [M]."""
+    cap = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    if cap is not None:
+        raise _refusal(
+            f"{type(model).__name__} caps its attention scores (attn_logit_softcapping={cap}), "
+            "which the paged attention of transformers leaves out"
+        )
 
 
 def _refusal(reason: object) -> ConfigError:
