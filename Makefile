@@ -66,7 +66,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@# torch first and pinned exactly: a range may pull a newer build of several GB.
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,launchers]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,launchers,lora]"
 	@touch $@
 
 clean:

@@ -31,7 +31,7 @@ def load_prompts(file: Path, sizes: SplitSizes) -> Splits:
     if not file.is_file():
         raise DataError(f"{file} is no file; give a JSONL file of prompts as data.path")
     found: dict[str, Example] = {}
-    for number, line in _lines(file):
+    for number, line in read_lines(file):
         where = f"{file} line {number}"
         example = _example(line, where)
         if found.setdefault(example.key, example) != example:
@@ -56,14 +56,18 @@ def line_of(file: Path, prompt: str) -> int | None:
     Raises:
         DataError: see `load_prompts`.
     """
-    for number, line in _lines(file):
+    for number, line in read_lines(file):
         if _example(line, f"{file} line {number}").prompt == prompt:
             return number
     return None
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, with their numbers from 1; a mark of UTF-8 is taken off."""
+def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank, with their numbers from 1; a mark of UTF-8 is taken off.
+
+    Raises:
+        DataError: the file cannot be read, or is of another encoding than UTF-8.
+    """
     try:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
@@ -79,16 +83,31 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
         ) from error
 
 
-def _example(line: bytes, where: str) -> Example:
+def read_json(line: bytes, where: str, schema: str) -> Any:
+    """What a line says; `where` names it and `schema` says what it should be, for the error."""
     try:
-        row: Any = json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"))
     except json.JSONDecodeError as error:
         # The line of the file is in `where`.
-        raise DataError(
-            f"{where} is not JSON from character {error.colno} on; {_SCHEMA}"
-        ) from error
+        raise DataError(f"{where} is not JSON from character {error.colno} on; {schema}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} {in_words(error)}; {_SCHEMA}") from error
+        raise DataError(f"{where} {in_words(error)}; {schema}") from error
+
+
+def text_problem(name: str, value: object) -> str | None:
+    """Why a value is no text that a tokenizer takes, or None."""
+    if not isinstance(value, str):
+        return f"{name} is {kind_of(value)}, not a text"
+    try:
+        # An escape can spell half a character, which no tokenizer takes.
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"{name} holds half of a character (a lone surrogate)"
+    return None
+
+
+def _example(line: bytes, where: str) -> Example:
+    row = read_json(line, where, _SCHEMA)
     problem = _problem(row)
     if problem is not None:
         raise DataError(f"{where}: {problem}; {_SCHEMA}")
@@ -110,22 +129,11 @@ def _problem(row: Any) -> str | None:
         return f"candidates is {kind_of(candidates)}, not a list"
     texts = {"prompt": row["prompt"]} | {f"candidates[{i}]": c for i, c in enumerate(candidates)}
     return (
-        next(filter(None, (_text_problem(name, value) for name, value in texts.items())), None)
+        next(filter(None, (text_problem(name, value) for name, value in texts.items())), None)
         or ("prompt is empty" if not row["prompt"] else None)
         or _repeated(candidates)
         or _grades_problem(row.get("grades", [0] * len(candidates)), len(candidates))
     )
-
-
-def _text_problem(name: str, value: object) -> str | None:
-    if not isinstance(value, str):
-        return f"{name} is {kind_of(value)}, not a text"
-    try:
-        # An escape can spell half a character, which no tokenizer takes.
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return f"{name} holds half of a character (a lone surrogate)"
-    return None
 
 
 def _repeated(candidates: list[str]) -> str | None:

@@ -18,6 +18,7 @@ from opdcliff.models.prepare import (
 )
 from opdcliff.models.sft import fine_tune
 from opdcliff.models.tokenization import answer_text, modal_sets_for, pad_left
+from opdcliff.models.tuning.own_answers import fine_tune_own
 
 __all__ = [
     "MEASURING_CODE",
@@ -25,10 +26,12 @@ __all__ = [
     "Loaded",
     "Prepared",
     "Trio",
+    "Tuned",
     "answer_text",
     "batch_of_update",
     "build",
     "fine_tune",
+    "fine_tune_own",
     "free_device",
     "fresh_student",
     "load_kept",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from opdcliff.models.tokenization import encode, pad_left
 # Distinct streams of random numbers for distinct purposes under one seed.
 ORDER_STREAM, ANSWER_STREAM = 1, 2
 IGNORE = -100
+# Of every row, its input ids, and its labels: IGNORE where a token carries no loss.
+Rows = list[tuple[list[int], list[int]]]
+Item = TypeVar("Item")
 
 
 def prompt_batch(tokenizer: Any, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,8 +25,8 @@ def prompt_batch(tokenizer: Any, examples: Sequence[Example]) -> tuple[torch.Ten
 
 
 def batch_of_update(
-    examples: Sequence[Example], size: int, update: int, seed: int
-) -> list[tuple[int, Example]]:
+    examples: Sequence[Item], size: int, update: int, seed: int
+) -> list[tuple[int, Item]]:
     """The examples of one update with their running number over the run.
 
     Epochs are fresh permutations; the batch depends on (seed, update) alone, so a resumed run
@@ -46,7 +49,7 @@ def sft_batches(
     steps: int,
     batch_size: int,
     seed: int,
-) -> Iterator[list[tuple[list[int], list[int]]]]:
+) -> Iterator[Rows]:
     """For each step, (input ids, labels) of every row; prompt and silent pieces carry IGNORE."""
     for step in range(steps):
         rng = np.random.default_rng([seed, ANSWER_STREAM, step])

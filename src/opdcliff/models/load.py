@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from opdcliff.errors import ModelError
 from opdcliff.models.tokenization import entries
+from opdcliff.models.tuning.adapters import base_of, is_adapter, merge_adapter
 from opdcliff.settings import ArchConfig
 from opdcliff.storage import in_words
 
@@ -86,12 +87,18 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal LM from a folder, or from a hub id at the commit `revision`, in evaluation mode.
 
+    The folder of an adapter gives its base with the adapter merged into it.
     role: what errors call it.
 
     Raises:
         ModelError: a hub id without a commit, nothing loadable there, weights that are not
             safetensors, not finite, or not all of the model's.
     """
+    if is_adapter(source):
+        folder = Path(source).expanduser()
+        below, commit = base_of(source)
+        base = load_model(below, dtype=dtype, revision=commit, role=f"base of the {role} {source}")
+        return _require_finite(merge_adapter(base, folder), source, role)
     origin = _origin(source, revision)
     model: PreTrainedModel
     try:
@@ -112,13 +119,7 @@ def load_model(
             f"the checkpoint of {source} lacks {len(report['missing_keys'])} weights, such as "
             f"{min(report['missing_keys'])}; give a complete one"
         )
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise ModelError(
-                f"the {role} of {source} has a weight that is NaN or infinite, in {name}; give an "
-                "intact checkpoint"
-            )
-    return model.eval()
+    return _require_finite(model, source, role).eval()
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
@@ -128,10 +129,12 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
         ModelError: a hub id without a commit, no tokenizer there, or no end-of-sequence token
             distinct from padding.
     """
+    if is_adapter(source) and not _has_tokenizer(Path(source).expanduser()):
+        source, revision = base_of(source)
     origin = _origin(source, revision)
     folder = Path(source).expanduser()
     # Without them transformers makes an empty tokenizer of the model's family.
-    if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+    if folder.is_dir() and not _has_tokenizer(folder):
         raise ModelError(
             f"{source} holds no tokenizer files ({' or '.join(_TOKENIZER_FILES[:2])}); copy them "
             "there from where the model comes from"
@@ -158,6 +161,7 @@ def known_positions(source: str | Path, *, revision: str | None = None) -> int |
 
     Reads the configuration alone. Raises ModelError as `load_model` does.
     """
+    source, revision = base_of(source, revision)
     origin = _origin(source, revision)
     try:
         configuration = AutoConfig.from_pretrained(**origin, trust_remote_code=False)
@@ -222,6 +226,20 @@ def fresh_student(trio: Trio) -> Trio:
     """The same teacher and base with a new trainable student at the warm start."""
     student = copy.deepcopy(trio.base).requires_grad_(True)
     return replace(trio, student=student)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _TOKENIZER_FILES)
+
+
+def _require_finite(model: PreTrainedModel, source: str | Path, role: str) -> PreTrainedModel:
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise ModelError(
+                f"the {role} of {source} has a weight that is NaN or infinite, in {name}; give an "
+                "intact checkpoint"
+            )
+    return model
 
 
 def _origin(source: str | Path, revision: str | None) -> dict[str, Any]:
