@@ -7,7 +7,7 @@ from opdcliff.models.batches import batch_of_update
 from opdcliff.models.device import free_device, pick_device
 from opdcliff.models.load import Trio, build, fresh_student
 from opdcliff.models.loaded import Loaded, load_kept
-from opdcliff.models.make_pair import TEACHER
+from opdcliff.models.make_pair import STUDENT, TEACHER
 from opdcliff.models.prepare import (
     MEASURING_CODE,
     Prepared,
@@ -19,9 +19,11 @@ from opdcliff.models.prepare import (
 from opdcliff.models.sft import fine_tune
 from opdcliff.models.tokenization import answer_text, modal_sets_for, pad_left
 from opdcliff.models.tuning.own_answers import fine_tune_own
+from opdcliff.models.tuning.saving import save_model
 
 __all__ = [
     "MEASURING_CODE",
+    "STUDENT",
     "TEACHER",
     "Loaded",
     "Prepared",
@@ -43,4 +45,5 @@ __all__ = [
     "prepare",
     "prepare_data",
     "sample_answers",
+    "save_model",
 ]

@@ -27,10 +27,16 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from opdcliff.errors import ModelError
+from opdcliff.errors import ConfigError, ModelError
 from opdcliff.models.tokenization import entries
-from opdcliff.models.tuning.adapters import base_of, is_adapter, merge_adapter
-from opdcliff.settings import ArchConfig
+from opdcliff.models.tuning.adapters import (
+    base_of,
+    is_adapter,
+    merge_adapter,
+    put_adapter,
+    sharing,
+)
+from opdcliff.settings import ArchConfig, LoraConfig
 from opdcliff.storage import in_words
 
 # Their bars would tear this project's own; loading reports through errors.
@@ -222,10 +228,29 @@ def assemble(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: Any)
     return Trio(student=student, teacher=teacher, base=base, tokenizer=tokenizer)
 
 
-def fresh_student(trio: Trio) -> Trio:
-    """The same teacher and base with a new trainable student at the warm start."""
-    student = copy.deepcopy(trio.base).requires_grad_(True)
-    return replace(trio, student=student)
+def fresh_student(
+    trio: Trio, lora: LoraConfig | None = None, *, seed: int = 0, share: bool = True
+) -> Trio:
+    """The same teacher and base with a new trainable student at the warm start.
+
+    lora: train a fresh adapter, drawn by `seed`, in place of all weights. The student's other
+    weights are then those of the base: one copy serves both, and the base is the student with its
+    adapter off. share: False gives the student a copy, for an engine that takes its weights apart.
+
+    Raises:
+        ConfigError: see `put_adapter`; or an adapter with dropout, since the answers that are
+            sampled and those that are scored would come from different students.
+    """
+    if lora is None:
+        student = copy.deepcopy(trio.base).requires_grad_(True)
+        return replace(trio, student=student)
+    if lora.dropout:
+        raise ConfigError(
+            f"model.lora.dropout={lora.dropout} is for `opdcliff sft`; a student that is distilled "
+            "samples and scores without it: set model.lora.dropout=0"
+        )
+    student = sharing(trio.base) if share else copy.deepcopy(trio.base)
+    return replace(trio, student=put_adapter(student, lora, seed))
 
 
 def _has_tokenizer(folder: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from opdcliff.contract import ModalSets, get_contract
@@ -15,7 +15,7 @@ from opdcliff.settings import RunConfig
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the cells of a study share; `trio.student` stays at the warm start."""
+    """What the cells of a study share; `trio.student` is the base, of which they make their own."""
 
     trio: Trio
     splits: Splits
@@ -34,6 +34,8 @@ def load_kept(config: RunConfig, prepared: Prepared) -> Loaded:
     if key not in _last:
         _last.clear()
         trio = load_trio(config, prepared)
+        # A third copy of the warm start would lie idle.
+        trio = replace(trio, student=trio.base)
         modal_sets = modal_sets_for(get_contract(config.data.contract), trio.tokenizer)
         _last[key] = Loaded(trio, read_splits(prepared.data), modal_sets)
     return _last[key]
