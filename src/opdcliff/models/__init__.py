@@ -18,6 +18,7 @@ from opdcliff.models.prepare import (
 )
 from opdcliff.models.sft import fine_tune
 from opdcliff.models.tokenization import answer_text, modal_sets_for, pad_left
+from opdcliff.models.tuning.adapters import base_of, put_adapter
 from opdcliff.models.tuning.own_answers import fine_tune_own
 from opdcliff.models.tuning.saving import save_model
 
@@ -30,6 +31,7 @@ __all__ = [
     "Trio",
     "Tuned",
     "answer_text",
+    "base_of",
     "batch_of_update",
     "build",
     "fine_tune",
@@ -44,6 +46,7 @@ __all__ = [
     "pick_device",
     "prepare",
     "prepare_data",
+    "put_adapter",
     "sample_answers",
     "save_model",
 ]

@@ -31,6 +31,7 @@ from opdcliff.errors import ConfigError, ModelError
 from opdcliff.models.tokenization import entries
 from opdcliff.models.tuning.adapters import (
     base_of,
+    below,
     is_adapter,
     merge_adapter,
     put_adapter,
@@ -101,10 +102,12 @@ def load_model(
             safetensors, not finite, or not all of the model's.
     """
     if is_adapter(source):
-        folder = Path(source).expanduser()
-        below, commit = base_of(source)
-        base = load_model(below, dtype=dtype, revision=commit, role=f"base of the {role} {source}")
-        return _require_finite(merge_adapter(base, folder), source, role)
+        named, commit = below(source)
+        try:
+            base = load_model(named, dtype=dtype, revision=commit, role=role)
+        except ModelError as error:
+            raise ModelError(f"the base of the adapter {source}: {error}") from error
+        return _require_finite(merge_adapter(base, Path(source).expanduser()), source, role)
     origin = _origin(source, revision)
     model: PreTrainedModel
     try:

@@ -47,28 +47,37 @@ def is_adapter(source: str | Path) -> bool:
     return (Path(source).expanduser() / ADAPTER_CONFIG).is_file()
 
 
-def base_of(source: str | Path, revision: str | None = None) -> tuple[str, str | None]:
-    """The whole model below an adapter's folder, and its revision; any other source as it is.
+def below(source: str | Path) -> tuple[str, str | None]:
+    """What the adapter in that folder goes on: a folder or hub id, and its revision.
 
     A relative path is one from the adapter's folder, or else from the current one.
 
     Raises:
         ModelError: the adapter's configuration cannot be read or names no base.
     """
-    seen = {str(source)}
-    while is_adapter(source):
-        folder = Path(source).expanduser()
-        plain = _configuration(folder)
-        named, revision = plain.get("base_model_name_or_path"), plain.get("revision")
-        beside = folder / str(named)
-        source = str(beside if beside.is_dir() else named)
-        if not isinstance(named, str) or source in seen:
-            raise ModelError(
-                f"the adapter of {folder} names no base; set base_model_name_or_path in its "
-                f"{ADAPTER_CONFIG} to the folder or hub id of the model it was trained on"
-            )
-        seen.add(source)
-    return str(source), revision
+    folder = Path(source).expanduser()
+    plain = _configuration(folder)
+    named = plain.get("base_model_name_or_path")
+    beside = folder / str(named)
+    found = beside if beside.is_dir() else Path(str(named)).expanduser()
+    if not isinstance(named, str) or (found.is_dir() and found.samefile(folder)):
+        raise ModelError(
+            f"the adapter of {folder} names no base; set base_model_name_or_path in its "
+            f"{ADAPTER_CONFIG} to the folder or hub id of the model it was trained on"
+        )
+    return str(beside if beside.is_dir() else named), plain.get("revision")
+
+
+def base_of(source: str | Path, revision: str | None = None) -> tuple[str, str | None]:
+    """The whole model below adapters, and its revision; a source that is none as it is.
+
+    Raises:
+        ModelError: see `below`.
+    """
+    named = str(source), revision
+    while is_adapter(named[0]):
+        named = below(named[0])
+    return named
 
 
 def sharing(model: PreTrainedModel) -> PreTrainedModel:
@@ -104,6 +113,7 @@ def put_adapter(model: PreTrainedModel, settings: LoraConfig, seed: int) -> PreT
             peft.inject_adapter_in_model(own, model)
     except ValueError as error:
         raise _no_target(", ".join(settings.targets)) from error
+    _widen(model)
     _refuse_untouched(model, settings.targets)
     _refuse_tied(model, f"model.lora.targets={settings.targets}")
     return model.eval()
@@ -154,6 +164,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         own = peft.LoraConfig.from_pretrained(str(folder))
         own.inference_mode = False
         peft.inject_adapter_in_model(own, model)
+        _widen(model)
         expected = set(peft.get_peft_model_state_dict(model))
         if {name.removeprefix(_PREFIX) for name in tensors} != expected:
             raise ValueError("its weights are not those of its configuration")
@@ -179,6 +190,13 @@ def merge_own(model: PreTrainedModel) -> PreTrainedModel:
             model.set_submodule(name, module.get_base_layer())
     del model.peft_config
     return model.eval()
+
+
+def _widen(model: PreTrainedModel) -> None:
+    """Small steps would be lost in the digits of bfloat16."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 def _refuse_untouched(model: PreTrainedModel, targets: list[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from opdcliff.models.tuning.adapters import base_of, has_adapter, is_adapter, save_adapter
+from opdcliff.models.tuning.adapters import below, has_adapter, is_adapter, save_adapter
 from opdcliff.storage import file_digest
 
 
@@ -34,8 +34,8 @@ def content_of(source: str | Path, revision: str | None) -> list[Any]:
     An adapter is followed by its base.
     """
     named, found = [(str(source), revision)], list[Any]()
-    if is_adapter(source):
-        named.append(base_of(source, revision))
+    while is_adapter(named[-1][0]):
+        named.append(below(named[-1][0]))
     for place, commit in named:
         folder = Path(place).expanduser()
         found.append(file_digests(folder) if folder.is_dir() else [place, commit])
