@@ -233,11 +233,20 @@ def spoil(folder: Path) -> None:
     save_file(state, folder / ADAPTER_WEIGHTS)
 
 
+def circle(folder: Path) -> None:
+    other = folder.with_name("other")
+    other.mkdir()
+    (other / ADAPTER_CONFIG).write_text(json.dumps({"base_model_name_or_path": "../adapter"}))
+    edit(folder, base_model_name_or_path="../other")
+
+
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
         (lambda f: edit(f, base_model_name_or_path=None), "names no base; set base_model_name"),
         (lambda f: edit(f, base_model_name_or_path="."), "names no base; set base_model_name"),
+        (circle, "goes on adapters that go on each other"),
+        (lambda f: edit(f, megatron_config={"a": 1}), "has megatron_config="),
         (lambda f: edit(f, base_model_name_or_path="some/model"), "not pinned by revision=None"),
         (lambda f: edit(f, peft_type="IA3"), "has peft_type=IA3, which is not merged here"),
         (lambda f: edit(f, modules_to_save=["lm_head"]), "has modules_to_save="),

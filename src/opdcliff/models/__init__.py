@@ -29,7 +29,6 @@ __all__ = [
     "Loaded",
     "Prepared",
     "Trio",
-    "Tuned",
     "answer_text",
     "base_of",
     "batch_of_update",

@@ -32,6 +32,7 @@ from opdcliff.models.tokenization import entries
 from opdcliff.models.tuning.adapters import (
     base_of,
     below,
+    has_adapter,
     is_adapter,
     merge_adapter,
     put_adapter,
@@ -102,6 +103,8 @@ def load_model(
             safetensors, not finite, or not all of the model's.
     """
     if is_adapter(source):
+        # Circles are found out here.
+        base_of(source)
         named, commit = below(source)
         try:
             base = load_model(named, dtype=dtype, revision=commit, role=role)
@@ -122,6 +125,11 @@ def load_model(
         )
     except Exception as error:
         raise ModelError(_cannot_load(role, source, error)) from error
+    if has_adapter(model):
+        raise ModelError(
+            f"{source} is an adapter on the hub, whose base is not pinned; download both and give "
+            "the adapter's folder"
+        )
     # Such weights would be drawn at random, anew on every load.
     if report["missing_keys"]:
         raise ModelError(

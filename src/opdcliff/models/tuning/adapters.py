@@ -28,6 +28,8 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 ALL_LINEAR = "all-linear"
 # How peft names the parameters of a model that it has wrapped; it looks for that when it loads.
 _PREFIX = "base_model.model."
+# Adapters on adapters; more are taken for a circle.
+_DEEPEST = 20
 # What an adapter's configuration may hold beyond plain LoRA, and what it holds where it does not.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -37,6 +39,10 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "target_parameters": (None, []),
     "layer_replication": (None,),
     "alora_invocation_tokens": (None,),
+    "arrow_config": (None,),
+    "use_qalora": (False, None),
+    # Names a module to import.
+    "megatron_config": (None,),
     # Others start by changing the base, which is then not the one that is named.
     "init_lora_weights": (True, False, "gaussian"),
 }
@@ -75,9 +81,14 @@ def base_of(source: str | Path, revision: str | None = None) -> tuple[str, str |
         ModelError: see `below`.
     """
     named = str(source), revision
-    while is_adapter(named[0]):
+    for _ in range(_DEEPEST):
+        if not is_adapter(named[0]):
+            return named
         named = below(named[0])
-    return named
+    raise ModelError(
+        f"the adapter of {source} goes on adapters that go on each other; set "
+        f"base_model_name_or_path in their {ADAPTER_CONFIG}"
+    )
 
 
 def sharing(model: PreTrainedModel) -> PreTrainedModel:

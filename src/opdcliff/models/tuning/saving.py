@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from opdcliff.models.tuning.adapters import below, has_adapter, is_adapter, save_adapter
+from opdcliff.models.tuning.adapters import base_of, below, has_adapter, is_adapter, save_adapter
 from opdcliff.storage import file_digest
 
 
@@ -33,6 +33,7 @@ def content_of(source: str | Path, revision: str | None) -> list[Any]:
 
     An adapter is followed by its base.
     """
+    base_of(source)
     named, found = [(str(source), revision)], list[Any]()
     while is_adapter(named[-1][0]):
         named.append(below(named[-1][0]))
