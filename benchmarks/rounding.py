@@ -26,7 +26,8 @@ import torch
 from opdcliff.calibration.class_masses import calibrate_trio
 from opdcliff.contract import REASON, get_contract
 from opdcliff.data import read_splits
-from opdcliff.models.load import Trio, build, load_tokenizer
+from opdcliff.models.load import build, load_tokenizer
+from opdcliff.models.trio import Trio
 from opdcliff.models.make_pair import SEED_OF_ROLE, STUDENT, TEACHER
 from opdcliff.models.prepare import prepare
 from opdcliff.models.sft import fine_tune

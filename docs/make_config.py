@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ FOLDER = Path(__file__).parent
 # Groups that are no part of the typed configuration.
 _OTHERS = {
     "launcher": "What runs the cells of `opdcliff train -m`.",
+    "lora": "Whether `train` and `sft` train the student's weights or an adapter on them.",
     "experiment": "Ready grids and studies; off unless named. The first line is the command.",
     "debug": "Changes many groups at once; off unless named.",
 }
@@ -83,10 +85,9 @@ def _option(group: str, option: str) -> str:
     words = [word for entry in yaml.safe_load(text).get("defaults", []) for word in _words(entry)]
     if words:
         lines.append(f"As {', '.join(words)}, except for what follows.\n")
-    if "# @package _global_" in text:
-        prefix = ""
-    else:
-        prefix = "lam." if "# @package lam" in text else f"{group}."
+    package = re.search(r"^# @package (\w+)", text)
+    place = package[1] if package else group
+    prefix = "" if place == "_global_" else f"{place}."
     return "\n".join(lines) + "\n" + _table(text, prefix)
 
 

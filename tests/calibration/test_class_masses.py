@@ -17,7 +17,7 @@ from opdcliff.calibration import forced
 from opdcliff.calibration.class_masses import MIN_POSITIONS, Calibration, calibrate_trio, tabulate
 from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, Contract
 from opdcliff.models import answering
-from opdcliff.models.load import Trio, assemble
+from opdcliff.models.trio import Trio, assemble
 from opdcliff.rollout.sampler import Rollout
 from opdcliff.settings.schema import CalibrationConfig
 from opdcliff.theory.threshold import lambda_star

@@ -13,7 +13,7 @@ from forbidding import forbid
 from opdcliff.calibration.class_masses import Binding, calibrate_trio
 from opdcliff.calibration.modal_mass import label, modal_logits
 from opdcliff.contract.parse import RANKING_WITH_REASON
-from opdcliff.models.load import assemble
+from opdcliff.models.trio import assemble
 from opdcliff.settings.schema import CalibrationConfig
 from opdcliff.training.evaluation.answers import class_metrics
 

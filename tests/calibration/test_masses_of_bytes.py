@@ -20,7 +20,7 @@ from markov import EOS, PAD
 from opdcliff.calibration.class_masses import Calibration, calibrate_trio
 from opdcliff.contract.parse import RANKING_WITH_REASON
 from opdcliff.data.example import Example
-from opdcliff.models.load import assemble
+from opdcliff.models.trio import assemble
 
 # Teacher and warm start: mass on each way on, and on closing. The blank is most of what differs.
 GOES_ON = ({"\u2581": 0.36, "\u2581a": 0.5}, {"\u2581": 0.04, "\u2581a": 0.44})

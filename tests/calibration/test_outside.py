@@ -15,7 +15,7 @@ from opdcliff.calibration.class_masses import calibrate_trio
 from opdcliff.calibration.outside import Outside, mass_outside
 from opdcliff.contract.parse import RANKING_WITH_REASON
 from opdcliff.data.example import Example
-from opdcliff.models.load import assemble
+from opdcliff.models.trio import assemble
 from opdcliff.rollout.sampler import Rollout, as_rollout
 from opdcliff.settings.schema import CalibrationConfig
 

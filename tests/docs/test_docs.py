@@ -21,7 +21,7 @@ from opdcliff.paths import REPO_ROOT
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_grid, compose_one
 from opdcliff.study.study import check_protocol
-from workshop import OWN_SIZES, SECONDS, Run, prepared_pair, write_own_prompts
+from workshop import OWN_SIZES, SECONDS, Run, prepared_pair, write_own_answers, write_own_prompts
 
 COMMANDS = all_commands("opdcliff")
 STALE = "{} is stale; run `make renew-docs` and commit it"
@@ -108,6 +108,10 @@ def places(workshop: Path, fashion: Path) -> dict[str, str]:
         "model.teacher": teacher.partition("=")[2],
         "data.path": str(fashion),
         "data.path.jsonl": str(write_own_prompts(workshop / "own.jsonl")),
+        "data.path=ANSWERS.jsonl": str(write_own_answers(workshop / "answers.jsonl")),
+        "out=TEACHER": str(workshop / "teacher"),
+        "out=WARM_START": str(workshop / "warm_start"),
+        "out=FOLDER": str(workshop / "tuned"),
     }
 
 
@@ -159,7 +163,15 @@ def test_a_command_that_is_not_run_is_still_there_and_its_settings_load(
         return
     if "qwen3" in command or "paper" in command:
         words += HUB
-    own = ("supersedes=", "renew_committed=", "dry_run=", "memory_gb=", "prompt_tokens=")
+    own = (
+        "supersedes=",
+        "renew_committed=",
+        "dry_run=",
+        "memory_gb=",
+        "prompt_tokens=",
+        "out=",
+        "merge=",
+    )
     settings = [word for word in words if word not in ("-m", "...") and not word.startswith(own)]
     if verb == "study" or verb in ("lock", "confirm"):
         config = load(compose_one(settings))

@@ -156,12 +156,13 @@ def _start_server() -> None:
 def outcome(folder: Path) -> dict[str, Any]:
     """What has to be the same however often a run was interrupted."""
     record = read_record(folder)
+    (student,) = (folder / KEPT_STUDENT).glob("*.safetensors")
     timed = [name for name in record.history.columns if name.startswith("time/")]
     return {
         "status": record.status,
         # NaN by name, since it does not equal itself.
         "history": encode_floats(record.history.drop(columns=timed).to_dict("list")),
-        "student": (folder / KEPT_STUDENT / "model.safetensors").read_bytes(),
+        "student": student.read_bytes(),
     }
 
 

@@ -85,13 +85,14 @@ def all_commands(program: str) -> list[str]:
 def words_of(command: str, places: dict[str, str]) -> list[str]:
     """The words behind `opdcliff`; KEY=PLACEHOLDER, in capitals, takes the value of KEY.
 
-    Where KEY has several values, the ending of the placeholder chooses: `data.path.jsonl`.
+    Where KEY has several values, the placeholder chooses, `data.path=ANSWERS.jsonl`, or its ending:
+    `data.path.jsonl`.
     """
     words = []
     for word in shlex.split(command)[1:]:
         key, equals, value = word.partition("=")
         if equals and re.fullmatch(r"[A-Z][A-Z_]*(\.jsonl)?", value):
-            value = places[key + Path(value).suffix]
+            value = places.get(word) or places[key + Path(value).suffix]
         words.append(f"{key}{equals}{value}")
     return words
 

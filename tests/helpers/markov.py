@@ -17,9 +17,9 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from opdcliff.data.example import Example, Splits
-from opdcliff.models.load import Trio, assemble
 from opdcliff.models.tokens.codec import Codec, make_codec
 from opdcliff.models.tokens.train_bpe import pad_left
+from opdcliff.models.trio import Trio, assemble
 from opdcliff.rollout.sampler import Rollout
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one

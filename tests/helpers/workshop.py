@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from opdcliff.data.answers import AnswerStyle, draw_answer
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.models.prepare import prepare
 from opdcliff.paths import StudyPaths
@@ -64,6 +67,25 @@ def prepared_pair(workshop: Path) -> list[str]:
     paths = StudyPaths(workshop / "runs", workshop / "results")
     folder = prepare(load(compose_one(SECONDS)), paths).models
     return [f"model.student={folder / 'student'}", f"model.teacher={folder / 'teacher'}"]
+
+
+def write_own_answers(file: Path) -> Path:
+    """A file of prompts with answers to them."""
+    rng = np.random.default_rng(0)
+    style = AnswerStyle(
+        continue_mass=0.6,
+        corrupt_rate=0.0,
+        swap_rate=0.0,
+        long_share=0.0,
+        long_words=1,
+        with_reason=True,
+    )
+    rows = [
+        {"prompt": e.prompt, "answer": "".join(p.text for p in draw_answer(e, style, rng))}
+        for e in generate(6, SplitSizes(40, 1, 1), candidates=2).train
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
 
 
 def write_own_prompts(file: Path) -> Path:

@@ -22,15 +22,9 @@ from transformers import (
 from markov import codec_of
 from opdcliff.errors import ModelError
 from opdcliff.models import load as load_module
-from opdcliff.models.load import (
-    assemble,
-    build,
-    fresh_student,
-    load_model,
-    load_tokenizer,
-    same_vocabulary,
-)
+from opdcliff.models.load import build, load_model, load_tokenizer, same_vocabulary
 from opdcliff.models.tokens.train_bpe import train_bpe
+from opdcliff.models.trio import assemble, fresh_student
 from opdcliff.models.weights import library_errors
 from opdcliff.settings.schema import ArchConfig
 

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PhiConfig, PreTrai
 from families import FAMILIES, build, byte_tokenizer
 from markov import codec_of
 from opdcliff.errors import ModelError
-from opdcliff.models.load import assemble, load_model
+from opdcliff.models.load import load_model
+from opdcliff.models.trio import assemble
 from opdcliff.models.weights.outputs import cut_outputs, uncut
 from opdcliff.rollout.backends import sample
 from opdcliff.rollout.scoring import completion_full_logp

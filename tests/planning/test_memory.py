@@ -23,6 +23,7 @@ from opdcliff.calibration.modal_mass import Positions, modal_logits
 from opdcliff.cli import command
 from opdcliff.engine.single import SingleEngine
 from opdcliff.models.load import build
+from opdcliff.models.trio import Trio, fresh_student
 from opdcliff.planning.memory import (
     BACKWARD,
     EVALUATION,
@@ -33,7 +34,7 @@ from opdcliff.planning.memory import (
     Plan,
     make_plan,
 )
-from opdcliff.planning.sizes import Vocabulary, setup_of, sizes_of, sizes_of_model
+from opdcliff.planning.sizes import Vocabulary, adapter_of, setup_of, sizes_of, sizes_of_model
 from opdcliff.rollout.sampler import TRAIN_STREAM, Rollout, sample
 from opdcliff.rollout.scoring import completion_full_logp, completion_logp
 from opdcliff.settings.checks import load
@@ -128,6 +129,9 @@ def world(*words: str) -> World:
     student, teacher, base = (build(arch, vocabulary, seed).to(dtype) for seed in range(3))
     for frozen in (teacher, base):
         frozen.requires_grad_(False)
+    trio = Trio(student, teacher, base, None)
+    if config.model.lora is not None:
+        student = fresh_student(trio, config.model.lora).student
     ids_BL = torch.randint(5, 3000, (ROWS, PROMPT + ANSWER))
     attention_BL = torch.ones_like(ids_BL)
     # Padding on both sides, as real batches have: without it attention takes no mask.
@@ -184,6 +188,9 @@ CASES = [
     ["model.dtype=bfloat16", "engine.micro_batch=2", "engine.score_chunk_tokens=1024"],
     ["optim.estimator=full"],
     ["engine.gradient_checkpointing=true"],
+    ["lora=adapter"],
+    ["lora=adapter", "model.dtype=bfloat16", "engine.micro_batch=2", "model.lora.rank=64"],
+    ["lora=adapter", "engine.gradient_checkpointing=true"],
 ]
 
 
@@ -200,6 +207,9 @@ def test_an_update_takes_what_is_planned(words: list[str]) -> None:
     # Optimizer states come with the first step.
     update(w, teacher, base)
     resident = [size(model.parameters()) for model in models]
+    if w.config.model.lora is not None:
+        # The base's own weights are the student's.
+        resident[0] -= resident[2]
     state = [t for s in w.engine._optimizer.state.values() for t in s.values() if t.dim() > 0]
     parts = ("student weights", "teacher", "base", "optimizer states")
     for name, measured in zip(parts, [*resident, size(state)], strict=True):
@@ -229,6 +239,36 @@ def test_gradients_take_what_is_planned() -> None:
     w.engine.backward(loss_of(w, slice(None), teacher, base).loss, last=True)
     gradients = [p.grad for p in w.engine.student.parameters() if p.grad is not None]
     close(w.plan.part("gradients"), size(gradients))
+
+
+def test_an_adapter_is_counted_without_weights() -> None:
+    w = world("lora=adapter", "model.lora.rank=8", "model.lora.targets=[q_proj,down_proj]")
+    adapter = adapter_of(w.config)
+    assert adapter is not None
+    # Three layers, each with a matrix on either side of the rank.
+    assert adapter.parameters == 3 * 8 * ((256 + 256) + (768 + 256))
+    assert (adapter.largest, adapter.width) == (8 * 768, 3 * 2 * 8)
+    assert adapter.inputs == 3 * (256 + 768)
+    mine = [p for p in w.engine.student.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in mine) == adapter.parameters
+    both = {id(p): p for m in (w.engine.student, w.base) for p in m.parameters()}
+    assert sum(p.numel() for p in both.values()) == sizes_of_model(w.base).parameters + (
+        adapter.parameters
+    )
+
+
+def test_an_adapter_takes_no_copy_of_the_student_but_under_zero3() -> None:
+    def need(*words: str) -> Plan:
+        setup = setup_of(config_of(*words, "engine.ranks=2"), prompt=PROMPT, cuda=True)
+        return make_plan(setup)
+
+    for engine in ("zero1", "zero2", "zero3"):
+        full, adapter = (need(f"engine={engine}", *lora) for lora in ((), ("lora=adapter",)))
+        assert adapter.part("optimizer states") < 0.2 * full.part("optimizer states")
+        assert adapter.part("base") == full.part("base")
+        ratio = adapter.part("student weights") / full.part("student weights")
+        assert (ratio < 0.2) == (engine != "zero3")
+        assert (1.0 < ratio < 1.2) == (engine == "zero3")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

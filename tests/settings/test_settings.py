@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
-from opdcliff.settings.checks import check, load, science
+from opdcliff.settings.checks import check, load, science, science_of
 from opdcliff.settings.compose import clip_option, compose_grid, compose_one, run_multirun
 from opdcliff.settings.schema import ProtocolArm, RunConfig, field_names
 from opdcliff.storage.conf_groups import default_of, describe, group_names, options_of
@@ -51,6 +52,7 @@ PLUMBING = {
     "evaluation.stop_when_collapsed",
     "rollout.backend",
 }
+PLUMBING_GROUPS = {"engine", "checkpoint", "tracking", "protocol", "tune"}
 
 
 def needs(group: str, option: str, data: Path) -> list[str]:
@@ -58,7 +60,7 @@ def needs(group: str, option: str, data: Path) -> list[str]:
 
 
 def is_plumbing(name: str) -> bool:
-    return name in PLUMBING or name.startswith(("engine.", "checkpoint.", "tracking.", "protocol."))
+    return name in PLUMBING or name.split(".", maxsplit=1)[0] in PLUMBING_GROUPS
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +70,8 @@ def default() -> RunConfig:
 
 @pytest.fixture(scope="module")
 def locked() -> RunConfig:
-    """A config without nulls in its protocol: that of the quick study has no predictions."""
-    return load(compose_one(["protocol=mini"]))
+    """A config without nulls: that of the quick study has no predictions and no adapter."""
+    return load(compose_one(["protocol=mini", "lora=adapter"]))
 
 
 def look(config: Any, name: str) -> Any:
@@ -100,6 +102,7 @@ def test_every_option_composes_and_loads(group: str, option: str, tmp_path: Path
         inner = {"lambda": "lam"}.get(group, group)
         named = getattr(getattr(loaded, inner, None), "name", option)
         assert named == option or option in ("mini", "paper", "staleness")
+        assert (loaded.model.lora is None) == (option != "adapter")
 
 
 def one_of_each(experiment: str) -> dict[str, str]:
@@ -173,6 +176,8 @@ def test_every_field_has_a_value_and_every_value_a_field(protocol: str) -> None:
         assert protocol != "mini"
         names.remove(predictions)
         names += [name for name in field_names() if name.startswith(f"{predictions}.")]
+    names.remove("model.lora")
+    names += list(flat(compose_one(["lora=adapter"]).model.lora, "model.lora."))
     assert sorted(names) == sorted(field_names())
 
 
@@ -209,6 +214,15 @@ def test_science_reacts_to_science_only(name: str, locked: RunConfig) -> None:
     assert (before == after) == is_plumbing(name)
 
 
+def test_a_run_without_an_adapter_keeps_the_identity_it_had(default: RunConfig) -> None:
+    """Records and locks from before there were adapters have no such key."""
+    plain = asdict(default)
+    assert plain["model"].pop("lora") is None
+    assert plain.pop("tune")
+    assert science_of(plain) == science(default)
+    assert "lora" not in science(default)["model"]
+
+
 def test_science_leaves_the_config_alone(default: RunConfig) -> None:
     before = copy.deepcopy(default)
     science(default)["lam"].clear()
@@ -224,8 +238,9 @@ AT_LEAST_1 = st.floats(min_value=1, allow_nan=False)
 
 POSITIVE = """
     lam.of_threshold rollout.temperature optim.lr optim.grad_clip
-    sft.teacher.lr sft.student.lr sft.grad_clip protocol.predictions.safe_multiple"""
-NOT_NEGATIVE = "lam.value sft.weight_decay optim.weight_decay"
+    sft.teacher.lr sft.student.lr sft.grad_clip tune.epochs tune.lr tune.grad_clip
+    model.lora.alpha protocol.predictions.safe_multiple"""
+NOT_NEGATIVE = "lam.value sft.weight_decay optim.weight_decay tune.weight_decay"
 INSIDE = """
     sft.teacher.continue_mass sft.student.continue_mass
     protocol.predictions.upper_plateau protocol.predictions.lower_plateau
@@ -233,11 +248,12 @@ INSIDE = """
     protocol.predictions.parity_margin"""
 RATES = """
     sft.teacher.corrupt_rate sft.student.corrupt_rate sft.teacher.swap_rate sft.student.swap_rate
-    sft.long_share evaluation.collapse_floor optim.beta1 optim.beta2"""
+    sft.long_share tune.warmup tune.held_out model.lora.dropout
+    evaluation.collapse_floor optim.beta1 optim.beta2"""
 FROM_0 = """
     checkpoint.every engine.persistent_elements lam.warmup_updates sft.warmup_steps
     data.max_history"""
-SEEDS = "seed data.seed sft.seed calibration.seed"
+SEEDS = "seed data.seed sft.seed calibration.seed tune.seed"
 COUNTS = """
     rollout.prompts_per_update rollout.max_new_tokens rollout.updates_per_batch
     optim.updates optim.topk protocol.workers
@@ -245,6 +261,7 @@ COUNTS = """
     evaluation.collapse_patience
     calibration.prompts calibration.offset_bin calibration.bootstrap calibration.forced_words
     sft.long_words sft.teacher.steps sft.student.steps sft.batch_size
+    tune.batch_size model.lora.rank
     engine.ranks engine.threads engine.micro_batch engine.score_chunk_tokens
     engine.bucket_elements checkpoint.keep
     data.train data.calibration data.test data.min_items data.max_title_words data.answer_room
@@ -269,6 +286,7 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
         ("protocol.predictions.least_seeds", st.just(1) | st.integers(max_value=1)),
         ("data.tokenizer_entries", st.integers(max_value=257)),
         ("calibration.strengths", st.lists(st.floats(max_value=1) | NOT_FINITE, max_size=3)),
+        ("model.lora.targets", st.sampled_from([[], [""], ["all-linear", "q_proj"]])),
         # The rule of the default clip needs a strength.
         ("clip.strength", st.none() | st.floats(max_value=1) | NOT_FINITE),
         # No option has such a name, whatever words the generator knows.
@@ -380,6 +398,7 @@ def test_values_that_do_not_fit_together(
         ("lambda=0.9", "a number goes into lam.value"),
         ("hydra/launcher=x", "hydra/launcher=x is unknown"),
         ("lamm.value=1", "no setting lamm.value; did you mean lam.value"),
+        ("model.lora.rank=4", "no setting model.lora.rank where model.lora is null"),
         ("foo=bar", "no setting foo;"),
         ("+foo=1", "no setting foo; allowed there: seed, model"),
         ("+lam.foo=1", "no setting lam.foo; allowed there: value"),

@@ -19,7 +19,7 @@ from opdcliff.engine.open import open_engine
 from opdcliff.errors import ModelError
 from opdcliff.models import answering
 from opdcliff.models.batches import batch_of_update, prompt_batch
-from opdcliff.models.load import Trio, assemble
+from opdcliff.models.trio import Trio, assemble
 from opdcliff.rollout.backends import SAMPLERS, sample
 from opdcliff.rollout.sampler import EVALUATION_STREAM, TRAIN_STREAM, Rollout
 from opdcliff.settings.schema import RunConfig

@@ -108,6 +108,19 @@ def test_twenty_kills_at_random_updates_change_nothing(
 
 
 @pytest.mark.slow
+def test_a_kill_changes_nothing_for_an_adapter(prepared: Prepared, tmp_path: Path) -> None:
+    words = ("lora=adapter", "model.lora.rank=4", "optim.lr=2e-3")
+    undisturbed = outcome(run_here(prepared, tmp_path / "whole", *words))
+    child = Child(prepared, tmp_path, *words)
+    assert child.wait_for(7)
+    child.send(signal.SIGKILL)
+    assert child.end() == -signal.SIGKILL
+    folder = run_here(prepared, tmp_path, *words)
+    assert outcome(folder) == undisturbed
+    assert extras(folder)["resumed_at"] >= 6
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "update", "left"),
     [("_save_tensors", 6, [3]), ("fsync_tree", 6, [3]), ("rmtree", 3, [6, 9])],

@@ -109,6 +109,55 @@ def _train_grid(settings: list[str], dry_run: bool) -> int:
 
 
 @verb(
+    "fine-tune a model on answers of your own, to make a teacher or a warm start",
+    """usage: opdcliff sft model.student=DIR data.path=ANSWERS.jsonl out=FOLDER [lora=adapter]
+       [merge=true] [group=option] [key.field=value] ...
+
+Fine-tunes a model (folder, or hub id with model.student_revision) on a file of lines
+{"prompt": text, "answer": text} or {"messages": [{"role": text, "content": text}, ...],
+"answer": text}; messages go through the tokenizer's chat template. Loss is on answer and end token
+alone. The settings are those of the group tune; prompts that are held out are measured before and
+after. Writes FOLDER once it is whole: model and tokenizer, to be given as model.student or
+model.teacher. lora=adapter trains a LoRA adapter and writes that alone, which loads with its base
+by the same words; merge=true writes the model with the adapter in it. The same command again finds
+FOLDER finished; what another command wrote is left alone.""",
+)
+def sft(words: list[str]) -> int:
+    """Fine-tune a model of one's own on answers of one's own, into a folder."""
+    from pathlib import Path
+
+    out, words = own_word("out", words)
+    merge, words = flag("merge", words)
+    if out is None:
+        raise ConfigError("out is missing; give out=FOLDER, which the result is written to")
+    from opdcliff.settings import compose_one, load
+
+    # No second model takes part, and nothing is sampled.
+    unused = [
+        "model.teacher=${model.student}",
+        "model.teacher_revision=${model.student_revision}",
+        *(f"evaluation.{name}=${{data.test}}" for name in ("prompts", "final_prompts")),
+    ]
+    config = load(compose_one([NO_ARMS, *unused, *words]))
+    for name, value in (("model.student", config.model.student), ("data.path", config.data.path)):
+        if value is None:
+            raise ConfigError(f"{name} is missing; give it, see `opdcliff sft --help`")
+    if config.engine.name != "single":
+        raise ConfigError(f"engine={config.engine.name}: sft runs in one process; drop it")
+    from opdcliff.models import fine_tune_own
+
+    tuned = fine_tune_own(config, Path(out).expanduser().absolute(), merge=merge)
+    loss, lines = tuned.facts["held_out_loss"], tuned.facts["lines"]
+    if lines["held_out"]:
+        say(
+            f"loss on {lines['held_out']} lines held out: {loss['before']:.4g} before and "
+            f"{loss['after']:.4g} after {tuned.facts['steps']} steps, nats per answer token"
+        )
+    say(f"{'found, finished before, in' if tuned.found else 'written to'} {out}")
+    return 0
+
+
+@verb(
     "measure p, b and lambda* per token class of a teacher and a warm start",
     """usage: opdcliff calibrate [group=option] [key.field=value] ...
 

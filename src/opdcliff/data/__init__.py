@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from opdcliff.data.amazon import SplitPlan, load_amazon
+from opdcliff.data.answer_lines import AnswerLine, load_answers
 from opdcliff.data.answers import AnswerStyle, draw_answer
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.jsonl import line_of, load_prompts
@@ -10,6 +11,7 @@ from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.splits_file import read_splits, write_splits
 
 __all__ = [
+    "AnswerLine",
     "AnswerStyle",
     "Example",
     "SplitPlan",
@@ -19,6 +21,7 @@ __all__ = [
     "generate",
     "line_of",
     "load_amazon",
+    "load_answers",
     "load_prompts",
     "read_splits",
     "write_splits",

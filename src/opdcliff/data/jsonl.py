@@ -32,7 +32,7 @@ def load_prompts(file: Path, sizes: SplitSizes) -> Splits:
     if not file.is_file():
         raise DataError(f"{file} is no file; give a JSONL file of prompts as data.path")
     found: dict[str, Example] = {}
-    for number, line in _lines(file):
+    for number, line in read_lines(file):
         where = f"{file} line {number}"
         example = _example(line, where)
         if found.setdefault(example.key, example) != example:
@@ -57,14 +57,18 @@ def line_of(file: Path, prompt: str) -> int | None:
     Raises:
         DataError: see `load_prompts`.
     """
-    for number, line in _lines(file):
+    for number, line in read_lines(file):
         if _example(line, f"{file} line {number}").prompt == prompt:
             return number
     return None
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, with their numbers from 1; a mark of UTF-8 is taken off."""
+def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank, with their numbers from 1; a mark of UTF-8 is taken off.
+
+    Raises:
+        DataError: the file cannot be read, or is of another encoding than UTF-8.
+    """
     try:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
@@ -80,21 +84,35 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
         ) from error
 
 
-def _example(line: bytes, where: str) -> Example:
+def read_json(line: bytes, where: str, schema: str) -> Any:
+    """What a line says; `where` names it and `schema` says what it should be, for the error."""
     try:
-        row: Any = json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"))
     except json.JSONDecodeError as error:
         # The line of the file is in `where`.
-        raise DataError(
-            f"{where} is not JSON from character {error.colno} on; {_SCHEMA}"
-        ) from error
+        raise DataError(f"{where} is not JSON from character {error.colno} on; {schema}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} {in_words(error)}; {_SCHEMA}") from error
+        raise DataError(f"{where} {in_words(error)}; {schema}") from error
+
+
+def text_problem(name: str, value: object) -> str | None:
+    """Why a value is no text that a tokenizer takes, or None."""
+    if not isinstance(value, str):
+        return f"{name} is {kind_of(value)}, not a text"
+    try:
+        # An escape can spell half a character, which no tokenizer takes.
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"{name} holds half of a character (a lone surrogate)"
+    return None
+
+
+def _example(line: bytes, where: str) -> Example:
+    row = read_json(line, where, _SCHEMA)
     problem = _problem(row)
     if problem is not None:
         raise DataError(f"{where}: {problem}; {_SCHEMA}")
-    messages = tuple((m["role"], m["content"]) for m in row.get("messages", ()))
-    prompt, candidates = row.get("prompt") or transcript(messages), row["candidates"]
+    (prompt, messages), candidates = read_prompt(row), row["candidates"]
     grades = row.get("grades", [0] * len(candidates))
     # By prompt alone, so that no two splits share one.
     key = digest(messages or prompt, "prompt")
@@ -106,34 +124,23 @@ def transcript(messages: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{role}: {content}" for role, content in messages)
 
 
-def _problem(row: Any) -> str | None:
-    """The first way in which a line breaks the schema, or None."""
-    if not isinstance(row, dict):
-        return f"the line is {kind_of(row)}, not an object"
-    if "prompt" in row and "messages" in row:
-        return "prompt and messages are both there; give one of them"
-    for name in ("candidates", *(() if "messages" in row else ("prompt",))):
-        if name not in row:
-            return f"{name} is missing"
-    candidates = row["candidates"]
-    if not isinstance(candidates, list):
-        return f"candidates is {kind_of(candidates)}, not a list"
-    texts = {f"candidates[{i}]": c for i, c in enumerate(candidates)}
+def read_prompt(row: dict[str, Any]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """`Example.prompt` and `.messages` of a line that has no `prompt_problem`."""
+    messages = tuple((m["role"], m["content"]) for m in row.get("messages", ()))
+    return row.get("prompt") or transcript(messages), messages
+
+
+def prompt_problem(row: dict[str, Any]) -> str | None:
+    """What is wrong with the prompt or the messages of a line, or None."""
+    if "messages" not in row:
+        if "prompt" not in row:
+            return "prompt is missing"
+        return text_problem("prompt", row["prompt"]) or (
+            None if row["prompt"] else "prompt is empty"
+        )
+    messages = row["messages"]
     if "prompt" in row:
-        texts = {"prompt": row["prompt"]} | texts
-    return (
-        messages_problem(row.get("messages"))
-        or next(filter(None, (text_problem(name, value) for name, value in texts.items())), None)
-        or ("prompt is empty" if row.get("prompt") == "" else None)
-        or _candidates_problem(candidates)
-        or _grades_problem(row.get("grades", [0] * len(candidates)), len(candidates))
-    )
-
-
-def messages_problem(messages: object) -> str | None:
-    """The first way in which messages break the schema, or None; there may be none at all."""
-    if messages is None:
-        return None
+        return "prompt and messages are both there; give one of them"
     if not isinstance(messages, list):
         return f"messages is {kind_of(messages)}, not a list"
     if not messages:
@@ -151,16 +158,23 @@ def messages_problem(messages: object) -> str | None:
     return None
 
 
-def text_problem(name: str, value: object) -> str | None:
-    """What keeps a value from being a text, or None."""
-    if not isinstance(value, str):
-        return f"{name} is {kind_of(value)}, not a text"
-    try:
-        # An escape can spell half a character, which no tokenizer takes.
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return f"{name} holds half of a character (a lone surrogate)"
-    return None
+def _problem(row: Any) -> str | None:
+    """The first way in which a line breaks the schema, or None."""
+    if not isinstance(row, dict):
+        return f"the line is {kind_of(row)}, not an object"
+    if problem := prompt_problem(row):
+        return problem
+    if "candidates" not in row:
+        return "candidates is missing"
+    candidates = row["candidates"]
+    if not isinstance(candidates, list):
+        return f"candidates is {kind_of(candidates)}, not a list"
+    texts = (text_problem(f"candidates[{i}]", c) for i, c in enumerate(candidates))
+    return (
+        next(filter(None, texts), None)
+        or _candidates_problem(candidates)
+        or _grades_problem(row.get("grades", [0] * len(candidates)), len(candidates))
+    )
 
 
 def _candidates_problem(candidates: list[str]) -> str | None:

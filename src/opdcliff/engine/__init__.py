@@ -11,7 +11,7 @@ from opdcliff.engine.launch_command import (
 )
 from opdcliff.engine.open import open_engine
 from opdcliff.engine.protocol import Engine
-from opdcliff.engine.state import PARAMETER, State, load_parameters
+from opdcliff.engine.state import PARAMETER, State, load_parameters, trained
 
 __all__ = [
     "PARAMETER",
@@ -24,4 +24,5 @@ __all__ = [
     "load_parameters",
     "open_engine",
     "require_launcher",
+    "trained",
 ]

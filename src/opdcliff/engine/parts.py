@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from opdcliff.engine.state import trained
 from opdcliff.rollout import ScoringModule
 from opdcliff.settings import OptimConfig, RunConfig
 
@@ -44,7 +45,7 @@ class _Recomputing(ScoringModule):
 def build_optimizer(student: PreTrainedModel, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW as configured; ZeRO engines wrap the same one."""
     return torch.optim.AdamW(
-        student.parameters(),
+        [parameter for _, parameter in trained(student)],
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         weight_decay=config.weight_decay,

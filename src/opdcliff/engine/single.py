@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from opdcliff.engine.parts import build_optimizer, scoring_module
-from opdcliff.engine.state import State, read_plain, write_plain
+from opdcliff.engine.state import State, read_plain, trained, write_plain
 from opdcliff.models import pick_device
 from opdcliff.rollout import Rollout
 from opdcliff.settings import RunConfig
@@ -48,10 +48,10 @@ class SingleEngine:
         return norm
 
     def state(self) -> State:
-        return read_plain(list(self.student.named_parameters()), self._optimizer)
+        return read_plain(trained(self.student), self._optimizer)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        write_plain(list(self.student.named_parameters()), self._optimizer, state)
+        write_plain(trained(self.student), self._optimizer, state)
 
     def sum_over_ranks(self, value: float) -> float:
         return value

@@ -23,6 +23,11 @@ State = dict[str, Tensor]
 Named = list[tuple[str, nn.Parameter]]
 
 
+def trained(student: nn.Module) -> Named:
+    """What is trained of a student, and hence its state: all of it, or the adapter on it."""
+    return [(name, p) for name, p in student.named_parameters() if p.requires_grad]
+
+
 def read_plain(named: Named, optimizer: torch.optim.Optimizer) -> State:
     """State of parameters that the optimizer holds whole."""
     state: State = {}
@@ -37,7 +42,7 @@ def read_plain(named: Named, optimizer: torch.optim.Optimizer) -> State:
 
 @torch.no_grad()
 def load_parameters(named: Named, state: Mapping[str, Tensor]) -> None:
-    """Set a student's own weights, before an engine takes it over."""
+    """Set what is trained of a student, before an engine takes it over."""
     for name, parameter in named:
         parameter.copy_(state[f"{PARAMETER}/{name}"])
 

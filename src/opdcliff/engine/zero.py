@@ -22,7 +22,15 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from opdcliff.engine.parts import build_optimizer, scoring_module
-from opdcliff.engine.state import State, read_plain, read_zero, splits, write_plain, write_zero
+from opdcliff.engine.state import (
+    State,
+    read_plain,
+    read_zero,
+    splits,
+    trained,
+    write_plain,
+    write_zero,
+)
 from opdcliff.engine.zero_settings import deepspeed_settings, teacher_settings
 from opdcliff.models import pick_device
 from opdcliff.rollout import Rollout
@@ -44,8 +52,8 @@ class DeepSpeedEngine:
         _use_no_compiled_operator()
         student.to(self.device)
         self._splits_parameters = self._stage == 3
-        self._named = list(student.named_parameters())
-        self._parameters = [parameter for _, parameter in self._named]
+        self._named = trained(student)
+        self._parameters = list(student.parameters())
         # ZeRO-3 hangs collectives on the modules it wraps, so ranks that sample answers of
         # different length would wait for each other for ever. A twin without them does not.
         self.student = _empty_twin(student) if self._splits_parameters else student

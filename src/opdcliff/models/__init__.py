@@ -5,9 +5,9 @@ from __future__ import annotations
 from opdcliff.models.answering import sample_answers
 from opdcliff.models.batches import batch_of_update
 from opdcliff.models.device import free_device, pick_device
-from opdcliff.models.load import Trio, build, fresh_student
+from opdcliff.models.load import build
 from opdcliff.models.loaded import Loaded, load_kept
-from opdcliff.models.make_pair import TEACHER
+from opdcliff.models.make_pair import STUDENT, TEACHER
 from opdcliff.models.prepare import (
     MEASURING_CODE,
     Prepared,
@@ -20,19 +20,26 @@ from opdcliff.models.prepare import (
 from opdcliff.models.sft import fine_tune
 from opdcliff.models.tokens.codec import Codec
 from opdcliff.models.tokens.train_bpe import pad_left
+from opdcliff.models.trio import Trio, fresh_student
+from opdcliff.models.tuning.adapters import base_of, put_adapter
+from opdcliff.models.tuning.own_answers import fine_tune_own
+from opdcliff.models.tuning.saving import save_model
 from opdcliff.models.weights.outputs import CutRows, uncut
 
 __all__ = [
     "MEASURING_CODE",
+    "STUDENT",
     "TEACHER",
     "Codec",
     "CutRows",
     "Loaded",
     "Prepared",
     "Trio",
+    "base_of",
     "batch_of_update",
     "build",
     "fine_tune",
+    "fine_tune_own",
     "free_device",
     "fresh_student",
     "load_kept",
@@ -42,7 +49,9 @@ __all__ = [
     "pick_device",
     "prepare",
     "prepare_data",
+    "put_adapter",
     "sample_answers",
+    "save_model",
     "shown_prompt",
     "uncut",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from opdcliff.models.tokens.train_bpe import pad_left
 # Distinct streams of random numbers for distinct purposes under one seed.
 ORDER_STREAM, ANSWER_STREAM = 1, 2
 IGNORE = -100
+# Of every row, its input ids, and its labels: IGNORE where a token carries no loss.
+Rows = list[tuple[list[int], list[int]]]
+Item = TypeVar("Item")
 
 
 def prompt_batch(codec: Codec, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,8 +26,8 @@ def prompt_batch(codec: Codec, examples: Sequence[Example]) -> tuple[torch.Tenso
 
 
 def batch_of_update(
-    examples: Sequence[Example], size: int, update: int, seed: int
-) -> list[tuple[int, Example]]:
+    examples: Sequence[Item], size: int, update: int, seed: int
+) -> list[tuple[int, Item]]:
     """The examples of one update with their running number over the run.
 
     Epochs are fresh permutations; the batch depends on (seed, update) alone, so a resumed run
@@ -46,7 +50,7 @@ def sft_batches(
     steps: int,
     batch_size: int,
     seed: int,
-) -> Iterator[list[tuple[list[int], list[int]]]]:
+) -> Iterator[Rows]:
     """For each step, (input ids, labels) of every row; prompt and silent pieces carry IGNORE."""
     end = codec.end_ids[0]
     for step in range(steps):

@@ -7,10 +7,7 @@ tokenizer, since their log-probs are subtracted token by token; `weights.outputs
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,9 +26,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from opdcliff.errors import ModelError
-from opdcliff.models.tokens.codec import Codec
+from opdcliff.models.tuning.adapters import (
+    base_of,
+    below,
+    has_adapter,
+    is_adapter,
+    merge_adapter,
+)
 from opdcliff.models.weights.library_errors import cannot_load
-from opdcliff.models.weights.outputs import CutRows, cut_outputs
 from opdcliff.settings import ArchConfig
 
 # Their bars would tear this project's own; loading reports through errors.
@@ -47,20 +49,6 @@ _TOKENIZER_FILES = (
     *("vocab.json", "vocab.txt", "spiece.model", "tekken.json"),
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-@dataclass
-class Trio:
-    """The three models of on-policy distillation; teacher and base are frozen.
-
-    cut: for "student" (and base) or "teacher", the outputs that only this model had.
-    """
-
-    student: PreTrainedModel
-    teacher: PreTrainedModel
-    base: PreTrainedModel
-    codec: Codec
-    cut: Mapping[str, CutRows] = field(default_factory=dict)
 
 
 def build(arch: ArchConfig, tokenizer: Any, seed: int) -> PreTrainedModel:
@@ -92,17 +80,32 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal LM from a folder, or from a hub id at the commit `revision`, in evaluation mode.
 
+    The folder of an adapter gives its base with the adapter merged into it.
     role: what errors call it.
 
     Raises:
         ModelError: a hub id without a commit, nothing loadable there, weights that are not
             safetensors, not finite, or not all of the model's.
     """
+    if is_adapter(source):
+        # Circles are found out here.
+        base_of(source)
+        named, commit = below(source)
+        try:
+            base = load_model(named, dtype=dtype, revision=commit, role=role)
+        except ModelError as error:
+            raise ModelError(f"the base of the adapter {source}: {error}") from error
+        return _require_finite(merge_adapter(base, Path(source).expanduser()), source, role)
     options = _origin(source, revision) | {"dtype": getattr(torch, dtype)}
     try:
         model, report = _load_with_some_attention(options)
     except Exception as error:
         raise ModelError(cannot_load(role, source, error)) from error
+    if has_adapter(model):
+        raise ModelError(
+            f"{source} is an adapter on the hub, whose base is not pinned; download both and give "
+            "the adapter's folder"
+        )
     # Weights of another shape and missing ones would be drawn at random, anew on every load.
     for name, found, expected in sorted(report["mismatched_keys"]):
         raise ModelError(
@@ -114,16 +117,7 @@ def load_model(
             f"the checkpoint of {source} lacks {len(report['missing_keys'])} weights, such as "
             f"{min(report['missing_keys'])}; give a complete one"
         )
-    bias = getattr(model.get_output_embeddings(), "bias", None)
-    for name, weight in model.named_parameters():
-        # On the head a bias of -inf forbids an entry.
-        forbids = weight is bias
-        if not (weight.isfinite() | (weight.isneginf() & forbids)).all():
-            raise ModelError(
-                f"the {role} of {source} has a weight that is NaN or infinite, in {name}; give an "
-                "intact checkpoint"
-            )
-    return model.eval()
+    return _require_finite(model, source, role).eval()
 
 
 def _load_with_some_attention(options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -153,10 +147,12 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
     Raises:
         ModelError: a hub id without a commit, no tokenizer there, or no end-of-sequence token.
     """
+    if is_adapter(source) and not _has_tokenizer(Path(source).expanduser()):
+        source, revision = base_of(source)
     origin = _origin(source, revision)
     folder = Path(source).expanduser()
     # Without them transformers makes an empty tokenizer of the model's family.
-    if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+    if folder.is_dir() and not _has_tokenizer(folder):
         raise ModelError(
             f"{source} holds no tokenizer files ({' or '.join(_TOKENIZER_FILES[:2])}); copy them "
             "there from where the model comes from"
@@ -178,6 +174,7 @@ def known_positions(source: str | Path, *, revision: str | None = None) -> int |
 
     Reads the configuration alone. Raises ModelError as `load_model` does.
     """
+    source, revision = base_of(source, revision)
     origin = _origin(source, revision)
     try:
         configuration = AutoConfig.from_pretrained(**origin, trust_remote_code=False)
@@ -208,40 +205,21 @@ def same_vocabulary(first: Any, second: Any, names: tuple[str, str]) -> None:
         )
 
 
-def assemble(student: PreTrainedModel, teacher: PreTrainedModel, codec: Codec) -> Trio:
-    """Student with its frozen copy as base, and the frozen teacher.
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _TOKENIZER_FILES)
 
-    Models of one family may pad their embedding to different heights (Qwen3-1.7B and 8B do not);
-    the shared tokenizer must fit into both; the higher one is cut to the other (`weights.outputs`).
 
-    Raises:
-        ModelError: the tokenizer has more entries than a model has outputs.
-    """
-    entries = len(codec.token_bytes)
-    models = {"student": student, "teacher": teacher}
-    sizes = {name: model.config.get_text_config().vocab_size for name, model in models.items()}
-    for name, size in sizes.items():
-        if size < entries:
+def _require_finite(model: PreTrainedModel, source: str | Path, role: str) -> PreTrainedModel:
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    for name, weight in model.named_parameters():
+        # On the head a bias of -inf forbids an entry.
+        forbids = weight is bias
+        if not (weight.isfinite() | (weight.isneginf() & forbids)).all():
             raise ModelError(
-                f"the {name} has {size} outputs for {entries} tokens; it belongs to "
-                "another tokenizer: choose models of one family"
+                f"the {role} of {source} has a weight that is NaN or infinite, in {name}; give an "
+                "intact checkpoint"
             )
-    shared = min(sizes.values())
-    cut = {
-        name: cut_outputs(models[name], shared, name)
-        for name, size in sizes.items()
-        if size > shared
-    }
-    base = copy.deepcopy(student)
-    for frozen in (teacher, base):
-        frozen.requires_grad_(False).eval()
-    return Trio(student=student, teacher=teacher, base=base, codec=codec, cut=cut)
-
-
-def fresh_student(trio: Trio) -> Trio:
-    """The same teacher and base with a new trainable student at the warm start."""
-    student = copy.deepcopy(trio.base).requires_grad_(True)
-    return replace(trio, student=student)
+    return model
 
 
 def _origin(source: str | Path, revision: str | None) -> dict[str, Any]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from opdcliff.contract import ModalSets, get_contract
 from opdcliff.data import Splits, read_splits
-from opdcliff.models.load import Trio
 from opdcliff.models.prepare import Prepared, load_trio
+from opdcliff.models.trio import Trio
 from opdcliff.settings import RunConfig
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the cells of a study share; `trio.student` stays at the warm start."""
+    """What the cells of a study share; `trio.student` is the base, of which they make their own."""
 
     trio: Trio
     splits: Splits
@@ -33,6 +33,8 @@ def load_kept(config: RunConfig, prepared: Prepared) -> Loaded:
     if key not in _last:
         _last.clear()
         trio = load_trio(config, prepared)
+        # A third copy of the warm start would lie idle.
+        trio = replace(trio, student=trio.base)
         modal_sets = trio.codec.modal_sets(get_contract(config.data.contract))
         _last[key] = Loaded(trio, read_splits(prepared.data), modal_sets)
     return _last[key]

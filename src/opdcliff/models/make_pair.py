@@ -20,6 +20,7 @@ from opdcliff.models.load import build, load_model, load_tokenizer, same_vocabul
 from opdcliff.models.sft import answer_style, fine_tune
 from opdcliff.models.tokens.codec import make_codec
 from opdcliff.models.tokens.train_bpe import train_bpe
+from opdcliff.models.tuning.saving import save_model
 from opdcliff.processes import open_channel, tell, worker_pool
 from opdcliff.settings import RunConfig
 from opdcliff.terminal import Stage
@@ -64,7 +65,7 @@ def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
             revision=config.model.student_revision,
             role="student",
         )
-        model.save_pretrained(folder / STUDENT)
+        save_model(model, folder / STUDENT)
         return facts | {"fine_tuned": []}
     return facts | {"final_loss": _fine_tune_roles(config, data, folder, roles)}
 
@@ -122,7 +123,7 @@ def _fine_tune_role(
         with_reason=REASON in get_contract(config.data.contract).keys,
         advance=advance,
     )
-    model.to(getattr(torch, config.model.dtype)).save_pretrained(folder / role)
+    save_model(model.to(getattr(torch, config.model.dtype)), folder / role)
     return loss
 
 

@@ -9,14 +9,16 @@ from typing import Any
 from opdcliff.data import write_splits
 from opdcliff.models.device import pick_device
 from opdcliff.models.lengths import check_lengths
-from opdcliff.models.load import Trio, assemble, load_model, load_tokenizer
+from opdcliff.models.load import load_model, load_tokenizer
 from opdcliff.models.make_pair import STUDENT, TEACHER, build_models
 from opdcliff.models.prompts import load_splits
 from opdcliff.models.tokens.chat import CHAT_SETTINGS, chat_identity
 from opdcliff.models.tokens.codec import end_ids_of, make_codec
+from opdcliff.models.trio import Trio, assemble
+from opdcliff.models.tuning.saving import content_of, file_digests
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
-from opdcliff.storage import Asset, asset_cache, file_digest
+from opdcliff.storage import Asset, asset_cache
 
 # The rooms and files whose code decides what an asset holds.
 _DATA_CODE = ("data",)
@@ -64,7 +66,7 @@ def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
         settings.pop(name)
     key = {
         "settings": settings,
-        "files": [_digests(path) for path in files],
+        "files": [file_digests(path) for path in files],
         "code": asset_cache.code_digest(*_DATA_CODE),
     }
     asset = Asset.of(paths, "data", key)
@@ -79,9 +81,12 @@ def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
 
 def models_asset(config: RunConfig, paths: StudyPaths, data: Path) -> Asset:
     """Where the models of `config` lie or will lie; data: folder of the prepared prompts."""
+    model = asdict(config.model)
+    # A fresh adapter goes onto the warm start, which is the same without it.
+    model.pop("lora")
     key = {
         "examples": asset_cache.manifest(data)["facts"]["digest"],
-        "model": asdict(config.model),
+        "model": model,
         "sft": asdict(config.sft),
         "contract": config.data.contract,
         "chat": chat_identity(config.data),
@@ -118,9 +123,4 @@ def _folder_digests(config: RunConfig) -> dict[str, Any]:
     """Content of models given as folders; hub models are named by their revision."""
     sources = {STUDENT: config.model.student, TEACHER: config.model.teacher}
     folders = {role: Path(source).expanduser() for role, source in sources.items() if source}
-    return {role: _digests(path) for role, path in folders.items() if path.is_dir()}
-
-
-def _digests(path: Path) -> dict[str, str]:
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
-    return {file.name: file_digest(file) for file in files}
+    return {role: content_of(path, None) for role, path in folders.items() if path.is_dir()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 
 from opdcliff.data import AnswerStyle, Example
 from opdcliff.errors import ModelError
-from opdcliff.models.batches import IGNORE, sft_batches
+from opdcliff.models.batches import IGNORE, Rows, sft_batches
 from opdcliff.models.load import positions_in
 from opdcliff.models.tokens.codec import Codec
 from opdcliff.settings import RoleConfig, SftConfig
@@ -33,6 +34,23 @@ def answer_style(config: SftConfig, role: RoleConfig, *, with_reason: bool) -> A
     )
 
 
+@dataclass(frozen=True)
+class Descent:
+    """AdamW whose learning rate rises over `warmup_steps` and then falls over the rest.
+
+    advice: what to do if it diverges. micro_batch: rows of a pass; None makes two passes of a
+    batch, by length.
+    """
+
+    steps: int
+    lr: float
+    warmup_steps: int
+    weight_decay: float
+    grad_clip: float
+    advice: str
+    micro_batch: int | None = None
+
+
 def fine_tune(
     model: PreTrainedModel,
     codec: Codec,
@@ -46,18 +64,12 @@ def fine_tune(
 ) -> float:
     """Train `model` in place on freshly drawn reference answers; returns the last step's loss.
 
-    Minimises the mean cross-entropy of answer tokens (nats per token), with the token count taken
-    over the whole batch. `advance` is told each finished step.
+    `advance` is told each finished step.
 
     Raises:
         ModelError: a gradient is NaN or infinite, or an answer is longer than the model knows;
             `model` is as the step before left it.
     """
-    device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(model.parameters(), lr=role.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _lr_share(step, role.steps, config.warmup_steps)
-    )
     batches = sft_batches(
         codec,
         examples,
@@ -66,17 +78,49 @@ def fine_tune(
         batch_size=config.batch_size,
         seed=seed,
     )
+    how = Descent(
+        steps=role.steps,
+        lr=role.lr,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        grad_clip=config.grad_clip,
+        advice=f"lower the lr of this role in sft (it is {role.lr})",
+    )
+    checked = (_fitting(model, rows, step) for step, rows in enumerate(batches, start=1))
+    return descend(model, codec.pad_id, checked, how, advance)
+
+
+def descend(
+    model: PreTrainedModel,
+    pad_id: int,
+    batches: Iterable[Rows],
+    how: Descent,
+    advance: Callable[[int], None],
+) -> float:
+    """Train what of `model` takes a gradient, in place; returns the last step's loss.
+
+    Minimises the mean cross-entropy of answer tokens (nats per token), with the token count taken
+    over the whole batch. `advance` is told each finished step.
+
+    Raises:
+        ModelError: a gradient is NaN or infinite; `model` is as the step before left it.
+    """
+    device = next(model.parameters()).device
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=how.lr, weight_decay=how.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _lr_share(step, how.steps, how.warmup_steps)
+    )
     model.train()
     loss = float("nan")
     for step, rows in enumerate(batches):
-        _check_width(model, rows, step + 1)
         optimizer.zero_grad()
-        loss = _accumulate(model, rows, codec.pad_id, device)
-        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
+        loss = _accumulate(model, rows, pad_id, device, how.micro_batch)
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, how.grad_clip))
         if not math.isfinite(norm):
             raise ModelError(
                 f"fine-tuning diverged at step {step + 1}: loss {loss}, gradient norm {norm}; "
-                f"lower the lr of this role in sft (it is {role.lr})"
+                f"{how.advice}"
             )
         optimizer.step()
         schedule.step()
@@ -85,9 +129,21 @@ def fine_tune(
     return loss
 
 
-def _check_width(
-    model: PreTrainedModel, rows: list[tuple[list[int], list[int]]], step: int
-) -> None:
+@torch.no_grad()
+def mean_loss(model: PreTrainedModel, rows: Rows, pad_id: int, micro_batch: int) -> float:
+    """Mean cross-entropy of all answer tokens of `rows`, nats per token, without a gradient."""
+    device = next(model.parameters()).device
+    parts = _parts(rows, micro_batch)
+    total = sum(_summed_loss(model, part, pad_id, device).item() for part in parts)
+    return total / loss_tokens(rows)
+
+
+def loss_tokens(rows: Rows) -> int:
+    """Tokens of `rows` that carry loss; a first one has nothing before it to be predicted from."""
+    return sum(label != IGNORE for _, labels in rows for label in labels[1:])
+
+
+def _fitting(model: PreTrainedModel, rows: Rows, step: int) -> Rows:
     # How long an answer is drawn is known only here.
     width, known = max(len(ids) for ids, _ in rows), positions_in(model.config)
     if known is not None and width > known:
@@ -96,30 +152,37 @@ def _check_width(
             f"the model knows {known} positions; lower sft.long_words, or raise "
             "model.arch.max_positions or choose a model with a longer context"
         )
+    return rows
 
 
 def _accumulate(
     model: PreTrainedModel,
-    rows: list[tuple[list[int], list[int]]],
+    rows: Rows,
     pad_id: int,
     device: torch.device,
+    micro_batch: int | None = None,
 ) -> float:
-    """Gradient of the batch's mean token loss, in two parts by length: long rows cost padding."""
-    rows = sorted(rows, key=lambda row: len(row[0]))
-    token_count = sum(label != IGNORE for _, labels in rows for label in labels[1:])
-    split = len(rows) * 2 // 3
+    """Gradient of the batch's mean token loss, in parts by length: long rows cost padding."""
+    token_count = loss_tokens(rows)
     total = 0.0
-    for part in (rows[:split], rows[split:]):
-        if part:
-            loss = _summed_loss(model, part, pad_id, device) / token_count
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
+    for part in _parts(rows, micro_batch):
+        loss = _summed_loss(model, part, pad_id, device) / token_count
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
     return total
+
+
+def _parts(rows: Rows, micro_batch: int | None) -> list[Rows]:
+    rows = sorted(rows, key=lambda row: len(row[0]))
+    if micro_batch is not None:
+        return [rows[i : i + micro_batch] for i in range(0, len(rows), micro_batch)]
+    split = len(rows) * 2 // 3
+    return [part for part in (rows[:split], rows[split:]) if part]
 
 
 def _summed_loss(
     model: PreTrainedModel,
-    rows: list[tuple[list[int], list[int]]],
+    rows: Rows,
     pad_id: int,
     device: torch.device,
 ) -> Tensor:

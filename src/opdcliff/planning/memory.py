@@ -5,6 +5,9 @@ need of the rank is the largest sum over a phase. Every answer is taken to reach
 Bytes throughout. Not counted: what CUDA, its kernels and the allocator's fragmentation take, for
 which `plan_report` keeps a share of the device free.
 
+With a LoRA adapter the student's own weights are the base's, but under ZeRO-3; gradients and
+optimizer states are those of the adapter.
+
 e is the size of a number in the model's dtype, N the parameters of the student. Which copies exist
 was read off scoring, train, engine and DeepSpeed's optimizers; tests hold it against measured ones.
 """
@@ -13,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from opdcliff.planning.setup import FLOAT32, Adapter, Setup, Sizes
 
 ROLLOUT, EVALUATION, MASSES, SCORING, BACKWARD, STEP = PHASES = (
     "rollout",
@@ -25,7 +30,6 @@ ROLLOUT, EVALUATION, MASSES, SCORING, BACKWARD, STEP = PHASES = (
 # Those in which gradients live.
 _UPDATE = (BACKWARD, STEP)
 
-_FLOAT32 = 4
 # DeepSpeed's default of stage3_max_live_parameters: gathered elements kept during an update.
 _LIVE = 1_000_000_000
 # Float32 copies of a chunk of logits at once: logits, logits / temperature, log-probs.
@@ -39,53 +43,6 @@ _DRAW_BYTES = 32
 # Bytes per vocabulary entry in the loss of the full estimator, beyond teacher and base: ten
 # float32 copies and a mask.
 _FULL_BYTES = 41
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A decoder of the Llama or Qwen3 shape. largest: elements of its largest parameter."""
-
-    parameters: int
-    largest: int
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    qk_norm: bool
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What decides the memory of one rank.
-
-    item: bytes per number of the models. stage: of ZeRO; 0 splits nothing. bucket: elements of all
-    communication buffers. prompt, answer: tokens. rows: answers of this rank at a time. chunk:
-    answer tokens whose logits exist at a time. full: the estimator. recompute: gradient
-    checkpointing. cuda: torch updates all parameters at once there, one after another on the CPU.
-    """
-
-    student: Sizes
-    teacher: Sizes
-    item: int
-    stage: int
-    ranks: int
-    bucket: int
-    offload_optimizer: bool
-    offload_parameters: bool
-    shard_teacher: bool
-    recompute: bool
-    cuda: bool
-    prompt: int
-    answer: int
-    rollout_rows: int
-    evaluation_rows: int
-    class_rows: int
-    micro_rows: int
-    chunk: int
-    full: bool
 
 
 @dataclass(frozen=True)
@@ -132,41 +89,42 @@ def make_plan(s: Setup) -> Plan:
 
 def _student(s: Setup) -> Sequence[Part]:
     """Weights, gradients and optimizer states as the engines hold them."""
-    whole, share = s.student.parameters, -(-s.student.parameters // s.ranks)
+    trained, share, item = s.trained, -(-s.trained // s.ranks), s.trained_item
     if s.stage == 0:
-        update = whole if s.cuda else 2 * s.student.largest
+        update = trained if s.cuda else 2 * s.largest
         return [
-            Part("student weights", whole * s.item),
+            Part("student weights", s.own * item),
             # All of them exist beside activations only if an earlier part left them.
-            Part("gradients", whole * s.item, _UPDATE if _accumulates(s) else (STEP,)),
+            Part("gradients", trained * item, _UPDATE if _accumulates(s) else (STEP,)),
             # AdamW's two moments in the dtype of the parameters.
-            Part("optimizer states", 2 * whole * s.item),
-            Part("optimizer workspace", update * s.item, (STEP,)),
+            Part("optimizer states", 2 * trained * item),
+            Part("optimizer workspace", update * item, (STEP,)),
             Part("communication buffers", (s.ranks > 1) * s.bucket * s.item, (STEP,)),
         ]
     off, split = s.offload_optimizer, s.stage == 3
     # Stage 1 sums the gradients of parts whole, in the model's dtype.
-    gradients = whole * s.item if s.stage == 1 else share * _FLOAT32
+    gradients = trained * s.item if s.stage == 1 else share * FLOAT32
+    weights = -(-s.own // s.ranks) if split else s.own
     parts = [
-        Part("student weights", (share if split else whole) * s.item, host=s.offload_parameters),
+        Part("student weights", weights * s.item, host=s.offload_parameters),
         Part("gradients", gradients, PHASES if split else _UPDATE, off and s.stage > 1),
         # The optimizer works on a float32 copy, in float32 models too.
-        Part("fp32 master weights", share * _FLOAT32, host=off),
-        Part("optimizer states", 2 * share * _FLOAT32, host=off),
+        Part("fp32 master weights", share * FLOAT32, host=off),
+        Part("optimizer states", 2 * share * FLOAT32, host=off),
         # The share's gradients once more in float32, and a copy that AdamW makes.
-        Part("optimizer workspace", 2 * share * _FLOAT32, (STEP,), off),
+        Part("optimizer workspace", 2 * share * FLOAT32, (STEP,), off),
         Part("communication buffers", s.bucket * s.item, PHASES if split else (BACKWARD,)),
     ]
     if off and not split:
         # For the way of gradients and updated weights between device and host.
         parts += [
-            Part("offload buffers", s.student.largest * s.item),
-            Part("offload buffers", (share + s.student.largest) * s.item, host=True),
+            Part("offload buffers", s.largest * s.item),
+            Part("offload buffers", (share + s.largest) * s.item, host=True),
         ]
     if split:
-        live = min(whole, _LIVE)
+        live = min(s.whole, _LIVE)
         parts += [
-            Part("gathered student", whole * s.item, (ROLLOUT, EVALUATION, MASSES)),
+            Part("gathered student", s.whole * s.item, (ROLLOUT, EVALUATION, MASSES)),
             Part("gathered student", live * s.item, (SCORING, BACKWARD)),
         ]
     return parts
@@ -208,13 +166,13 @@ def _scoring(s: Setup) -> Sequence[Part]:
 
     The full estimator keeps log-probs of the whole vocabulary for the backward pass.
     """
-    vocabulary, wide = s.student.vocabulary, max(s.item, _FLOAT32)
+    vocabulary, wide = s.student.vocabulary, max(s.item, FLOAT32)
     answers = s.rollout_rows * s.answer
     # Of the full estimator's last copies one is kept.
     copies = answers * (_HEAD_COPIES - 1) if s.full else min(s.chunk, answers) * _HEAD_COPIES
     positions = s.class_rows * s.answer
     per_entry = _CLASS_BYTES + (_CHUNK_BEFORE if positions > s.chunk else 0)
-    masses = min(s.chunk, positions) * vocabulary * per_entry * wide // _FLOAT32
+    masses = min(s.chunk, positions) * vocabulary * per_entry * wide // FLOAT32
     parts = [
         Part("scoring workspace", _pass(s, s.rollout_rows, copies * vocabulary * wide), (SCORING,)),
         Part("class mass workspace", _pass(s, s.class_rows, masses), (MASSES,)),
@@ -235,11 +193,12 @@ def _pass(s: Setup, rows: int, head: int) -> int:
 def _backward(s: Setup) -> Sequence[Part]:
     """Activations of a part of the batch, and the head on top of them."""
     sizes, answers = s.student, s.micro_rows * s.answer
-    wide = max(s.item, _FLOAT32)
+    wide = max(s.item, FLOAT32)
     if s.full:
-        head = answers * sizes.vocabulary * _FULL_BYTES * wide // _FLOAT32
+        head = answers * sizes.vocabulary * _FULL_BYTES * wide // FLOAT32
     else:
-        gradient = sizes.vocabulary * sizes.hidden * s.item
+        # An adapter leaves the head alone.
+        gradient = sizes.vocabulary * sizes.hidden * s.item if s.adapter is None else 0
         # The gradient of the head's weight, that of a chunk, and their sum; the first is not there
         # in addition where gradients of earlier parts are counted whole.
         logits = min(s.chunk, answers) * sizes.vocabulary * wide * _HEAD_COPIES
@@ -251,6 +210,8 @@ def _backward(s: Setup) -> Sequence[Part]:
     # The answers' hidden states are copied.
     head += answers * sizes.hidden * s.item
     kept = activations(sizes, s.micro_rows, length, s.item, recompute=s.recompute)
+    if s.adapter is not None and not s.recompute:
+        kept += s.micro_rows * length * _with_adapter(s, s.adapter)
     return [Part("activations", kept, (BACKWARD,)), Part("scoring head", head, (BACKWARD,))]
 
 
@@ -259,10 +220,24 @@ def activations(sizes: Sizes, rows: int, length: int, item: int, *, recompute: b
 
     The last norm and every layer; with `recompute` the layers' inputs and one mask for all.
     """
-    norm = sizes.hidden * (_FLOAT32 + 2 * item)
+    norm = sizes.hidden * (FLOAT32 + 2 * item)
     if recompute:
         return rows * length * (sizes.layers * sizes.hidden * item + length + norm)
     return sizes.layers * _kept(sizes, rows, length, item) + rows * length * norm
+
+
+def _with_adapter(s: Setup, adapter: Adapter) -> int:
+    """Bytes that the layers of a student keep for a token beyond what they do without an adapter.
+
+    Norms, which are frozen, do without what they normalised. Where the adapter is wider than the
+    layers, it gets copies of their inputs, which frozen layers themselves do not keep.
+    """
+    sizes, item = s.student, s.trained_item
+    spared, copied = 2 * sizes.hidden, 0
+    if item > s.item:
+        spared += 2 * sizes.hidden + sizes.heads * sizes.head_dim + sizes.intermediate
+        copied = adapter.inputs
+    return (adapter.width + copied) * item - sizes.layers * spared * s.item
 
 
 def _kept(sizes: Sizes, rows: int, length: int, item: int) -> int:
@@ -273,9 +248,9 @@ def _kept(sizes: Sizes, rows: int, length: int, item: int) -> int:
     four of the feed-forward width, and a row of the mask, which attention converts to numbers.
     """
     queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    width = 2 * sizes.hidden * (_FLOAT32 + 2 * item) + 4 * (queries + sizes.intermediate) * item
+    width = 2 * sizes.hidden * (FLOAT32 + 2 * item) + 4 * (queries + sizes.intermediate) * item
     if sizes.qk_norm:
-        width += (queries + keys) * (_FLOAT32 + item)
+        width += (queries + keys) * (FLOAT32 + item)
     return rows * length * (width + length * item)
 
 

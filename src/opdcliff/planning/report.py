@@ -11,7 +11,8 @@ import torch
 from rich.console import Console
 
 from opdcliff.errors import ConfigError, DoesNotFitError
-from opdcliff.planning.memory import PHASES, Plan, Setup, make_plan
+from opdcliff.planning.memory import PHASES, Plan, make_plan
+from opdcliff.planning.setup import Setup
 from opdcliff.planning.sizes import prompt_tokens, setup_of, split_more
 from opdcliff.settings import RunConfig, compose_grid
 from opdcliff.terminal import print_table, print_text
@@ -57,13 +58,14 @@ def report(
     plan = make_plan(setup)
     if len(set(needs)) > 1:
         print_text(console, f"largest of {len(cells)} cells: {' '.join(cell.varied)}")
+    adapter = "" if setup.adapter is None else f" and an adapter of {setup.adapter.parameters:,}"
     assumed = "as given" if given else "estimated; set prompt_tokens=N"
     print_text(
         console,
         f"per rank of {setup.ranks}, engine={cell.config.engine.name}, "
-        f"{cell.config.model.dtype}: student of {setup.student.parameters:,} parameters, teacher "
-        f"of {setup.teacher.parameters:,}; prompts of {setup.prompt} tokens ({assumed}), every "
-        f"answer of all {setup.answer}; {setup.rollout_rows} answers per update, "
+        f"{cell.config.model.dtype}: student of {setup.student.parameters:,} parameters{adapter}, "
+        f"teacher of {setup.teacher.parameters:,}; prompts of {setup.prompt} tokens ({assumed}), "
+        f"every answer of all {setup.answer}; {setup.rollout_rows} answers per update, "
         f"{setup.micro_rows} at a time",
     )
     print_table(console, "Memory per rank, GB = 10^9 bytes", table(plan))

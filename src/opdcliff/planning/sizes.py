@@ -14,8 +14,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from opdcliff.errors import ModelError
-from opdcliff.models import build
-from opdcliff.planning.memory import Setup, Sizes
+from opdcliff.models import base_of, build, put_adapter
+from opdcliff.planning.setup import Adapter, Setup, Sizes
 from opdcliff.settings import STAGES, ArchConfig, RunConfig
 from opdcliff.storage import in_words
 from opdcliff.training import CLASS_ANSWERS, EVALUATION_BATCH
@@ -96,6 +96,7 @@ def setup_of(config: RunConfig, *, prompt: int, cuda: bool) -> Setup:
         micro_rows=min(engine.micro_batch, rows),
         chunk=engine.score_chunk_tokens,
         full=config.optim.estimator == "full",
+        adapter=adapter_of(config),
     )
 
 
@@ -135,13 +136,46 @@ def sizes_of(config: RunConfig, role: str) -> Sizes:
     return _of_arch(astuple(arch), config.data.tokenizer_entries)
 
 
+def adapter_of(config: RunConfig) -> Adapter | None:
+    """Sizes of the adapter that is trained on the student, if one is.
+
+    Raises:
+        ConfigError, ModelError: it does not fit on the student, or that is not known.
+    """
+    lora, arch = config.model.lora, config.model.arch
+    if lora is None:
+        return None
+    source = config.model.student
+    with torch.device("meta"):
+        if source is not None:
+            student = _empty(str(source))
+        else:
+            assert arch is not None, "checked by settings.check"
+            student = build(arch, Vocabulary(config.data.tokenizer_entries), 0)
+        put_adapter(student, lora, 0)
+    counts = {name: p.numel() for name, p in student.named_parameters() if p.requires_grad}
+    # Each layer has a matrix from its inputs to the rank, A, and one from there to its outputs.
+    inner = sum(count for name, count in counts.items() if ".lora_A." in name)
+    return Adapter(
+        parameters=sum(counts.values()),
+        largest=max(counts.values()),
+        inputs=inner // lora.rank,
+        width=lora.rank * len(counts) // 2,
+    )
+
+
 @cache
 def _of_source(source: str) -> Sizes:
-    configuration = _configuration(source)
     with torch.device("meta"):
-        return sizes_of_model(
-            AutoModelForCausalLM.from_config(configuration, trust_remote_code=False)
-        )
+        return sizes_of_model(_empty(source))
+
+
+def _empty(source: str) -> PreTrainedModel:
+    """A model without weights, on the device of the context."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        _configuration(source), trust_remote_code=False
+    )
+    return model
 
 
 @cache
@@ -175,6 +209,7 @@ def _intermediate(shape: Any) -> int:
 
 
 def _configuration(source: str) -> Any:
+    source, _ = base_of(source)
     folder = Path(source).expanduser()
     if folder.is_dir():
         try:

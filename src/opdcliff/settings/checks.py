@@ -28,7 +28,7 @@ from opdcliff.storage import refuse_secrets
 from opdcliff.theory import ClipRule, validate_clip
 
 # Plumbing: where a run executes and is mirrored, and the study it belongs to.
-_NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol")
+_NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol", "tune")
 _CHAT_DEFAULTS: dict[str, Any] = {
     "chat_template": "auto",
     "system_prompt": None,
@@ -85,6 +85,8 @@ def science_of(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept["evaluation"].pop("stop_when_collapsed")
     # Records from before there was a choice have none.
     kept["rollout"].pop("backend", None)
+    if kept["model"].get("lora") is None:
+        kept["model"].pop("lora", None)
     return kept
 
 

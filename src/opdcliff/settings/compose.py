@@ -208,6 +208,12 @@ def _unknown_setting(key: str) -> str:
             "+data.template_args.enable_thinking=false"
         )
     known = [*group_names(), *field_names()]
+    if key in known:
+        parent = key.rpartition(".")[0]
+        return (
+            f"there is no setting {key} where {parent} is null; choose an option of its group that "
+            "sets it first (`opdcliff train --help`)"
+        )
     near = difflib.get_close_matches(key, known, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"there is no setting {key}; {hint}`opdcliff config` prints all of them"

@@ -36,6 +36,10 @@ def _strengths(values: list[float]) -> bool:
     return bool(values) and all(1 < value < math.inf for value in values)
 
 
+def _names(values: list[str]) -> bool:
+    return bool(values) and all(values) and ("all-linear" not in values or len(values) == 1)
+
+
 def _one_of(*names: str) -> tuple[str, Callable[[Any], bool]]:
     return " | ".join(names), lambda value: value in names
 
@@ -50,12 +54,16 @@ _RATE = ("a number from 0 up to, not including, 1", _rate)
 RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
     (name, allowed, holds)
     for names, (allowed, holds) in (
-        ("seed data.seed sft.seed calibration.seed", _SEED),
+        ("seed data.seed sft.seed calibration.seed tune.seed", _SEED),
         ("lam.value lam.warmup_updates", _NOT_NEGATIVE),
         ("lam.of_threshold protocol.predictions.safe_multiple", _POSITIVE),
         ("sft.warmup_steps sft.weight_decay optim.weight_decay data.max_history", _NOT_NEGATIVE),
         ("rollout.temperature optim.lr optim.grad_clip sft.teacher.lr sft.student.lr", _POSITIVE),
-        ("sft.grad_clip", _POSITIVE),
+        ("sft.grad_clip tune.epochs tune.lr tune.grad_clip model.lora.alpha", _POSITIVE),
+        ("tune.weight_decay", _NOT_NEGATIVE),
+        ("tune.batch_size model.lora.rank", _COUNT),
+        ("tune.warmup tune.held_out model.lora.dropout", _RATE),
+        ("model.lora.targets", ("all-linear, or one or more names", _names)),
         ("rollout.prompts_per_update rollout.max_new_tokens rollout.updates_per_batch", _COUNT),
         ("optim.updates optim.topk evaluation.every evaluation.prompts", _COUNT),
         ("evaluation.final_prompts evaluation.ndcg_k evaluation.collapse_patience", _COUNT),

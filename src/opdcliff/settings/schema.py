@@ -24,6 +24,16 @@ class ArchConfig:
 
 
 @dataclass
+class LoraConfig:
+    """A LoRA adapter that is trained in place of the student's own weights."""
+
+    rank: int
+    alpha: float
+    targets: list[str]
+    dropout: float
+
+
+@dataclass
 class ModelConfig:
     """Student and teacher: a path or hub id, or null to build `arch` and train it here."""
 
@@ -35,6 +45,7 @@ class ModelConfig:
     dtype: str
     tune_loaded_student: bool
     arch: ArchConfig | None
+    lora: LoraConfig | None
 
 
 @dataclass
@@ -84,6 +95,20 @@ class SftConfig:
     grad_clip: float
     long_share: float
     long_words: int
+    seed: int
+
+
+@dataclass
+class TuneConfig:
+    """Fine-tuning on answers of one's own (`opdcliff sft`); no part of a run's identity."""
+
+    epochs: float
+    batch_size: int
+    lr: float
+    warmup: float
+    weight_decay: float
+    grad_clip: float
+    held_out: float
     seed: int
 
 
@@ -245,6 +270,7 @@ class RunConfig:
     model: ModelConfig
     data: DataConfig
     sft: SftConfig
+    tune: TuneConfig
     lam: LamConfig
     clip: ClipConfig
     rollout: RolloutConfig

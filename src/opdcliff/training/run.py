@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from opdcliff.engine import Engine, load_parameters, open_engine
-from opdcliff.models import fresh_student, load_kept
+from opdcliff.engine import Engine, load_parameters, open_engine, trained
+from opdcliff.models import STUDENT, fresh_student, load_kept, save_model
 from opdcliff.processes import requested
 from opdcliff.records import OUTCOMES
 from opdcliff.storage import fsync_tree, writing
@@ -34,7 +34,13 @@ def train_here(
     config, place = job.config, job.place
     torch.set_num_threads(config.engine.threads)
     models = load_kept(config, job.prepared)
-    trio = fresh_student(models.trio)
+    trio = fresh_student(
+        models.trio,
+        config.model.lora,
+        seed=config.seed,
+        # ZeRO-3 takes the weights of a student apart, and those of the base with them.
+        share=config.engine.name != "zero3",
+    )
     engine, start = _open(trio.student, job)
     engine.adopt(trio.teacher)
     if place is None:
@@ -56,7 +62,8 @@ def train_here(
         start=start,
     )
     if place is not None and config.checkpoint.final_student and outcome.status in OUTCOMES:
-        _keep_student(engine, trio.codec.tokenizer, place.record / KEPT_STUDENT)
+        base = job.prepared.models / STUDENT
+        _keep_student(engine, trio.codec.tokenizer, place.record / KEPT_STUDENT, base)
     return outcome
 
 
@@ -66,7 +73,7 @@ def _open(student: PreTrainedModel, job: Job) -> tuple[Engine, LoopState | None]
         return open_engine(student, job.config), None
     saved = checkpoint.read(job.place.resume)
     with saved.state() as state:
-        load_parameters(list(student.named_parameters()), state)
+        load_parameters(trained(student), state)
         engine = open_engine(student, job.config)
         engine.load_state(state)
     mine = f"rank{engine.rank}/"
@@ -75,15 +82,18 @@ def _open(student: PreTrainedModel, job: Job) -> tuple[Engine, LoopState | None]
     return engine, LoopState.of(saved.position)
 
 
-def _keep_student(engine: Engine, tokenizer: Any, folder: Path) -> None:
-    """Save the distilled student as a folder that `from_pretrained` loads."""
+def _keep_student(engine: Engine, tokenizer: Any, folder: Path, base: Path) -> None:
+    """Save the distilled student, or its adapter alone, as a folder that `from_pretrained` loads.
+
+    base: the warm start, which an adapter names as what it goes on.
+    """
     aside = folder.with_name(f".{folder.name}.partial")
     with engine.whole_student(), writing(folder):
         if engine.rank != 0:
             return
         for left_over in (aside, folder):
             shutil.rmtree(left_over, ignore_errors=True)
-        engine.student.save_pretrained(aside)
+        save_model(engine.student, aside, base=str(base))
         tokenizer.save_pretrained(aside)
         fsync_tree(aside)
         aside.rename(folder)
