@@ -25,7 +25,7 @@ ANSWERS = torch.tensor([[40, 41, 1, 0], [77, 200, 33, 90]])
 
 
 def rollout() -> Rollout:
-    return as_rollout(PROMPT, (PROMPT > 0).long(), ANSWERS, eos_id=1)
+    return as_rollout(PROMPT, (PROMPT > 0).long(), ANSWERS, end_ids=(1,))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

@@ -24,7 +24,7 @@ def write(file: Path, *rows: Any) -> Path:
 def test_prompts_and_messages_are_read_in_their_order(tmp_path: Path) -> None:
     prompt, chat = load_answers(write(tmp_path / "a.jsonl", GOOD, CHAT))
     assert (prompt.prompt, prompt.answer, prompt.number) == ("p", "a", 1)
-    assert chat.prompt == ({"role": "user", "content": "p"},)
+    assert chat.messages == (("user", "p"),)
     assert chat.number == 2
     # A conversation is not the text that it holds.
     assert prompt.key != chat.key
@@ -50,7 +50,7 @@ def test_a_line_that_repeats_another_counts_once(tmp_path: Path) -> None:
         ([], "the line is a list, not an object"),
         ({"answer": "a"}, "prompt is missing"),
         ({"prompt": "p"}, "answer is missing"),
-        (GOOD | CHAT, "both prompt and messages"),
+        (GOOD | CHAT, "prompt and messages are both there"),
         (GOOD | {"prompt": 3}, "prompt is a number, not a text"),
         (GOOD | {"prompt": ""}, "prompt is empty"),
         (GOOD | {"answer": ""}, "answer is empty"),
@@ -61,7 +61,10 @@ def test_a_line_that_repeats_another_counts_once(tmp_path: Path) -> None:
         (CHAT | {"messages": ["hi"]}, r"messages\[0\] is no object of role and content"),
         (CHAT | {"messages": [{"role": "user"}]}, r"messages\[0\] is no object of role"),
         (CHAT | {"messages": [{"role": 1, "content": "x"}]}, r"messages\[0\]\.role is a number"),
-        (CHAT | {"messages": [{"role": "assistant", "content": "x"}]}, "belongs into answer"),
+        (
+            CHAT | {"messages": [{"role": "assistant", "content": "x"}]},
+            "the last of messages is not the user",
+        ),
     ],
 )
 def test_a_line_that_breaks_the_schema_is_named(row: Any, text: str, tmp_path: Path) -> None:
