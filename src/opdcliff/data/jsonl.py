@@ -32,7 +32,7 @@ def load_prompts(file: Path, sizes: SplitSizes) -> Splits:
     if not file.is_file():
         raise DataError(f"{file} is no file; give a JSONL file of prompts as data.path")
     found: dict[str, Example] = {}
-    for number, line in _lines(file):
+    for number, line in numbered_lines(file):
         where = f"{file} line {number}"
         example = _example(line, where)
         if found.setdefault(example.key, example) != example:
@@ -57,13 +57,13 @@ def line_of(file: Path, prompt: str) -> int | None:
     Raises:
         DataError: see `load_prompts`.
     """
-    for number, line in _lines(file):
+    for number, line in numbered_lines(file):
         if _example(line, f"{file} line {number}").prompt == prompt:
             return number
     return None
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, with their numbers from 1; a mark of UTF-8 is taken off."""
     try:
         with file.open("rb") as lines:
