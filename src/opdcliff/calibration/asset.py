@@ -40,7 +40,7 @@ def prepare_calibration(
     facts = decode_floats(asset_cache.manifest(folder)["facts"])
     binding = None if facts["binding"] is None else Binding(**facts["binding"])
     outside = tuple(Outside(**each) for each in facts["outside"])
-    verdict = None if facts["homogeneity"] is None else Homogeneity(**facts["homogeneity"])
+    verdict = None if facts["homogeneity"] is None else Homogeneity.of(facts["homogeneity"])
     table, positions = (pd.read_csv(folder / f"{name}.csv") for name in ("table", "positions"))
     return Calibration(table, binding, outside, positions, verdict), folder
 

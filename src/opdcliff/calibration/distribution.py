@@ -6,7 +6,7 @@ The medians of p and of b, taken apart, belong to a position only where all posi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,8 @@ SOURCES = {
 }
 PLAIN, TAIL = "plain", "tail"
 QUANTILES = (0.10, 0.25, 0.50, 0.75, 0.90)
-# One number stands for a distribution if positions that spread as these do keep the student inside
-# up to this multiple of it: the default safe multiple, lam.of_threshold.
+# The default safe multiple, lam.of_threshold: single positions may differ from one number by as
+# much as is left between it and what is called safe.
 SAFE_SHARE = 0.9
 # A source needs this many positions to have a say.
 FEWEST = 100
@@ -41,31 +41,44 @@ _Values = NDArray[np.float64]
 class Homogeneity:
     """Whether lambda* of the binding medians may stand for its positions (`homogeneity`).
 
-    spread: how far positions lie from the boundary at that lambda*, in logits as a standard
-        deviation, at the clip strength c and source where they bear least. critical_share: the
-        lambda at which positions so spread give way (docs/theory.md, point 16), as a share of
-        lambda*; 0 where they do at every lambda.
+    homogeneous: agreement is at least `SAFE_SHARE`. agreement: the smallest, over clip strengths
+        and sources, of the ratios of lambda* to what single positions say; the rest is of the c and
+        source where it is smallest. star: lambda* of the medians. spread: of positions about the
+        boundary at that lambda*, in logits. critical: the lambda at which positions so spread give
+        way (docs/theory.md, point 16), 0 where they do at every one. plain, tail: range of the
+        thresholds of single positions, 10 to 90% of them and 25 to 75% of the teacher's tail.
     """
 
     homogeneous: bool
-    spread: float
-    critical_share: float
+    agreement: float
     c: float
     source: str
+    star: float
+    spread: float
+    critical: float
+    plain: tuple[float, float]
+    tail: tuple[float, float]
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Homogeneity:
+        """From its fields as a manifest has them, where a pair is a list."""
+        pairs = {name: tuple(facts[name]) for name in ("plain", "tail")}
+        fields: dict[str, Any] = {**facts, **pairs}
+        return cls(**fields)
 
     def in_words(self) -> str:
         """A sentence for the terminal."""
-        where = f"c = {self.c:g}, {SOURCES.get(self.source, self.source)}"
+        where = f"at c = {self.c:g} on {SOURCES[self.source]}"
+        found = (
+            f"where they differ most, {where}, single positions have lambda* {_span(self.plain)} "
+            f"(10 to 90%), and {_span(self.tail)} where the teacher's tail is (25 to 75% of it), "
+            f"beside {self.star:.3f} of the medians"
+        )
         if self.homogeneous:
-            return (
-                f"homogeneous: yes. Positions spread by {self.spread:.2f} logits ({where} most); "
-                f"so spread they hold up to {self.critical_share:.2f} lambda*, and one number "
-                "stands for them"
-            )
+            return f"homogeneous: yes, one number stands for all positions; {found}"
         return (
-            f"homogeneous: no. Positions spread by {self.spread:.2f} logits ({where}), so lambda* "
-            "of the medians stands for a wide distribution and nothing below it is called safe; "
-            "see the quantiles"
+            "homogeneous: no, lambda* of the medians stands for a wide distribution and nothing "
+            f"below it is called safe; {found}"
         )
 
 
@@ -170,35 +183,67 @@ def tabulate_curves(positions: pd.DataFrame, c: float) -> pd.DataFrame:
 def homogeneity(
     positions: pd.DataFrame, p: float, b: float, strengths: Sequence[float]
 ) -> Homogeneity:
-    """Whether lambda*(p, b, c) stands for these positions of the binding class, at every c.
+    """Whether lambda*(p, b, c) stands for these positions of the binding class.
 
-    At lambda* of the medians a position keeps h = z_c - z*(lambda*) logits: 0 where it is like the
-    medians, less where it gives way earlier. The larger of |h| at 10% and at 90% of the positions
-    of a source, over the normal distribution's 1.28, is the spread; shifts between sources count as
-    spread. Homogeneous: `critical_lambda` of that spread is at least `SAFE_SHARE` of lambda*, at
-    every c and for every source of `FEWEST` positions. Source: docs/theory.md, points 16, 18 [D].
+    It does where at every c, for every source of `FEWEST` positions, lambda* times `SAFE_SHARE`, a
+    lambda that would be called safe, is at most each of these, and lambda* over it at most what the
+    upper ends of the two ranges say:
+    - the critical lambda of positions that spread so. At lambda* a position keeps
+      h = z_c - z*(lambda*) logits, 0 where it is like the medians; the larger |h| at 10% and at 90%
+      of the positions, over the normal distribution's 1.28, is the spread;
+    - 10 and 90% of the thresholds of single positions;
+    - 25 and 75% of them weighted by the teacher's tail, which is what can be lost. Not farther out:
+      after a stray token a teacher may leave the text at once, and a percent of such positions has
+      a twentieth of the tail. Source: docs/theory.md, points 16 and 18 [D].
     """
-    verdicts = []
-    for c in strengths:
-        star = float(thresholds(np.array(p), np.array(b), c))
-        for source, part in positions.groupby("source", sort=False):
-            if len(part) < FEWEST:
-                continue
-            room = headroom(part["p"].to_numpy(float), part["b"].to_numpy(float), c, star)
-            ends = quantiles(room, np.ones(len(part)), (0.1, 0.9))
-            spread = float(np.abs(ends).max()) / _NORMAL_90
-            share = _critical_share(p, b, c, spread, star)
-            verdicts.append(Homogeneity(share >= SAFE_SHARE, spread, share, c, str(source)))
-    # The widest decides; a class that binds has at least one source of enough positions.
-    return min(verdicts, key=lambda verdict: (verdict.critical_share, -verdict.spread))
+    verdicts = [
+        _verdict(part, str(source), p, b, c)
+        for c in strengths
+        for source, part in positions.groupby("source", sort=False)
+        if len(part) >= FEWEST
+    ]
+    # A class that binds has at least one source of enough positions.
+    return min(verdicts, key=lambda verdict: verdict.agreement)
 
 
-def _critical_share(p: float, b: float, c: float, spread: float, star: float) -> float:
+def _verdict(part: pd.DataFrame, source: str, p: float, b: float, c: float) -> Homogeneity:
+    star = float(thresholds(np.array(p), np.array(b), c))
+    each = part["p"].to_numpy(dtype=float), part["b"].to_numpy(dtype=float)
+    stars, alike = thresholds(*each, c), np.ones(len(part))
+    ends = quantiles(headroom(*each, c, star), alike, (0.1, 0.9))
+    spread = float(np.abs(ends).max()) / _NORMAL_90
+    critical = _critical(p, b, c, spread)
+    plain = quantiles(stars, alike, (0.1, 0.9))
+    # Without any tail there is nothing to lose, and nothing to differ in.
+    tail = quantiles(stars, weights_of(part, TAIL), (0.25, 0.75))
+    tail = np.where(np.isnan(tail), star, tail)
+    ratios = [critical / star, *(low / star for low in (plain[0], tail[0]))]
+    ratios += [star / high for high in (plain[1], tail[1])]
+    agreement = float(min(ratios))
+    return Homogeneity(
+        agreement >= SAFE_SHARE,
+        agreement,
+        c,
+        source,
+        star,
+        spread,
+        critical,
+        (float(plain[0]), float(plain[1])),
+        (float(tail[0]), float(tail[1])),
+    )
+
+
+def _critical(p: float, b: float, c: float, spread: float) -> float:
     try:
-        return critical_lambda(p, b, c, spread) / star
+        return critical_lambda(p, b, c, spread)
     except TheoryDomainError:
         # No rest point even at lambda = 1, or an infinite spread.
         return 0.0
+
+
+def _span(ends: tuple[float, float]) -> str:
+    low, high = (f"{end:.3f}" if np.isfinite(end) else "infinity" for end in ends)
+    return f"{low} to {high}"
 
 
 def _share(part: float, whole: float) -> float:
