@@ -95,7 +95,7 @@ def test_medians_are_taken_over_positions(rollouts: list[tuple[Rollout, list[int
     go_p = [0.95, 0.9, 0.85, 0.8, 0.9, 0.7]
     go_b = [0.6, 0.5, 0.4, 0.5, 0.3, 0.45]
     calibration = measured(markov.trio(markov.chain(go_p), markov.chain(go_b)), offset_bin=5)
-    (natural, _), (continued, _) = rollouts
+    (natural, _), (continued, _), _ = rollouts
     opened, closed = 4, 5
     offsets: list[int] = []
     for answer in natural.answers():
@@ -153,7 +153,7 @@ def test_forced_answers_never_close(rollouts: list[tuple[Rollout, list[int]]]) -
     # A base that opens half of its answers and closes nine tenths at every offset.
     base = markov.chain([0.1] * 20, opens=0.5)
     calibration = measured(markov.trio(markov.chain([0.9] * 20), base), forced_words=17)
-    (natural, _), (continued, numbers) = rollouts
+    (natural, _), (continued, numbers), _ = rollouts
     opened = [b for b, answer in enumerate(natural.answers()) if answer[0] == 4]
     assert numbers == opened
     assert 8 <= len(opened) <= 24
@@ -188,7 +188,7 @@ def test_an_answer_may_open_its_text_with_half_an_escape(
         markov.codec_of(markov.word_tokenizer(texts)),
     )
     measured(trio)
-    (natural, _), (continued, numbers) = rollouts
+    (natural, _), (continued, numbers), _ = rollouts
     escaped = [answer[0] == texts.index(half) for answer in natural.answers()]
     assert 0 < sum(escaped) < len(escaped)
     # What follows the backslash with mass .2 is no escape: those answers are dead.
@@ -202,7 +202,9 @@ def test_a_base_that_never_opens_its_text_has_no_binding_class(
     rollouts: list[tuple[Rollout, list[int]]],
 ) -> None:
     calibration = measured(markov.trio(markov.chain(TEACHER), markov.chain(BASE, opens=1e-12)))
-    assert len(rollouts) == 1
+    # The base's own answers and the teacher's: there was nothing to force on.
+    assert len(rollouts) == 2
+    assert calibration.homogeneity is None
     assert calibration.binding is None
     assert calibration.table["class"].tolist() == ["brace"]
 

@@ -272,13 +272,15 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_does_harm() -> No
 def test_the_style_takes_its_numbers_from_role_and_config() -> None:
     role = _role(continue_mass=0.61, corrupt_rate=0.12, swap_rate=0.13)
     config = _config(long_share=0.14, long_words=15)
-    assert asdict(answer_style(config, role, with_reason=False)) == {
+    style = answer_style(config, role, with_reason=False, titles=("Red Hat",))
+    assert asdict(style) == {
         "continue_mass": 0.61,
         "corrupt_rate": 0.12,
         "swap_rate": 0.13,
         "long_share": 0.14,
         "long_words": 15,
         "with_reason": False,
+        "titles": ("Red Hat",),
     }
 
 
@@ -291,6 +293,6 @@ def test_a_run_draws_its_answers_in_that_style(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(sft, "sft_batches", recorded)
     role, config = _role(steps=2, corrupt_rate=0.5), _config(long_share=0.3, batch_size=3)
-    _tune(_model(), role, config, seed=9, with_reason=False)
-    style = answer_style(config, role, with_reason=False)
+    _tune(_model(), role, config, seed=9, with_reason=False, titles=("Red Hat",))
+    style = answer_style(config, role, with_reason=False, titles=("Red Hat",))
     assert asked == [(style, {"steps": 2, "batch_size": 3, "seed": 9})]

@@ -240,6 +240,15 @@ def test_splits_come_back_as_they_were(tmp_path: Path) -> None:
     assert read_splits(tmp_path) == splits
 
 
+def test_titles_come_back_and_are_part_of_the_digest(tmp_path: Path) -> None:
+    titled = replace(MINI, titles=("Caf\u00e9 \u2028 Hat", 'Boots 9"'))
+    plain, other = (write_splits(tmp_path / n, s) for n, s in (("a", MINI), ("b", titled)))
+    assert plain != other
+    assert read_splits(tmp_path / "b").titles == titled.titles
+    assert read_splits(tmp_path / "a").titles == ()
+    assert write_splits(tmp_path / "c", replace(titled, titles=titled.titles[:1])) != other
+
+
 def test_empty_splits_come_back_empty(tmp_path: Path) -> None:
     write_splits(tmp_path, Splits([], [], [ODD]))
     assert read_splits(tmp_path) == Splits([], [], [ODD])

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from opdcliff.calibration.asset import prepare_calibration
 from opdcliff.calibration.class_masses import Binding, Calibration
+from opdcliff.calibration.distribution import (
+    Homogeneity,
+    tabulate_curves,
+    tabulate_distribution,
+)
 from opdcliff.calibration.modal_mass import CLASSES, Positions, label, label_classes, modal_logits
 from opdcliff.calibration.outside import Outside
 from opdcliff.calibration.pair import calibrate
@@ -12,6 +17,7 @@ __all__ = [
     "CLASSES",
     "Binding",
     "Calibration",
+    "Homogeneity",
     "Outside",
     "Positions",
     "calibrate",
@@ -19,4 +25,6 @@ __all__ = [
     "label_classes",
     "modal_logits",
     "prepare_calibration",
+    "tabulate_curves",
+    "tabulate_distribution",
 ]

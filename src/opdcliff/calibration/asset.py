@@ -10,13 +10,14 @@ import pandas as pd
 import torch
 
 from opdcliff.calibration.class_masses import Binding, Calibration, calibrate_trio
+from opdcliff.calibration.distribution import Homogeneity
 from opdcliff.calibration.outside import Outside
 from opdcliff.contract import get_contract
 from opdcliff.data import read_splits
 from opdcliff.models import MEASURING_CODE, Prepared, load_trio
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
-from opdcliff.storage import Asset, asset_cache
+from opdcliff.storage import Asset, asset_cache, decode_floats, encode_floats
 
 
 def prepare_calibration(
@@ -36,10 +37,12 @@ def prepare_calibration(
         if draft is not None:
             draft.facts = _measure(config, prepared, draft.folder)
     folder = asset.folder
-    facts = asset_cache.manifest(folder)["facts"]
+    facts = decode_floats(asset_cache.manifest(folder)["facts"])
     binding = None if facts["binding"] is None else Binding(**facts["binding"])
     outside = tuple(Outside(**each) for each in facts["outside"])
-    return Calibration(pd.read_csv(folder / "table.csv"), binding, outside), folder
+    verdict = None if facts["homogeneity"] is None else Homogeneity.of(facts["homogeneity"])
+    table, positions = (pd.read_csv(folder / f"{name}.csv") for name in ("table", "positions"))
+    return Calibration(table, binding, outside, positions, verdict), folder
 
 
 def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
@@ -53,7 +56,11 @@ def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, A
         chunk_tokens=config.engine.score_chunk_tokens,
     )
     result.table.to_csv(folder / "table.csv", index=False)
+    result.positions.to_csv(folder / "positions.csv", index=False)
+    verdict = result.homogeneity
     return {
+        # The spread may be infinite, for which JSON has no number.
+        "homogeneity": None if verdict is None else encode_floats(asdict(verdict)),
         "binding": None if result.binding is None else asdict(result.binding),
         "outside": [asdict(each) for each in result.outside],
     }

@@ -2,13 +2,14 @@
 
 Two samples from the base on held-out prompts: its natural answers, for every class, and answers
 whose reason is not allowed to close, so that every offset the token budget can reach is measured
-(a pooled average hides a drift of b with the offset: docs/theory.md, point 10).
+(a pooled average hides a drift of b with the offset: docs/theory.md, point 10). A third sample, the
+teacher's own answers, enters no median: it shows how single positions differ by prefix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from opdcliff.calibration.distribution import (
+    FORCED,
+    TEACHER,
+    WARM_START,
+    Homogeneity,
+    homogeneity,
+    thresholds,
+)
 from opdcliff.calibration.forced import force_on, forced_positions, open_texts
 from opdcliff.calibration.label_check import check_labels
 from opdcliff.calibration.modal_mass import (
@@ -30,9 +39,8 @@ from opdcliff.calibration.outside import Outside, mass_outside
 from opdcliff.contract import TAIL_NEEDED, Contract
 from opdcliff.data import Example
 from opdcliff.models import Trio, sample_answers
-from opdcliff.rollout import CALIBRATION_STREAM, Rollout
+from opdcliff.rollout import CALIBRATION_STREAM, TEACHER_STREAM, Rollout
 from opdcliff.settings import CalibrationConfig, RolloutConfig
-from opdcliff.theory import lambda_star
 
 # A row needs this many positions before its threshold is reported as binding.
 MIN_POSITIONS = 100
@@ -52,9 +60,7 @@ class Binding:
 
         A mass of exactly 0 or 1 gives the limit: 1 for p = 1 or b = 0, infinity for b = 1 or p = 0.
         """
-        if 0.0 < self.p < 1.0 and 0.0 < self.b < 1.0:
-            return float(lambda_star(self.p, self.b, c))
-        return float(_threshold(np.array(self.p), np.array(self.b), c))
+        return float(thresholds(np.array(self.p), np.array(self.b), c))
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,16 @@ class Calibration:
     binding: the row with the smallest lambda* among classes whose tail the contract needs; None
         if there is none (no text class, or p <= b everywhere: no upper threshold).
     outside: what the models hold on outputs that they do not share; empty where they share all.
+    positions: one row per position of the classes that can bind; columns source, prompt, class,
+        offset, p, b.
+    homogeneity: whether the binding row's lambda* may stand for its class; None without one.
     """
 
     table: pd.DataFrame
     binding: Binding | None
     outside: tuple[Outside, ...] = ()
+    positions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    homogeneity: Homogeneity | None = None
 
 
 def calibrate_trio(
@@ -94,30 +105,48 @@ def calibrate_trio(
     chosen = examples[: config.prompts]
     modal_sets = trio.codec.modal_sets(contract)
     numbers = range(len(chosen))
-    natural = sample_answers(
-        trio.base,
-        trio.codec,
-        list(enumerate(chosen)),
-        how,
-        seed=config.seed,
-        stream=CALIBRATION_STREAM,
-    )
-    states_of = answer_states(natural, chosen, modal_sets)
-    check_labels(natural, chosen, states_of, contract, trio.codec)
-    parts = [(list(numbers), natural, label_states(states_of, natural, modal_sets))]
-    opened = open_texts(states_of)
-    if opened:
-        forced = force_on(trio, natural, opened, config, how)
-        parts.append((list(opened), forced, forced_positions(forced, opened, modal_sets)))
+    parts = []
+    for source, model, stream in (
+        (WARM_START, trio.base, CALIBRATION_STREAM),
+        (TEACHER, trio.teacher, TEACHER_STREAM),
+    ):
+        answers = sample_answers(
+            model, trio.codec, list(enumerate(chosen)), how, seed=config.seed, stream=stream
+        )
+        states_of = answer_states(answers, chosen, modal_sets)
+        check_labels(answers, chosen, states_of, contract, trio.codec)
+        labels = label_states(states_of, answers, modal_sets)
+        parts.append((source, list(numbers), answers, labels))
+        if source == WARM_START and (opened := open_texts(states_of)):
+            forced = force_on(trio, answers, opened, config, how)
+            labels = forced_positions(forced, opened, modal_sets)
+            parts.append((FORCED, list(opened), forced, labels))
+    natural = parts[0][2]
     rows = pd.concat(
         [
-            _rows(trio, prompts, rollout, positions, how.temperature, chunk_tokens)
-            for prompts, rollout, positions in parts
+            _rows(trio, prompts, rollout, positions, how.temperature, chunk_tokens).assign(
+                source=source
+            )
+            for source, prompts, rollout, positions in parts
         ],
         ignore_index=True,
     )
     outside = mass_outside(trio, natural, temperature=how.temperature, chunk_tokens=chunk_tokens)
-    return replace(tabulate(rows, config), outside=outside)
+    # The student starts on the warm start's prefixes: lambda* is of those.
+    found = tabulate(rows[rows.source != TEACHER].drop(columns="source"), config)
+    single = rows[rows["class"].isin(TAIL_NEEDED)]
+    return replace(_with_positions(found, single, config.strengths), outside=outside)
+
+
+def _with_positions(
+    found: Calibration, positions: pd.DataFrame, strengths: Sequence[float]
+) -> Calibration:
+    kept = positions[["source", "prompt", "class", "offset", "p", "b"]].reset_index(drop=True)
+    if found.binding is None:
+        return replace(found, positions=kept)
+    own = kept[kept["class"] == found.binding.token_class]
+    verdict = homogeneity(own, found.binding.p, found.binding.b, strengths)
+    return replace(found, positions=kept, homogeneity=verdict)
 
 
 def tabulate(rows: pd.DataFrame, config: CalibrationConfig) -> Calibration:
@@ -169,8 +198,8 @@ def _row(name: str, span: str, part: pd.DataFrame, config: CalibrationConfig) ->
     columns = {"p": (point[0], resampled[:, 0]), "b": (point[1], resampled[:, 1])}
     for c in config.strengths:
         columns[f"lambda_star_c{c:g}"] = (
-            float(_threshold(point[:1], point[1:], c)[0]),
-            _threshold(resampled[:, 0], resampled[:, 1], c),
+            float(thresholds(point[:1], point[1:], c)[0]),
+            thresholds(resampled[:, 0], resampled[:, 1], c),
         )
     for key, (value, samples) in columns.items():
         # `lower`/`higher` keep an infinite threshold infinite instead of interpolating to NaN.
@@ -178,15 +207,6 @@ def _row(name: str, span: str, part: pd.DataFrame, config: CalibrationConfig) ->
         row[f"{key}_lo"] = float(np.quantile(samples, 0.025, method="lower"))
         row[f"{key}_hi"] = float(np.quantile(samples, 0.975, method="higher"))
     return row
-
-
-def _threshold(p: NDArray[Any], b: NDArray[Any], c: float) -> NDArray[Any]:
-    # A mass that rounds to 0 or 1 has no finite logit; the limits are 1 for p = 1 and b = 0 (the
-    # fixed point is beyond any boundary at once), and infinity for b = 1 and p = 0.
-    certain = (p >= 1.0) | (b >= 1.0) | (p <= 0.0) | (b <= 0.0)
-    safe_p, safe_b = np.where(certain, 0.5, p), np.where(certain, 0.5, b)
-    limit = np.where((b >= 1.0) | (p <= 0.0), np.inf, 1.0)
-    return np.where(certain, limit, lambda_star(safe_p, safe_b, c))
 
 
 def _bootstrap_medians(

@@ -7,9 +7,16 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from opdcliff.calibration import Calibration, Outside, prepare_calibration
+from opdcliff.calibration import (
+    Calibration,
+    Outside,
+    prepare_calibration,
+    tabulate_curves,
+    tabulate_distribution,
+)
 from opdcliff.models import Prepared, prepare, shown_prompt
 from opdcliff.paths import StudyPaths
+from opdcliff.report import draw_thresholds
 from opdcliff.settings import RunConfig
 from opdcliff.storage import write_text_atomic
 from opdcliff.study import LAM_DECIMALS
@@ -17,13 +24,14 @@ from opdcliff.terminal import print_table, print_text, with_intervals
 
 
 def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
-    """Measure or find the calibration of `config`, print it, write calibration.csv.
+    """Measure or find the calibration of `config`, print it, write tables and picture.
 
-    Returns the folder the table was written to.
+    calibration.csv, distribution.csv (quantiles of single positions), thresholds.svg, .png, .csv.
+    Returns the folder that they were written to.
     """
     prepared = prepare(config, paths)
     _show_prompt(prepared, console)
-    calibration, _ = prepare_calibration(config, paths, prepared)
+    calibration, measured = prepare_calibration(config, paths, prepared)
     folder = paths.output.study_dir(config.data.name, "calibration")
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(
@@ -46,7 +54,32 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
         )
     else:
         print_table(console, _title(calibration, config), _thresholds(calibration, config))
+        _single_positions(calibration, config, folder, console, provenance=measured.name)
     return folder
+
+
+def _single_positions(
+    calibration: Calibration, config: RunConfig, folder: Path, console: Console, *, provenance: str
+) -> None:
+    """Print and write how thresholds differ from position to position, and draw it."""
+    binding, verdict = calibration.binding, calibration.homogeneity
+    assert binding is not None, "checked by the caller"
+    assert verdict is not None, "there with a binding class"
+    table = tabulate_distribution(calibration.positions, config.calibration.strengths)
+    write_text_atomic(folder / "distribution.csv", table.to_csv(index=False, float_format="%.6g"))
+    c = config.calibration.strengths[0]
+    own = calibration.positions[calibration.positions["class"] == binding.token_class]
+    medians = table[(table.c == c) & (table["class"] == binding.token_class)]
+    draw_thresholds(
+        tabulate_curves(own, c), medians, folder, c=c, note=verdict.in_words(), origin=provenance
+    )
+    print_table(
+        console,
+        f"lambda* of single positions of class {binding.token_class} at c = {c:g}: quantiles, "
+        "plain or weighted by the teacher's tail 1 - p; inf is p <= b",
+        medians.drop(columns=["class", "c", "p", "b"]),
+    )
+    print_text(console, verdict.in_words())
 
 
 def _show_prompt(prepared: Prepared, console: Console) -> None:
@@ -80,7 +113,10 @@ def _title(calibration: Calibration, config: RunConfig) -> str:
     binding = calibration.binding
     assert binding is not None, "checked by the caller"
     share = config.lam.of_threshold
-    advice = "" if share is None else f"; safe is {share:g} x lambda*"
+    if _is_wide(calibration):
+        advice = "; not homogeneous, see below"
+    else:
+        advice = "" if share is None else f"; safe is {share:g} x lambda*"
     return f"Binding: class {binding.token_class}, offsets {binding.offsets}{advice}"
 
 
@@ -91,7 +127,10 @@ def _thresholds(calibration: Calibration, config: RunConfig) -> pd.DataFrame:
     for c in config.calibration.strengths:
         star = binding.lambda_star(c)
         row = {"c": c, "p": binding.p, "b": binding.b, "lambda*": star}
-        rows.append(
-            row if share is None else row | {"safe lambda": round(share * star, LAM_DECIMALS)}
-        )
+        name = f"{share} x lambda*, not homogeneous" if _is_wide(calibration) else "safe lambda"
+        rows.append(row if share is None else row | {name: round(share * star, LAM_DECIMALS)})
     return pd.DataFrame(rows)
+
+
+def _is_wide(calibration: Calibration) -> bool:
+    return calibration.homogeneity is not None and not calibration.homogeneity.homogeneous

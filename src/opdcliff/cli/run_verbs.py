@@ -162,9 +162,11 @@ def sft(words: list[str]) -> int:
     """usage: opdcliff calibrate [group=option] [key.field=value] ...
 
 Measures p and b per token class on the warm start's own answers and prints lambda* at each of
-calibration.strengths, and a safe lambda below it. A pair of your own:
+calibration.strengths, how it differs from position to position, and, where one number may stand for
+all of them (homogeneous), a safe lambda below it. A pair of your own:
   opdcliff calibrate model.student=DIR model.teacher=DIR data=prompts data.path=FILE.jsonl
-Writes runs/results/studies/<data.name>/calibration/calibration.csv.""",
+Writes calibration.csv, distribution.csv and thresholds.svg, .png, .csv in
+runs/results/studies/<data.name>/calibration/.""",
 )
 def calibrate(words: list[str]) -> int:
     """Measure p, b and lambda* of a teacher and a warm start; print and write the table."""

@@ -1,4 +1,4 @@
-"""Ranking problems: generated, from Amazon Reviews 2023, or one's own; and reference answers."""
+"""Ranking problems: generated, from Amazon Reviews 2023, or one's own; reference answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from opdcliff.data.example import Example, Splits
 from opdcliff.data.jsonl import line_of, load_prompts
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.splits_file import read_splits, write_splits
+from opdcliff.data.titles import load_titles
 
 __all__ = [
     "AnswerLine",
@@ -23,6 +24,7 @@ __all__ = [
     "load_amazon",
     "load_answers",
     "load_prompts",
+    "load_titles",
     "read_splits",
     "write_splits",
 ]

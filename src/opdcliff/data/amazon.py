@@ -134,7 +134,7 @@ def load_amazon(
 
     parts = _build_splits(users, build, sizes, seed, user_log)
     rejected = sum((log.rejected for log in (review_log, meta_log, rubric_log)), user_log.rejected)
-    return Splits(*parts), LoadReport(
+    return Splits(parts[0], parts[1], parts[2]), LoadReport(
         rows=review_log.rows,
         meta_rows=meta_log.rows,
         rubric_rows=rubric_log.rows,

@@ -180,10 +180,15 @@ def _meta(row: Mapping[str, object]) -> Meta:
     item, title = _identifier(row, "parent_asin"), _present(row, "title")
     if not isinstance(title, str):
         raise _RowError("title not usable")
-    title = " ".join(_UNPRINTABLE.sub(" ", title).split())
+    title = one_line(title)
     if not title:
         raise _RowError("title missing")
     return Meta(item, title)
+
+
+def one_line(text: str) -> str:
+    """A title without controls and lone surrogates, its words one blank apart."""
+    return " ".join(_UNPRINTABLE.sub(" ", text).split())
 
 
 def _grade(row: Mapping[str, object]) -> Grade:

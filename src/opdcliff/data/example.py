@@ -41,8 +41,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Splits:
-    """Disjoint parts of a data set: models see `train`, p and b `calibration`, onset `test`."""
+    """Disjoint parts of a data set: models see `train`, p and b `calibration`, onset `test`.
+
+    titles: item titles that reference answers take their reasons from; empty where the reasons are
+        filler words.
+    """
 
     train: Sequence[Example]
     calibration: Sequence[Example]
     test: Sequence[Example]
+    titles: tuple[str, ...] = ()

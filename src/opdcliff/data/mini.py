@@ -44,11 +44,11 @@ def generate(seed: int, sizes: SplitSizes, *, candidates: int) -> Splits:
         )
     seen: set[str] = set()
     rng = np.random.default_rng([seed, candidates])
-    parts = [
+    train, calibration, test = (
         tuple(_fresh_example(rng, candidates, seen) for _ in range(count))
         for count in (sizes.train, sizes.calibration, sizes.test)
-    ]
-    return Splits(*parts)
+    )
+    return Splits(train, calibration, test)
 
 
 def _fresh_example(rng: np.random.Generator, candidates: int, seen: set[str]) -> Example:

@@ -1,4 +1,4 @@
-"""Prompts on disk: one JSON line per example, with the split it belongs to."""
+"""Prompts on disk: one JSON line per example, with the split it belongs to; titles beside them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 from opdcliff.data.example import Example, Splits
 from opdcliff.errors import RecordError
-from opdcliff.storage import digest, in_words, write_text_atomic
+from opdcliff.storage import digest, in_words, write_json_atomic, write_text_atomic
 
 SPLITS_FILE = "splits.jsonl"
+# Only where reasons are titles.
+TITLES_FILE = "titles.json"
 
 
 def write_splits(folder: Path, splits: Splits) -> str:
@@ -22,7 +24,10 @@ def write_splits(folder: Path, splits: Splits) -> str:
     ]
     lines = [json.dumps(row, ensure_ascii=True) + "\n" for row in rows]
     write_text_atomic(folder / SPLITS_FILE, "".join(lines))
-    return digest(rows, "examples")
+    if not splits.titles:
+        return digest(rows, "examples")
+    write_json_atomic(folder / TITLES_FILE, list(splits.titles))
+    return digest([*rows, {"titles": list(splits.titles)}], "examples")
 
 
 def read_splits(folder: Path) -> Splits:
@@ -41,12 +46,14 @@ def read_splits(folder: Path) -> Splits:
                 parts[row["split"]].append(
                     Example(row["prompt"], candidates, grades, row["key"], messages)
                 )
+        file = folder / TITLES_FILE
+        titles = json.loads(file.read_text()) if file.exists() else []
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RecordError(
             f"{folder / SPLITS_FILE} cannot be read ({in_words(error)}); delete its folder to "
             "build it anew"
         ) from error
-    return Splits(parts["train"], parts["calibration"], parts["test"])
+    return Splits(parts["train"], parts["calibration"], parts["test"], tuple(titles))
 
 
 def _row(example: Example) -> dict[str, object]:

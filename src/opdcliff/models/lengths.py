@@ -20,6 +20,7 @@ SPLITS = ("train", "calibration", "test")
 # What makes the prompts of a data set shorter.
 _SHORTER = {
     "mini": "lower data.candidates",
+    "titles": "lower data.candidates",
     "amazon_fashion": "lower data.max_title_words, data.max_history or data.candidates",
     "prompts": "shorten the prompt",
 }

@@ -113,14 +113,16 @@ def _fine_tune_role(
             source, dtype="float32", revision=config.model.student_revision, role="student"
         )
     )
+    splits = read_splits(data)
     loss = fine_tune(
         model.to(pick_device(config.engine)),
         make_codec(tokenizer, config.data),
-        read_splits(data).train,
+        splits.train,
         config.sft,
         getattr(config.sft, role),
         seed=seed,
         with_reason=REASON in get_contract(config.data.contract).keys,
+        titles=splits.titles,
         advance=advance,
     )
     save_model(model.to(getattr(torch, config.model.dtype)), folder / role)
@@ -134,9 +136,8 @@ def _tokenizer_texts(config: RunConfig, splits: Splits) -> list[str]:
     texts = []
     for example in splits.train:
         for role in (config.sft.teacher, config.sft.student):
-            pieces = draw_answer(
-                example, answer_style(config.sft, role, with_reason=with_reason), rng
-            )
+            style = answer_style(config.sft, role, with_reason=with_reason, titles=splits.titles)
+            pieces = draw_answer(example, style, rng)
             texts.append(example.prompt + "".join(piece.text for piece in pieces))
     return texts
 

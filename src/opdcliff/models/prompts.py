@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
-from opdcliff.data import SplitPlan, Splits, SplitSizes, generate, load_amazon, load_prompts
+from opdcliff.data import (
+    SplitPlan,
+    Splits,
+    SplitSizes,
+    generate,
+    load_amazon,
+    load_prompts,
+    load_titles,
+)
 from opdcliff.settings import DataConfig
 from opdcliff.terminal import Stage
 
@@ -18,6 +27,8 @@ def load_splits(data: DataConfig) -> tuple[Splits, dict[str, object] | None]:
     sizes = SplitSizes(data.train, data.calibration, data.test)
     if data.name == "mini":
         return generate(data.seed, sizes, candidates=data.candidates), None
+    if data.name == "titles":
+        return _titles(data, sizes)
     source = Path(data.path or "").expanduser()
     if data.name == "prompts":
         return load_prompts(source, sizes), None
@@ -40,6 +51,20 @@ def load_splits(data: DataConfig) -> tuple[Splits, dict[str, object] | None]:
             progress=lambda done, total: stage.update("bytes", done),
         )
     return splits, report.as_dict()
+
+
+def _titles(data: DataConfig, sizes: SplitSizes) -> tuple[Splits, dict[str, object] | None]:
+    source = None if data.path is None else Path(data.path).expanduser()
+    total = _total_bytes(source) if source is not None and source.is_dir() else 0
+    with Stage("reading titles (bytes)", total) if total else nullcontext() as stage:
+        return load_titles(
+            source,
+            sizes,
+            candidates=data.candidates,
+            seed=data.seed,
+            max_words=data.max_title_words,
+            progress=None if stage is None else lambda done, _: stage.update("bytes", done),
+        )
 
 
 def _total_bytes(folder: Path) -> int:

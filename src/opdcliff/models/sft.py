@@ -22,8 +22,10 @@ from opdcliff.settings import RoleConfig, SftConfig
 FINAL_LR_SHARE = 0.02
 
 
-def answer_style(config: SftConfig, role: RoleConfig, *, with_reason: bool) -> AnswerStyle:
-    """The style of a role's reference answers."""
+def answer_style(
+    config: SftConfig, role: RoleConfig, *, with_reason: bool, titles: tuple[str, ...] = ()
+) -> AnswerStyle:
+    """The style of a role's reference answers; titles: see `AnswerStyle`."""
     return AnswerStyle(
         continue_mass=role.continue_mass,
         corrupt_rate=role.corrupt_rate,
@@ -31,6 +33,7 @@ def answer_style(config: SftConfig, role: RoleConfig, *, with_reason: bool) -> A
         long_share=config.long_share,
         long_words=config.long_words,
         with_reason=with_reason,
+        titles=titles,
     )
 
 
@@ -60,6 +63,7 @@ def fine_tune(
     *,
     seed: int,
     with_reason: bool,
+    titles: tuple[str, ...] = (),
     advance: Callable[[int], None] = lambda step: None,
 ) -> float:
     """Train `model` in place on freshly drawn reference answers; returns the last step's loss.
@@ -73,7 +77,7 @@ def fine_tune(
     batches = sft_batches(
         codec,
         examples,
-        answer_style(config, role, with_reason=with_reason),
+        answer_style(config, role, with_reason=with_reason, titles=titles),
         steps=role.steps,
         batch_size=config.batch_size,
         seed=seed,

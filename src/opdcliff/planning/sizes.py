@@ -114,7 +114,7 @@ def prompt_tokens(config: RunConfig) -> int:
         return _OWN_PROMPT
     history, words = (
         (1, _MINI_WORDS)
-        if data.name == "mini"
+        if data.name in ("mini", "titles")
         else (
             data.max_history,
             data.max_title_words,

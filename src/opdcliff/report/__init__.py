@@ -5,6 +5,7 @@ from __future__ import annotations
 from opdcliff.report.comparison.compare import compare
 from opdcliff.report.comparison.printed import print_comparison, write_comparison
 from opdcliff.report.drawing.build import build_figures
+from opdcliff.report.drawing.thresholds import draw_thresholds
 from opdcliff.report.figures.cliff import draw_study
 from opdcliff.report.page import make_report, write_beside
 
@@ -12,6 +13,7 @@ __all__ = [
     "build_figures",
     "compare",
     "draw_study",
+    "draw_thresholds",
     "make_report",
     "print_comparison",
     "write_beside",

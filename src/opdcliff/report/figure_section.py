@@ -67,6 +67,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "How far the onset lies from lambda* on other tasks, sizes, families and contracts. "
         "Locked: the two rows of the locked study. Exploratory: all others.",
     ),
+    "titles_onset": (
+        "exploratory",
+        "Text whose positions differ, item titles: parse rates against lambda at two step sizes, "
+        "and candidates for the onset.",
+    ),
 }
 
 

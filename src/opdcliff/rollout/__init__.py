@@ -7,6 +7,7 @@ from opdcliff.rollout.sampler import (
     CALIBRATION_STREAM,
     EVALUATION_STREAM,
     FORCED_STREAM,
+    TEACHER_STREAM,
     TRAIN_STREAM,
     Rollout,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "CALIBRATION_STREAM",
     "EVALUATION_STREAM",
     "FORCED_STREAM",
+    "TEACHER_STREAM",
     "TRAIN_STREAM",
     "Rollout",
     "ScoringModule",

@@ -29,6 +29,7 @@ from transformers import (
 
 # Streams keep training, evaluation and calibration samples apart under one seed.
 TRAIN_STREAM, EVALUATION_STREAM, CALIBRATION_STREAM, FORCED_STREAM = 11, 12, 13, 14
+TEACHER_STREAM = 15
 
 # A batch whose longest answer may have more tokens than this drops its ended rows on the way.
 # Shorter ones are decoded whole: at 16 rows the mini study gains nothing from dropping (.94 to 1.05

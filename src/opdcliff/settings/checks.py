@@ -105,6 +105,7 @@ def check(config: RunConfig) -> None:
     _check_clip(config)
     _check_lam(config)
     _check_sources(config)
+    _check_reasons(config)
     _check_engine(config)
     _check_plateaus(config.protocol.predictions)
 
@@ -222,7 +223,7 @@ def _check_engine(config: RunConfig) -> None:
 
 def _check_sources(config: RunConfig) -> None:
     data, model = config.data, config.model
-    if data.name != "mini" and data.path is None:
+    if data.name not in ("mini", "titles") and data.path is None:
         raise ConfigError(f"data.path is missing for data={data.name}; set data.path=PATH")
     for name, value in (("data.path", data.path), ("data.rubric", data.rubric)):
         if value is not None and not Path(value).expanduser().exists():
@@ -255,6 +256,15 @@ def _check_sources(config: RunConfig) -> None:
             f"calibration.prompts={config.calibration.prompts} exceeds "
             f"data.calibration={data.calibration}; lower the first or raise the second"
         )
+
+
+def _check_reasons(config: RunConfig) -> None:
+    for role in ("teacher", "student"):
+        if getattr(config.sft, role).continue_mass == 1.0 and config.data.name != "titles":
+            raise ConfigError(
+                f"sft.{role}.continue_mass=1.0 would write filler words without end; only titles "
+                "(data=titles) end by themselves: give a number below 1"
+            )
 
 
 def is_commit(revision: str | None) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from opdcliff.calibration import Calibration
+from opdcliff.calibration import Calibration, Homogeneity, tabulate_distribution
 from opdcliff.contract import TAIL_NEEDED
 from opdcliff.models import Prepared
 from opdcliff.paths import StudyPaths
@@ -24,7 +24,7 @@ from opdcliff.storage import (
     write_text_atomic,
 )
 from opdcliff.study.cells import Cell
-from opdcliff.terminal import ARM_KEYS, print_table, with_intervals
+from opdcliff.terminal import ARM_KEYS, print_table, print_text, with_intervals
 from opdcliff.theory import LEVEL, Onset, onset_of_seed, t_interval, wilson
 from opdcliff.verification import about_runs, seal_tables, view_of_record
 
@@ -39,7 +39,8 @@ class Summary:
     cells: one row per cell with an outcome; onsets: one row per arm of two or more lambdas.
     calibration: see `Calibration.table`. reference: metrics of teacher and warm start.
     data_report: what loading the data kept and rejected, None for generated data. about: the runs
-    and the code that the cells rest on, see `about_runs`.
+    and the code that the cells rest on, see `about_runs`. distribution: thresholds of single
+    positions, see `tabulate_distribution`. homogeneity: whether lambda* may stand for them.
     """
 
     cells: pd.DataFrame
@@ -49,6 +50,8 @@ class Summary:
     data_report: Mapping[str, Any] | None
     identity: str
     about: Mapping[str, Any] = field(default_factory=dict)
+    distribution: pd.DataFrame = field(default_factory=pd.DataFrame)
+    homogeneity: Homogeneity | None = None
 
 
 def summarise_study(
@@ -75,6 +78,8 @@ def summarise_study(
         asset_cache.manifest(prepared.data)["facts"].get("report"),
         prepared.models_identity,
         about_runs(config.protocol.name, views, None),
+        tabulate_distribution(calibration.positions, config.calibration.strengths),
+        calibration.homogeneity,
     )
 
 
@@ -158,6 +163,9 @@ def write_summary(summary: Summary, folder: Path) -> None:
     for name in ("cells", "onsets", "calibration"):
         table: pd.DataFrame = getattr(summary, name)
         write_text_atomic(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    if not summary.distribution.empty:
+        text = summary.distribution.to_csv(index=False, float_format="%.6g")
+        write_text_atomic(folder / "distribution.csv", text)
     # NDCG of the answers that parsed is NaN where none did.
     write_json_atomic(folder / "references.json", encode_floats(summary.reference))
     if summary.data_report is not None:
@@ -182,6 +190,8 @@ def print_summary(summary: Summary, console: Console) -> None:
         "Calibration: p, b and lambda* per token class (95% over prompts)",
         with_intervals(summary.calibration),
     )
+    if summary.homogeneity is not None:
+        print_text(console, summary.homogeneity.in_words())
     print_table(
         console,
         "Cells (parse rate with its Wilson interval: sampling within one run only)",

@@ -35,6 +35,7 @@ from opdcliff.theory.threshold import (
     lambda_star,
     modal_mass_for,
     no_threshold_reason,
+    onset_margin,
 )
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "lambda_star",
     "modal_mass_for",
     "no_threshold_reason",
+    "onset_margin",
     "onset_of_seed",
     "onset_on_budget",
     "simulate_position",

@@ -49,6 +49,7 @@ def train_larger_sft(job: Job, *, report: Report, advance: Advance) -> RunOutcom
         role,
         seed=config.seed,
         with_reason=REASON in get_contract(config.data.contract).keys,
+        titles=loaded.splits.titles,
         advance=lambda step: advance(int(share * step)),
     )
     parameters = float(sum(p.numel() for p in model.parameters()))

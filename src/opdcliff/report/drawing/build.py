@@ -26,6 +26,7 @@ NAMES = (
     "clip_rules",
     "calibration",
     "scope",
+    "titles_onset",
 )
 
 

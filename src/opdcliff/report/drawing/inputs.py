@@ -67,7 +67,7 @@ class Study:
     origin: str
 
     def table(self, name: str) -> pd.DataFrame:
-        """cells, onsets or calibration, as `study` writes them."""
+        """cells, onsets, calibration or distribution of `study`, trajectories of `collect`."""
         return pd.read_csv(_there(self.folder / f"{name}.csv", self.command))
 
     def references(self) -> dict[str, dict[str, float]]:
