@@ -2,7 +2,7 @@
 
 Loading is safe by construction: safetensors only, no code from the checkpoint, and hub ids only at
 a commit, since a branch can change between two runs. Student, teacher and base must share a
-tokenizer, since their log-probs are subtracted token by token; see `weights.outputs` for padding rows.
+tokenizer, since their log-probs are subtracted token by token; see `weights` for padding rows.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def assemble(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: Any)
     """Student with its frozen copy as base, and the frozen teacher.
 
     Models of one family may pad their embedding to different heights (Qwen3-1.7B and 8B do not);
-    the shared tokenizer must fit into both, and the higher one is cut to the other (`weights.outputs`).
+    the shared tokenizer must fit into both, and the higher one is cut to the other (`weights`).
 
     Raises:
         ModelError: the tokenizer has more entries than a model has outputs.
