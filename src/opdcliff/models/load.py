@@ -2,7 +2,7 @@
 
 Loading is safe by construction: safetensors only, no code from the checkpoint, and hub ids only at
 a commit, since a branch can change between two runs. Student, teacher and base must share a
-tokenizer, since their log-probs are subtracted token by token; `weights.outputs` has padding rows.
+tokenizer, since their log-probs are subtracted token by token; see `weights` for padding rows.
 """
 
 from __future__ import annotations
