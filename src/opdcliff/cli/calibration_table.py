@@ -14,7 +14,8 @@ from opdcliff.calibration import (
     tabulate_curves,
     tabulate_distribution,
 )
-from opdcliff.models import Prepared, prepare, shown_prompt
+from opdcliff.cli.words import say_prompt
+from opdcliff.models import prepare, shown_prompt
 from opdcliff.paths import StudyPaths
 from opdcliff.report import draw_thresholds
 from opdcliff.settings import RunConfig
@@ -30,7 +31,7 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
     Returns the folder that they were written to.
     """
     prepared = prepare(config, paths)
-    _show_prompt(prepared, console)
+    say_prompt(shown_prompt(prepared))
     calibration, measured = prepare_calibration(config, paths, prepared)
     folder = paths.output.study_dir(config.data.name, "calibration")
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,19 +81,6 @@ def _single_positions(
         medians.drop(columns=["class", "c", "p", "b"]),
     )
     print_text(console, verdict.in_words())
-
-
-def _show_prompt(prepared: Prepared, console: Console) -> None:
-    """The first prompt as the model reads it, chat template and all: a wrong one is seen here."""
-    text = shown_prompt(prepared)
-    if text is not None:
-        console.print("What the models read, of the first prompt:", highlight=False)
-        lines = text.split("\n")
-        shown = [*lines[:20], *(["..."] if len(lines) > 20 else [])]
-        for line in shown:
-            # A control character in a prompt is to be seen, not obeyed.
-            seen = "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
-            console.print(f"  | {seen}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _outside(found: Outside) -> str:

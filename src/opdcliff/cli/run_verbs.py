@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from opdcliff.cli.verb import verb
-from opdcliff.cli.words import MULTIRUN, NO_ARMS, flag, own_word, paths_of, say, say_aside
+from opdcliff.cli.words import (
+    MULTIRUN,
+    NO_ARMS,
+    flag,
+    own_word,
+    paths_of,
+    say,
+    say_aside,
+    say_prompt,
+)
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
 from opdcliff.processes import begin_loading
@@ -115,8 +124,8 @@ def _train_grid(settings: list[str], dry_run: bool) -> int:
 
 Fine-tunes a model (folder, or hub id with model.student_revision) on a file of lines
 {"prompt": text, "answer": text} or {"messages": [{"role": text, "content": text}, ...],
-"answer": text}; messages go through the tokenizer's chat template. Loss is on answer and end token
-alone. The settings are those of the group tune; prompts that are held out are measured before and
+"answer": text}; both go through the chat template, if there is one (data.chat_template). Loss is on
+answer and end token alone. The settings are those of the group tune; prompts that are held out are measured before and
 after. Writes FOLDER once it is whole: model and tokenizer, to be given as model.student or
 model.teacher. lora=adapter trains a LoRA adapter and writes that alone, which loads with its base
 by the same words; merge=true writes the model with the adapter in it. The same command again finds
@@ -147,6 +156,7 @@ def sft(words: list[str]) -> int:
     from opdcliff.models import fine_tune_own
 
     tuned = fine_tune_own(config, Path(out).expanduser().absolute(), merge=merge)
+    say_prompt(tuned.facts["first_prompt"])
     loss, lines = tuned.facts["held_out_loss"], tuned.facts["lines"]
     if lines["held_out"]:
         say(

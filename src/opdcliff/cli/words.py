@@ -11,6 +11,8 @@ MULTIRUN = ("-m", "--multirun")
 NO_ARMS = "protocol=grid"
 # The protocol that is locked and confirmed unless another one is named.
 LOCKED = "protocol=mini"
+# Of a prompt that is shown.
+_MOST_LINES = 20
 
 
 def own_word(name: str, words: list[str]) -> tuple[str | None, list[str]]:
@@ -39,6 +41,17 @@ def paths_of(words: list[str]) -> tuple[StudyPaths, list[str]]:
 def say(text: str) -> None:
     """One line among the results, never broken."""
     console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_prompt(text: str | None) -> None:
+    """The first prompt as models read it, chat template and all: a wrong one is seen here."""
+    if text is None:
+        return
+    say("What the models read, of the first prompt:")
+    lines = text.split("\n")
+    for line in [*lines[:_MOST_LINES], *(["..."] if len(lines) > _MOST_LINES else [])]:
+        # A control character in a prompt is to be seen, not obeyed.
+        say("  | " + "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line))
 
 
 def say_aside(text: str) -> None:

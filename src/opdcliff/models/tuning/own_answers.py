@@ -123,6 +123,7 @@ def _tune(config: RunConfig, folder: Path, merge: bool) -> dict[str, Any]:
     save_model(model, folder, base=base, revision=base_revision)
     codec.tokenizer.save_pretrained(folder)
     return {
+        "first_prompt": codec.prompt_text(train[0].as_example()),
         "lines": {"train": len(rows), "held_out": len(held_rows)},
         "loss_tokens": {"train": loss_tokens(rows), "held_out": loss_tokens(held_rows)},
         "steps": steps,
