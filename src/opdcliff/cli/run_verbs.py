@@ -125,11 +125,11 @@ def _train_grid(settings: list[str], dry_run: bool) -> int:
 Fine-tunes a model (folder, or hub id with model.student_revision) on a file of lines
 {"prompt": text, "answer": text} or {"messages": [{"role": text, "content": text}, ...],
 "answer": text}; both go through the chat template, if there is one (data.chat_template). Loss is on
-answer and end token alone. The settings are those of the group tune; prompts that are held out are measured before and
-after. Writes FOLDER once it is whole: model and tokenizer, to be given as model.student or
-model.teacher. lora=adapter trains a LoRA adapter and writes that alone, which loads with its base
-by the same words; merge=true writes the model with the adapter in it. The same command again finds
-FOLDER finished; what another command wrote is left alone.""",
+answer and end token alone. The settings are those of the group tune; prompts that are held out are
+measured before and after. Writes FOLDER once it is whole: model and tokenizer, to be given as
+model.student or model.teacher. lora=adapter trains a LoRA adapter and writes that alone, which loads
+with its base by the same words; merge=true writes the model with the adapter in it. The same command
+again finds FOLDER finished; what another command wrote is left alone.""",
 )
 def sft(words: list[str]) -> int:
     """Fine-tune a model of one's own on answers of one's own, into a folder."""
