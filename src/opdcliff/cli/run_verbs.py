@@ -127,9 +127,9 @@ Fine-tunes a model (folder, or hub id with model.student_revision) on a file of 
 "answer": text}; both go through the chat template, if there is one (data.chat_template). Loss is on
 answer and end token alone. The settings are those of the group tune; prompts that are held out are
 measured before and after. Writes FOLDER once it is whole: model and tokenizer, to be given as
-model.student or model.teacher. lora=adapter trains a LoRA adapter and writes that alone, which loads
-with its base by the same words; merge=true writes the model with the adapter in it. The same command
-again finds FOLDER finished; what another command wrote is left alone.""",
+model.student or model.teacher. lora=adapter trains a LoRA adapter and writes that alone; it loads
+with its base by the same words; merge=true writes the model with the adapter in it. Given once more,
+the command finds FOLDER finished; what another command wrote is left alone.""",
 )
 def sft(words: list[str]) -> int:
     """Fine-tune a model of one's own on answers of one's own, into a folder."""
