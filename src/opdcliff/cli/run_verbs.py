@@ -128,7 +128,7 @@ Fine-tunes a model (folder, or hub id with model.student_revision) on a file of 
 answer and end token alone. The settings are those of the group tune; prompts that are held out are
 measured before and after. Writes FOLDER once it is whole: model and tokenizer, to be given as
 model.student or model.teacher. lora=adapter trains a LoRA adapter and writes that alone; it loads
-with its base by the same words; merge=true writes the model with the adapter in it. Given once more,
+with its base by the same words. merge=true writes the model with the adapter in it. Given again,
 the command finds FOLDER finished; what another command wrote is left alone.""",
 )
 def sft(words: list[str]) -> int:
