@@ -52,10 +52,13 @@ def draw_thresholds(
 def _limits(curves: pd.DataFrame, stars: pd.Series[float]) -> tuple[float, float]:
     """From the lowest thresholds to the highest finite ones, with a margin."""
     inside = curves[(curves["share"] > 0.02) & (curves["share"] < 0.9)].threshold
+    inside = inside[np.isfinite(inside)]
+    if inside.empty:
+        return 1.0, 2.0
     low = float(inside.min())
     known = stars[np.isfinite(stars)]
     farthest = 1.0 + _FARTHEST * (float(known.max()) - 1.0) if len(known) else 3.0
-    high = max(min(float(inside[np.isfinite(inside)].max()), farthest), low + 0.02)
+    high = max(min(float(inside.max()), farthest), low + 0.02)
     margin = 0.08 * (high - low)
     return max(1.0, low - margin), high + margin
 
