@@ -165,8 +165,14 @@ def test_calibrate_the_generated_task(run: Run, first_run: Reply, workshop: Path
     table = pd.read_csv(workshop / "runs/results/studies/mini/calibration/calibration.csv")
     row = table[table.binding].iloc[0]
     assert row.lambda_star_c5 == pytest.approx(lambda_star(row.p, row.b, 5.0), rel=1e-4)
-    assert "safe is 0.9 x lambda*" in reply.out
     assert f"{0.9 * row.lambda_star_c5:.3f}" in reply.out
+    # A number that stands for a wide distribution is not called safe.
+    homogeneous = "homogeneous: yes" in reply.out
+    assert homogeneous != ("homogeneous: no" in reply.out)
+    assert ("safe is 0.9 x lambda*" in reply.out) is homogeneous
+    assert ("safe lambda" in reply.out) is homogeneous
+    for name in ("distribution.csv", "thresholds.csv", "thresholds.svg", "thresholds.png"):
+        assert (workshop / "runs/results/studies/mini/calibration" / name).is_file()
 
 
 def test_calibrate_a_pair_on_prompts_of_ones_own(

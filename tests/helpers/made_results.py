@@ -22,6 +22,8 @@ KEPT = (
     "locked/mini",
     "studies/mini/quick",
     "studies/amazon_fashion/quick",
+    "studies/titles/titles_onset",
+    "studies/titles/titles_onset_small_step",
     "grids/scope_ranking_only",
 )
 

@@ -77,8 +77,8 @@ class Homogeneity:
         if self.homogeneous:
             return f"homogeneous: yes, one number stands for all positions; {found}"
         return (
-            "homogeneous: no, lambda* of the medians stands for a wide distribution and nothing "
-            f"below it is called safe; {found}"
+            "homogeneous: no, lambda* of the medians stands for a wide distribution and promises "
+            f"nothing about any one position; {found}"
         )
 
 

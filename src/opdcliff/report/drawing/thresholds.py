@@ -18,8 +18,8 @@ _LABELS = {
     "forced": "its texts forced to go on",
     "teacher": "teacher's answers",
 }
-# Beyond this many times the largest lambda* of medians a threshold is as good as none.
-_MOST = 2.0
+# The axis ends at most this many times as far from 1 as the largest lambda* of medians.
+_FARTHEST = 6.0
 
 
 def draw_thresholds(
@@ -38,27 +38,41 @@ def draw_thresholds(
         )  # fmt: skip
         axes = figure.subplots(1, len(_TITLES), sharey=True)
         stars = medians.drop_duplicates("source").set_index("source").of_medians
-        finite = stars[np.isfinite(stars)]
-        most = 1.0 + _MOST * (float(finite.max()) - 1.0) if len(finite) else 3.0
+        limits = _limits(curves, stars)
         for axis, (weighting, title) in zip(axes, _TITLES.items(), strict=True):
-            _panel(axis, curves[curves.weighting == weighting], stars, most)
+            _panel(axis, curves[curves.weighting == weighting], stars, limits)
             panel_title(axis, title)
         axes[0].set(ylabel="share with a threshold at or below lambda", ylim=(0.0, 1.02))
-        axes[0].legend(loc="upper center", bbox_to_anchor=(1.0, -0.16), ncols=3, fontsize=8)
+        axes[1].legend(loc="lower right", fontsize=8)
         folder.mkdir(parents=True, exist_ok=True)
         table = curves.assign(of_medians=curves.source.map(stars))
         write_page(Page(figure, table, [f"calibration {origin}"]), folder, "thresholds")
 
 
-def _panel(axis: Axes, curves: pd.DataFrame, stars: pd.Series[float], most: float) -> None:
-    for look, (source, curve) in zip(
-        style.SERIES, curves.groupby("source", sort=False), strict=False
-    ):
-        inside = curve[curve.threshold <= most]
+def _limits(curves: pd.DataFrame, stars: pd.Series[float]) -> tuple[float, float]:
+    """From the lowest thresholds to the highest finite ones, with a margin."""
+    inside = curves[(curves["share"] > 0.02) & (curves["share"] < 0.9)].threshold
+    inside = inside[np.isfinite(inside)]
+    if inside.empty:
+        return 1.0, 2.0
+    low = float(inside.min())
+    known = stars[np.isfinite(stars)]
+    farthest = 1.0 + _FARTHEST * (float(known.max()) - 1.0) if len(known) else 3.0
+    high = max(min(float(inside.max()), farthest), low + 0.02)
+    margin = 0.08 * (high - low)
+    return max(1.0, low - margin), high + margin
+
+
+def _panel(
+    axis: Axes, curves: pd.DataFrame, stars: pd.Series[float], limits: tuple[float, float]
+) -> None:
+    groups = curves.groupby("source", sort=False)
+    for look, (source, curve) in zip(style.SERIES, groups, strict=False):
+        inside = curve[np.isfinite(curve.threshold)]
         axis.plot(
-            inside.threshold, inside.share, color=look.color, ls=look.line, lw=1.4,
+            inside.threshold, inside["share"], color=look.color, ls=look.line, lw=1.4,
             drawstyle="steps-post", label=_LABELS.get(str(source), str(source)),
         )  # fmt: skip
         if np.isfinite(stars[source]):
             axis.axvline(stars[source], color=look.color, ls=look.line, lw=0.8, alpha=0.7)
-    axis.set(xlim=(1.0, most), xlabel="lambda")
+    axis.set(xlim=limits, xlabel="lambda")

@@ -95,8 +95,8 @@ def table(studies: dict[str, Study]) -> pd.DataFrame:
     frames = [candidates_of(next(iter(studies.values()))).assign(kind="candidate")]
     for name, study in studies.items():
         runs = runs_of(study)
-        for kind, rows in (("run", runs), ("onset", onsets_of(runs))):
-            frames.append(rows.assign(kind=kind, study=name, lr=STUDIES[name]))
+        for kind, part in (("run", runs), ("onset", onsets_of(runs))):
+            frames.append(part.assign(kind=kind, study=name, lr=STUDIES[name]))
     return pd.concat(frames, ignore_index=True)
 
 
