@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from opdcliff.planning.layers import FLOAT32, Sizes, activations, kv_cache, layer_kept, layer_work
+
 ROLLOUT, EVALUATION, MASSES, SCORING, BACKWARD, STEP = PHASES = (
     "rollout",
     "evaluation",
@@ -25,7 +27,6 @@ ROLLOUT, EVALUATION, MASSES, SCORING, BACKWARD, STEP = PHASES = (
 # Those in which gradients live.
 _UPDATE = (BACKWARD, STEP)
 
-_FLOAT32 = 4
 # DeepSpeed's default of stage3_max_live_parameters: gathered elements kept during an update.
 _LIVE = 1_000_000_000
 # Float32 copies of a chunk of logits at once: logits, logits / temperature, log-probs.
@@ -39,22 +40,6 @@ _DRAW_BYTES = 32
 # Bytes per vocabulary entry in the loss of the full estimator, beyond teacher and base: ten
 # float32 copies and a mask.
 _FULL_BYTES = 41
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A decoder of the Llama or Qwen3 shape. largest: elements of its largest parameter."""
-
-    parameters: int
-    largest: int
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    qk_norm: bool
 
 
 @dataclass(frozen=True)
@@ -146,15 +131,15 @@ def _student(s: Setup) -> Sequence[Part]:
         ]
     off, split = s.offload_optimizer, s.stage == 3
     # Stage 1 sums the gradients of parts whole, in the model's dtype.
-    gradients = whole * s.item if s.stage == 1 else share * _FLOAT32
+    gradients = whole * s.item if s.stage == 1 else share * FLOAT32
     parts = [
         Part("student weights", (share if split else whole) * s.item, host=s.offload_parameters),
         Part("gradients", gradients, PHASES if split else _UPDATE, off and s.stage > 1),
         # The optimizer works on a float32 copy, in float32 models too.
-        Part("fp32 master weights", share * _FLOAT32, host=off),
-        Part("optimizer states", 2 * share * _FLOAT32, host=off),
+        Part("fp32 master weights", share * FLOAT32, host=off),
+        Part("optimizer states", 2 * share * FLOAT32, host=off),
         # The share's gradients once more in float32, and a copy that AdamW makes.
-        Part("optimizer workspace", 2 * share * _FLOAT32, (STEP,), off),
+        Part("optimizer workspace", 2 * share * FLOAT32, (STEP,), off),
         Part("communication buffers", s.bucket * s.item, PHASES if split else (BACKWARD,)),
     ]
     if off and not split:
@@ -192,15 +177,10 @@ def _sampling(s: Setup) -> Sequence[Part]:
     parts = []
     for phase, rows in ((ROLLOUT, s.rollout_rows), (EVALUATION, s.evaluation_rows)):
         cache = kv_cache(s.student, rows, s.prompt + s.answer, s.item)
-        prefill = _layer(s.student, rows, s.prompt, s.item)
+        prefill = layer_work(s.student, rows, s.prompt, s.item)
         work = max(prefill, rows * s.student.vocabulary * _DRAW_BYTES)
         parts += [Part("KV cache", cache, (phase,)), Part("sampling workspace", work, (phase,))]
     return parts
-
-
-def kv_cache(sizes: Sizes, rows: int, length: int, item: int) -> int:
-    """Bytes of keys and values of `rows` sequences of `length` tokens."""
-    return 2 * sizes.layers * rows * length * sizes.kv_heads * sizes.head_dim * item
 
 
 def _scoring(s: Setup) -> Sequence[Part]:
@@ -208,16 +188,25 @@ def _scoring(s: Setup) -> Sequence[Part]:
 
     The full estimator keeps log-probs of the whole vocabulary for the backward pass.
     """
-    vocabulary, wide = s.student.vocabulary, max(s.item, _FLOAT32)
+    vocabulary, wide = s.student.vocabulary, max(s.item, FLOAT32)
     answers = s.rollout_rows * s.answer
     # Of the full estimator's last copies one is kept.
     copies = answers * (_HEAD_COPIES - 1) if s.full else min(s.chunk, answers) * _HEAD_COPIES
+    own = 2 * _own_logits(s, s.rollout_rows)
+    if own and s.item == FLOAT32:
+        # Such logits need no copy in float32.
+        copies -= answers if s.full else min(s.chunk, answers)
     positions = s.class_rows * s.answer
     per_entry = _CLASS_BYTES + (_CHUNK_BEFORE if positions > s.chunk else 0)
-    masses = min(s.chunk, positions) * vocabulary * per_entry * wide // _FLOAT32
+    masses = min(s.chunk, positions) * vocabulary * per_entry * wide // FLOAT32
+    class_own = 2 * _own_logits(s, s.class_rows)
     parts = [
-        Part("scoring workspace", _pass(s, s.rollout_rows, copies * vocabulary * wide), (SCORING,)),
-        Part("class mass workspace", _pass(s, s.class_rows, masses), (MASSES,)),
+        Part(
+            "scoring workspace",
+            _pass(s, s.rollout_rows, copies * vocabulary * wide + own),
+            (SCORING,),
+        ),
+        Part("class mass workspace", _pass(s, s.class_rows, masses + class_own), (MASSES,)),
     ]
     if s.full:
         both = 2 * answers * vocabulary * wide
@@ -229,15 +218,17 @@ def _pass(s: Setup, rows: int, head: int) -> int:
     """The wider of the backbone and the head, which has hidden states and a copy of them beside."""
     length = s.prompt + s.answer
     hidden = rows * (length + s.answer) * s.student.hidden * s.item
-    return max(*(_layer(m, rows, length, s.item) for m in (s.student, s.teacher)), head + hidden)
+    return max(
+        *(layer_work(m, rows, length, s.item) for m in (s.student, s.teacher)), head + hidden
+    )
 
 
 def _backward(s: Setup) -> Sequence[Part]:
     """Activations of a part of the batch, and the head on top of them."""
     sizes, answers = s.student, s.micro_rows * s.answer
-    wide = max(s.item, _FLOAT32)
+    wide = max(s.item, FLOAT32)
     if s.full:
-        head = answers * sizes.vocabulary * _FULL_BYTES * wide // _FLOAT32
+        head = answers * sizes.vocabulary * _FULL_BYTES * wide // FLOAT32
     else:
         gradient = sizes.vocabulary * sizes.hidden * s.item
         # The gradient of the head's weight, that of a chunk, and their sum; the first is not there
@@ -247,43 +238,23 @@ def _backward(s: Setup) -> Sequence[Part]:
     length = s.prompt + s.answer
     if s.recompute:
         # Layers run again one by one once the head is done.
-        head = max(head, _kept(sizes, s.micro_rows, length, s.item))
+        again = layer_kept(sizes, s.micro_rows, length, s.item)
+        # On the way back through one, gradients of two of its feed-forward width.
+        again += s.micro_rows * length * 2 * sizes.intermediate * s.item
+        head = max(head, again)
     # The answers' hidden states are copied.
     head += answers * sizes.hidden * s.item
-    kept = activations(sizes, s.micro_rows, length, s.item, recompute=s.recompute)
+    # What the cap keeps and a copy; their gradient.
+    own = _own_logits(s, s.micro_rows)
+    head += own
+    kept = 2 * own + activations(sizes, s.micro_rows, length, s.item, recompute=s.recompute)
     return [Part("activations", kept, (BACKWARD,)), Part("scoring head", head, (BACKWARD,))]
 
 
-def activations(sizes: Sizes, rows: int, length: int, item: int, *, recompute: bool = False) -> int:
-    """Bytes that the backbone keeps for the backward pass: `rows` sequences of `length` tokens.
-
-    The last norm and every layer; with `recompute` the layers' inputs and one mask for all.
-    """
-    norm = sizes.hidden * (_FLOAT32 + 2 * item)
-    if recompute:
-        return rows * length * (sizes.layers * sizes.hidden * item + length + norm)
-    return sizes.layers * _kept(sizes, rows, length, item) + rows * length * norm
-
-
-def _kept(sizes: Sizes, rows: int, length: int, item: int) -> int:
-    """Bytes a layer keeps for the backward pass.
-
-    Per token: two norms (float32 input, normalised, scaled), queries, keys and values (keys and
-    values repeated for every head, since batches with padding have a mask), attention's output,
-    four of the feed-forward width, and a row of the mask, which attention converts to numbers.
-    """
-    queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    width = 2 * sizes.hidden * (_FLOAT32 + 2 * item) + 4 * (queries + sizes.intermediate) * item
-    if sizes.qk_norm:
-        width += (queries + keys) * (_FLOAT32 + item)
-    return rows * length * (width + length * item)
-
-
-def _layer(sizes: Sizes, rows: int, length: int, item: int) -> int:
-    """Bytes at once in a layer that keeps nothing: the wider of feed-forward and attention."""
-    queries = sizes.heads * sizes.head_dim
-    width = max(3 * sizes.intermediate, 6 * queries) + 4 * sizes.hidden + length
-    return rows * length * width * item
+def _own_logits(s: Setup, rows: int) -> int:
+    """Bytes of the logits of all answers under a model that is scored by its own forward."""
+    whole = rows * (s.answer + 1) * s.student.vocabulary * s.item
+    return 0 if s.student.plain_head else whole
 
 
 def _accumulates(s: Setup) -> bool:

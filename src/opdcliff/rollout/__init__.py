@@ -14,6 +14,7 @@ from opdcliff.rollout.scoring import (
     ScoringModule,
     completion_full_logp,
     completion_logp,
+    has_plain_head,
     iter_full_logp,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "ScoringModule",
     "completion_full_logp",
     "completion_logp",
+    "has_plain_head",
     "iter_full_logp",
     "sample",
 ]
