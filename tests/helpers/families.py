@@ -69,12 +69,15 @@ def configuration(family: str, **changes: Any) -> PreTrainedConfig:
         fields |= {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0}
         fields["query_pre_attn_scalar"] = 8
     if family == "gemma3":
-        fields |= {"layer_types": ["sliding_attention", "full_attention"]}
         fields["query_pre_attn_scalar"] = 8
     if family == "gpt2":
         for name in ("intermediate_size", "num_key_value_heads"):
             del fields[name]
-    return _CLASSES[family](**fields | changes)
+    fields |= changes
+    if family == "gemma3":
+        sliding = fields["num_hidden_layers"] - 1
+        fields["layer_types"] = ["sliding_attention"] * sliding + ["full_attention"]
+    return _CLASSES[family](**fields)
 
 
 def build(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:

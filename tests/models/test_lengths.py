@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from transformers import BloomConfig, GPT2Config, GPT2LMHeadModel, Qwen3Config
 
+import families
 from markov import codec_of
 from opdcliff.data.example import Example, Splits
 from opdcliff.errors import DataError, ModelError
@@ -136,6 +137,22 @@ def test_a_tokenizer_that_knows_a_limit_prints_no_warning(
     assert not caplog.records
 
 
+# Past 64 positions the whole batch gets other factors.
+LONG_ROPE = families.configuration(
+    "phi3",
+    max_position_embeddings=1024,
+    original_max_position_embeddings=64,
+    rope_parameters={
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0, 3.0, 2.0, 1.5],
+        "factor": 16.0,
+        "original_max_position_embeddings": 64,
+    },
+)
+
+
 @pytest.mark.parametrize(
     ("configuration", "known"),
     [
@@ -143,6 +160,7 @@ def test_a_tokenizer_that_knows_a_limit_prints_no_warning(
         (Qwen3Config(max_position_embeddings=99), 99),
         (BloomConfig(), None),
         (Qwen3Config(max_position_embeddings=0), None),
+        (LONG_ROPE, 64),
     ],
 )
 def test_positions_are_read_from_any_configuration(

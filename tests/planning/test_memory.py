@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import DynamicCache, GPT2Config, PreTrainedModel
 
+import families
 from opdcliff.calibration.modal_mass import Positions, modal_logits
 from opdcliff.cli import command
 from opdcliff.engine.single import SingleEngine
@@ -124,9 +125,32 @@ def world(*words: str) -> World:
     config = config_of(*words)
     arch = config.model.arch
     assert arch is not None
-    dtype = getattr(torch, config.model.dtype)
     vocabulary = Vocabulary(config.data.tokenizer_entries)
-    student, teacher, base = (build(arch, vocabulary, seed).to(dtype) for seed in range(3))
+    return world_of(config, [build(arch, vocabulary, seed) for seed in range(3)])
+
+
+def family_world(folder: Path, family: str, *words: str) -> World:
+    """A pair of a family, planned from the configuration in its folder."""
+    shape = {
+        "vocab_size": 3000,
+        "hidden_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+    }
+    if family != "gpt2":
+        shape |= {"intermediate_size": 768, "num_key_value_heads": 2}
+    if family in ("gemma2", "gemma3"):
+        shape["head_dim"] = 64
+    models = [families.build(family, seed, **shape) for seed in range(3)]
+    models[0].config.save_pretrained(folder)
+    config = config_of(f"model.student={folder}", f"model.teacher={folder}", *words)
+    return world_of(config, models)
+
+
+def world_of(config: RunConfig, models: list[PreTrainedModel]) -> World:
+    dtype = getattr(torch, config.model.dtype)
+    student, teacher, base = (model.to(dtype) for model in models)
     for frozen in (teacher, base):
         frozen.requires_grad_(False)
     trio = Trio(student, teacher, base, None)
@@ -196,7 +220,25 @@ CASES = [
 
 @pytest.mark.parametrize("words", CASES, ids=[" ".join(words) or "defaults" for words in CASES])
 def test_an_update_takes_what_is_planned(words: list[str]) -> None:
-    w = world(*words)
+    check_update(world(*words))
+
+
+FAMILY_CASES = [
+    *[(family, []) for family in ("mistral", "gemma2", "gemma3", "phi3", "gpt2", "olmo2")],
+    ("gemma2", ["optim.estimator=full"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "words"), FAMILY_CASES, ids=[" ".join([f, *words]) for f, words in FAMILY_CASES]
+)
+def test_an_update_of_a_family_takes_what_is_planned(
+    family: str, words: list[str], tmp_path: Path
+) -> None:
+    check_update(family_world(tmp_path, family, *words))
+
+
+def check_update(w: World) -> None:
     models = (w.engine.student, w.teacher, w.base)
     owned = [parameter for model in models for parameter in model.parameters()]
     with Live(owned) as scoring:
@@ -386,6 +428,16 @@ def test_a_feed_forward_part_of_another_name_is_found(
     )
     sizes = sizes_of(config_of(f"model.student={tmp_path}", f"model.teacher={tmp_path}"), "teacher")
     assert (sizes.hidden, sizes.intermediate, sizes.kv_heads, sizes.head_dim) == (64, width, 2, 32)
+
+
+def test_a_pair_of_different_outputs_is_planned_over_the_shared_ones(tmp_path: Path) -> None:
+    for role, outputs in (("student", 300), ("teacher", 320)):
+        families.configuration("llama", vocab_size=outputs).save_pretrained(tmp_path / role)
+    config = config_of(*(f"model.{role}={tmp_path / role}" for role in ("student", "teacher")))
+    setup = setup_of(config, prompt=PROMPT, cuda=False)
+    assert setup.teacher == setup.student
+    assert setup.student.vocabulary == 300
+    assert sizes_of(config, "teacher").vocabulary == 320
 
 
 def test_more_ranks_and_stages_need_less() -> None:

@@ -8,6 +8,8 @@ tokenizer, since their log-probs are subtracted token by token; see `weights` fo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,8 @@ def load_model(
         return _require_finite(merge_adapter(base, Path(source).expanduser()), source, role)
     options = _origin(source, revision) | {"dtype": getattr(torch, dtype)}
     try:
-        model, report = _load_with_some_attention(options)
+        with _quiet():
+            model, report = _load_with_some_attention(options)
     except Exception as error:
         raise ModelError(cannot_load(role, source, error)) from error
     if has_adapter(model):
@@ -118,6 +121,17 @@ def load_model(
             f"{min(report['missing_keys'])}; give a complete one"
         )
     return _require_finite(model, source, role).eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The library prints tables of what does not fit, which errors here name in a line."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _load_with_some_attention(options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -184,9 +198,18 @@ def known_positions(source: str | Path, *, revision: str | None = None) -> int |
 
 
 def positions_in(configuration: Any) -> int | None:
-    """How many positions a model of this configuration was made for, if that says so."""
-    known = getattr(configuration.get_text_config(), "max_position_embeddings", None)
-    return known if isinstance(known, int) and known > 0 else None
+    """How many positions a model of this configuration was made for, if that says so.
+
+    Of LongRoPE (Phi-3 128k) those before the switch to its long factors: the library makes it for
+    a whole batch by its longest row, so that log-probs of a row would depend on those beside it.
+    """
+    text = configuration.get_text_config()
+    known = [getattr(text, "max_position_embeddings", None)]
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        known.append(rope.get("original_max_position_embeddings"))
+        known.append(getattr(text, "original_max_position_embeddings", None))
+    return min((n for n in known if isinstance(n, int) and n > 0), default=None)
 
 
 def same_vocabulary(first: Any, second: Any, names: tuple[str, str]) -> None:

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opdcliff.planning.setup import FLOAT32, Adapter, Setup, Sizes
+from opdcliff.planning.layers import FLOAT32, activations, kv_cache, layer_kept, layer_work
+from opdcliff.planning.setup import Adapter, Setup
 
 ROLLOUT, EVALUATION, MASSES, SCORING, BACKWARD, STEP = PHASES = (
     "rollout",
@@ -150,15 +151,10 @@ def _sampling(s: Setup) -> Sequence[Part]:
     parts = []
     for phase, rows in ((ROLLOUT, s.rollout_rows), (EVALUATION, s.evaluation_rows)):
         cache = kv_cache(s.student, rows, s.prompt + s.answer, s.item)
-        prefill = _layer(s.student, rows, s.prompt, s.item)
+        prefill = layer_work(s.student, rows, s.prompt, s.item)
         work = max(prefill, rows * s.student.vocabulary * _DRAW_BYTES)
         parts += [Part("KV cache", cache, (phase,)), Part("sampling workspace", work, (phase,))]
     return parts
-
-
-def kv_cache(sizes: Sizes, rows: int, length: int, item: int) -> int:
-    """Bytes of keys and values of `rows` sequences of `length` tokens."""
-    return 2 * sizes.layers * rows * length * sizes.kv_heads * sizes.head_dim * item
 
 
 def _scoring(s: Setup) -> Sequence[Part]:
@@ -170,12 +166,21 @@ def _scoring(s: Setup) -> Sequence[Part]:
     answers = s.rollout_rows * s.answer
     # Of the full estimator's last copies one is kept.
     copies = answers * (_HEAD_COPIES - 1) if s.full else min(s.chunk, answers) * _HEAD_COPIES
+    own = 2 * _own_logits(s, s.rollout_rows)
+    if own and s.item == FLOAT32:
+        # Such logits need no copy in float32.
+        copies -= answers if s.full else min(s.chunk, answers)
     positions = s.class_rows * s.answer
     per_entry = _CLASS_BYTES + (_CHUNK_BEFORE if positions > s.chunk else 0)
     masses = min(s.chunk, positions) * vocabulary * per_entry * wide // FLOAT32
+    class_own = 2 * _own_logits(s, s.class_rows)
     parts = [
-        Part("scoring workspace", _pass(s, s.rollout_rows, copies * vocabulary * wide), (SCORING,)),
-        Part("class mass workspace", _pass(s, s.class_rows, masses), (MASSES,)),
+        Part(
+            "scoring workspace",
+            _pass(s, s.rollout_rows, copies * vocabulary * wide + own),
+            (SCORING,),
+        ),
+        Part("class mass workspace", _pass(s, s.class_rows, masses + class_own), (MASSES,)),
     ]
     if s.full:
         both = 2 * answers * vocabulary * wide
@@ -187,7 +192,9 @@ def _pass(s: Setup, rows: int, head: int) -> int:
     """The wider of the backbone and the head, which has hidden states and a copy of them beside."""
     length = s.prompt + s.answer
     hidden = rows * (length + s.answer) * s.student.hidden * s.item
-    return max(*(_layer(m, rows, length, s.item) for m in (s.student, s.teacher)), head + hidden)
+    return max(
+        *(layer_work(m, rows, length, s.item) for m in (s.student, s.teacher)), head + hidden
+    )
 
 
 def _backward(s: Setup) -> Sequence[Part]:
@@ -206,24 +213,25 @@ def _backward(s: Setup) -> Sequence[Part]:
     length = s.prompt + s.answer
     if s.recompute:
         # Layers run again one by one once the head is done.
-        head = max(head, _kept(sizes, s.micro_rows, length, s.item))
+        again = layer_kept(sizes, s.micro_rows, length, s.item)
+        # On the way back through one, gradients of two of its feed-forward width.
+        again += s.micro_rows * length * 2 * sizes.intermediate * s.item
+        head = max(head, again)
     # The answers' hidden states are copied.
     head += answers * sizes.hidden * s.item
-    kept = activations(sizes, s.micro_rows, length, s.item, recompute=s.recompute)
+    # What the cap keeps and a copy; their gradient.
+    own = _own_logits(s, s.micro_rows)
+    head += own
+    kept = 2 * own + activations(sizes, s.micro_rows, length, s.item, recompute=s.recompute)
     if s.adapter is not None and not s.recompute:
         kept += s.micro_rows * length * _with_adapter(s, s.adapter)
     return [Part("activations", kept, (BACKWARD,)), Part("scoring head", head, (BACKWARD,))]
 
 
-def activations(sizes: Sizes, rows: int, length: int, item: int, *, recompute: bool = False) -> int:
-    """Bytes that the backbone keeps for the backward pass: `rows` sequences of `length` tokens.
-
-    The last norm and every layer; with `recompute` the layers' inputs and one mask for all.
-    """
-    norm = sizes.hidden * (FLOAT32 + 2 * item)
-    if recompute:
-        return rows * length * (sizes.layers * sizes.hidden * item + length + norm)
-    return sizes.layers * _kept(sizes, rows, length, item) + rows * length * norm
+def _own_logits(s: Setup, rows: int) -> int:
+    """Bytes of the logits of all answers under a model that is scored by its own forward."""
+    whole = rows * (s.answer + 1) * s.student.vocabulary * s.item
+    return 0 if s.student.plain_head else whole
 
 
 def _with_adapter(s: Setup, adapter: Adapter) -> int:
@@ -238,27 +246,6 @@ def _with_adapter(s: Setup, adapter: Adapter) -> int:
         spared += 2 * sizes.hidden + sizes.heads * sizes.head_dim + sizes.intermediate
         copied = adapter.inputs
     return (adapter.width + copied) * item - sizes.layers * spared * s.item
-
-
-def _kept(sizes: Sizes, rows: int, length: int, item: int) -> int:
-    """Bytes a layer keeps for the backward pass.
-
-    Per token: two norms (float32 input, normalised, scaled), queries, keys and values (keys and
-    values repeated for every head, since batches with padding have a mask), attention's output,
-    four of the feed-forward width, and a row of the mask, which attention converts to numbers.
-    """
-    queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    width = 2 * sizes.hidden * (FLOAT32 + 2 * item) + 4 * (queries + sizes.intermediate) * item
-    if sizes.qk_norm:
-        width += (queries + keys) * (FLOAT32 + item)
-    return rows * length * (width + length * item)
-
-
-def _layer(sizes: Sizes, rows: int, length: int, item: int) -> int:
-    """Bytes at once in a layer that keeps nothing: the wider of feed-forward and attention."""
-    queries = sizes.heads * sizes.head_dim
-    width = max(3 * sizes.intermediate, 6 * queries) + 4 * sizes.hidden + length
-    return rows * length * width * item
 
 
 def _accumulates(s: Setup) -> bool:

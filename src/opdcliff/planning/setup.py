@@ -4,23 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FLOAT32 = 4
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A decoder of the Llama or Qwen3 shape. largest: elements of its largest parameter."""
-
-    parameters: int
-    largest: int
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    qk_norm: bool
+from opdcliff.planning.layers import FLOAT32, Sizes
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Parameters are counted on the model built on torch's meta device, which has shap
 
 from __future__ import annotations
 
+import re
 from dataclasses import astuple, replace
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen
 
 from opdcliff.errors import ModelError
 from opdcliff.models import base_of, build, put_adapter
-from opdcliff.planning.setup import Adapter, Setup, Sizes
+from opdcliff.planning.layers import Sizes
+from opdcliff.planning.setup import Adapter, Setup
+from opdcliff.rollout import has_plain_head
 from opdcliff.settings import STAGES, ArchConfig, RunConfig
 from opdcliff.storage import in_words
 from opdcliff.training import CLASS_ANSWERS, EVALUATION_BATCH
@@ -52,6 +55,10 @@ _PER_WORD, _PER_LINE, _AROUND = 2, 3, 20
 _MINI_WORDS, _OWN_PROMPT = 2, 512
 
 
+# The norms of a layer, as families call them; not those of queries and keys.
+_NORM = re.compile(r"(layernorm|ln_\d)\.weight$")
+
+
 class Vocabulary:
     """As much of a tokenizer as `models.build` asks for."""
 
@@ -71,14 +78,19 @@ def setup_of(config: RunConfig, *, prompt: int, cuda: bool) -> Setup:
         ModelError: the sizes of a model cannot be known here.
     """
     engine, evaluation = config.engine, config.evaluation
+    student, teacher = (sizes_of(config, role) for role in ("student", "teacher"))
+    # Outputs that only one model has are cut when the pair is loaded.
+    shared = min(student.vocabulary, teacher.vocabulary)
+    if shared < max(student.vocabulary, teacher.vocabulary):
+        student, teacher = (sizes_of(config, role, shared) for role in ("student", "teacher"))
     rows = config.rollout.prompts_per_update // engine.ranks
     prompts = max(evaluation.prompts, evaluation.final_prompts)
     stage = STAGES.get(engine.name, 0)
     # Stages 1 and 2 fill one buffer while they send the other.
     buffers = 2 if engine.overlap_comm and stage < 3 else 1
     return Setup(
-        student=sizes_of(config, "student"),
-        teacher=sizes_of(config, "teacher"),
+        student=student,
+        teacher=teacher,
         item=getattr(torch, config.model.dtype).itemsize,
         stage=stage,
         ranks=engine.ranks,
@@ -123,15 +135,17 @@ def prompt_tokens(config: RunConfig) -> int:
     return (data.candidates + history) * (_PER_WORD * words + _PER_LINE) + _AROUND
 
 
-def sizes_of(config: RunConfig, role: str) -> Sizes:
+def sizes_of(config: RunConfig, role: str, outputs: int | None = None) -> Sizes:
     """Sizes of the student or teacher: of `model.arch`, a folder's config.json, or a known hub id.
+
+    outputs: those that the pair shares, if a model has more.
 
     Raises:
         ModelError: a hub id that is not known, or a folder without a readable configuration.
     """
     source, arch = getattr(config.model, role), config.model.arch
     if source is not None:
-        return _of_source(str(source))
+        return _of_source(str(source), outputs)
     assert arch is not None, "checked by settings.check"
     return _of_arch(astuple(arch), config.data.tokenizer_entries)
 
@@ -165,15 +179,18 @@ def adapter_of(config: RunConfig) -> Adapter | None:
 
 
 @cache
-def _of_source(source: str) -> Sizes:
+def _of_source(source: str, outputs: int | None) -> Sizes:
     with torch.device("meta"):
-        return sizes_of_model(_empty(source))
+        return sizes_of_model(_empty(source, outputs))
 
 
-def _empty(source: str) -> PreTrainedModel:
-    """A model without weights, on the device of the context."""
+def _empty(source: str, outputs: int | None = None) -> PreTrainedModel:
+    """A model without weights, on the device of the context; outputs: how many, if not its own."""
+    configuration = _configuration(source)
+    if outputs is not None:
+        configuration.get_text_config().vocab_size = outputs
     model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        _configuration(source), trust_remote_code=False
+        configuration, trust_remote_code=False
     )
     return model
 
@@ -187,6 +204,7 @@ def _of_arch(fields: tuple[Any, ...], entries: int) -> Sizes:
 def sizes_of_model(model: PreTrainedModel) -> Sizes:
     """The sizes of a model on any device."""
     shape = model.config.get_text_config()
+    cap = getattr(shape, "attn_logit_softcapping", None)
     counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return Sizes(
         parameters=sum(counts.values()),
@@ -199,6 +217,13 @@ def sizes_of_model(model: PreTrainedModel) -> Sizes:
         head_dim=getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads,
         vocabulary=shape.vocab_size,
         qk_norm=any(name.endswith("q_norm.weight") for name in counts),
+        norms=sum(".0." in name and _NORM.search(name) is not None for name in counts),
+        layer_norm=any(name.endswith("ln_f.bias") for name in counts),
+        gated=any(name.endswith("gate_proj.weight") for name in counts),
+        # As models are loaded: sdpa, where the architecture has it.
+        eager=not model._supports_sdpa,
+        capped=cap is not None,
+        plain_head=has_plain_head(model),
     )
 
 

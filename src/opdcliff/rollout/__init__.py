@@ -15,6 +15,7 @@ from opdcliff.rollout.scoring import (
     ScoringModule,
     completion_full_logp,
     completion_logp,
+    has_plain_head,
     iter_full_logp,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "ScoringModule",
     "completion_full_logp",
     "completion_logp",
+    "has_plain_head",
     "iter_full_logp",
     "sample",
 ]
