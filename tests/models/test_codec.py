@@ -96,7 +96,7 @@ BLANKS = [
 def test_blanks_that_a_decoder_strips_are_part_of_an_answer(
     tokens: list[str], failure: FailureCode | None, live: int
 ) -> None:
-    """A Strip takes one off the start of whatever is decoded; behind a prompt it is the answer's."""
+    """A Strip takes one off the start of what is decoded; behind a prompt it is the answer's."""
     inner = Tokenizer(models.BPE({t: i for i, t in enumerate(BLANKS)}, [], unk_token="<unk>"))
     inner.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
