@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import opdcliff
-from opdcliff.paths import PACKAGE
+from opdcliff.paths import PACKAGE, REPO_ROOT
 
 # From the ground up: a room may import those before it. Those of one line do not know each other.
 FLOORS = (
