@@ -27,10 +27,11 @@ from opdcliff.calibration.class_masses import calibrate_trio
 from opdcliff.contract import REASON, get_contract
 from opdcliff.data import read_splits
 from opdcliff.models.load import build, load_tokenizer
-from opdcliff.models.trio import Trio
 from opdcliff.models.make_pair import SEED_OF_ROLE, STUDENT, TEACHER
 from opdcliff.models.prepare import prepare
 from opdcliff.models.sft import fine_tune
+from opdcliff.models.tokens.codec import Codec, make_codec
+from opdcliff.models.trio import Trio
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
 from opdcliff.settings.checks import load
@@ -49,16 +50,16 @@ def nudge(model: torch.nn.Module, generator: torch.Generator) -> None:
             weight.copy_(torch.nextafter(weight, goal))
 
 
-def trained(config: RunConfig, role: str, data: Path, tokenizer: Any, draw: int) -> Any:
+def trained(config: RunConfig, role: str, data: Path, codec: Codec, draw: int) -> Any:
     """Teacher or warm start as the study trains it, from nudged weights (draw 0: from its own)."""
     assert config.model.arch is not None, "the models of this benchmark are trained, not loaded"
     seed = 10 * config.sft.seed + SEED_OF_ROLE[role]
-    model = build(config.model.arch, tokenizer, seed)
+    model = build(config.model.arch, codec.tokenizer, seed)
     if draw:
         nudge(model, torch.Generator().manual_seed(10 * draw + seed % 10))
     fine_tune(
         model,
-        tokenizer,
+        codec,
         read_splits(data).train,
         config.sft,
         getattr(config.sft, role),
@@ -71,11 +72,11 @@ def trained(config: RunConfig, role: str, data: Path, tokenizer: Any, draw: int)
 def one_draw(config: RunConfig, data: Path, tokenizer_folder: Path, draw: int) -> pd.DataFrame:
     """The calibration table of one draw."""
     torch.set_num_threads(config.engine.threads)
-    tokenizer = load_tokenizer(tokenizer_folder)
-    teacher, student = (trained(config, role, data, tokenizer, draw) for role in (TEACHER, STUDENT))
+    codec = make_codec(load_tokenizer(tokenizer_folder), config.data)
+    teacher, student = (trained(config, role, data, codec, draw) for role in (TEACHER, STUDENT))
     base = copy.deepcopy(student).requires_grad_(False)
     found = calibrate_trio(
-        Trio(student, teacher, base, tokenizer),
+        Trio(student, teacher, base, codec),
         read_splits(data).calibration,
         get_contract(config.data.contract),
         config.calibration,

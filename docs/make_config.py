@@ -115,7 +115,8 @@ def _leaves(text: str, node: Any, prefix: str = "") -> Iterator[tuple[str, str, 
     """Dotted name, value and comment of every leaf, as table cells."""
     for key, value in node.value:
         name = f"{prefix}{key.value}"
-        if isinstance(value, yaml.MappingNode) and key.value != "additional_parameters":
+        inner = isinstance(value, yaml.MappingNode) and value.value
+        if inner and key.value != "additional_parameters":
             yield from _leaves(text, value, f"{name}.")
             continue
         items = [value]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import opdcliff
-from opdcliff.paths import PACKAGE
+from opdcliff.paths import PACKAGE, REPO_ROOT
 
 # From the ground up: a room may import those before it. Those of one line do not know each other.
 FLOORS = (
@@ -191,3 +191,9 @@ def test_the_public_names_are_there_and_typed() -> None:
         assert name in dir(opdcliff)
     with pytest.raises(AttributeError, match="nothing_such"):
         getattr(opdcliff, "nothing_such")  # noqa: B009
+
+
+def test_no_two_test_modules_share_a_name() -> None:
+    """pytest imports them by name alone, and would take one for the other."""
+    names = Counter(path.name for path in (REPO_ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -127,6 +127,15 @@ def test_classes_alone_are_those_of_the_labels(
     assert torch.equal(label_classes(rollout, examples(), modal_sets), positions.class_BT)
 
 
+def test_classes_alone_take_no_set(
+    positions: Positions, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set is a walk through the vocabulary, and an update labels every answer."""
+    modal_sets = CODEC.modal_sets(RANKING_WITH_REASON)
+    monkeypatch.delattr(ModalSets, "members")
+    assert torch.equal(label_classes(rollout, examples(), modal_sets), positions.class_BT)
+
+
 def test_classes_and_offsets_of_one_answer(positions: Positions) -> None:
     expected = [
         *(("brace", 0), ("key", 0), ("key", 1), ("id", 0), ("id", 1), ("id", 2), ("id", 3)),

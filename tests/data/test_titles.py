@@ -14,8 +14,8 @@ from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON
 from opdcliff.data.answers import AnswerStyle, draw_answer
 from opdcliff.data.example import Splits
 from opdcliff.data.mini import SplitSizes, generate
-from opdcliff.data.title_grammar import compose
-from opdcliff.data.titles import MADE_UP, load_titles
+from opdcliff.data.titles.grammar import compose
+from opdcliff.data.titles.loading import MADE_UP, load_titles
 from opdcliff.errors import DataError
 
 SIZES = SplitSizes(20, 5, 5)

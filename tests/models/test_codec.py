@@ -79,6 +79,40 @@ def test_broken_utf_8_does_not_parse_and_a_split_character_does() -> None:
         assert not parsed(broken)
 
 
+BLANKS = [
+    *(PAD, EOS, "<unk>", "\u2581", '{"ranking":["', '\u2581{"ranking":["', "A", "\u2581A", '","'),
+    *('",', '"', "B", '"],"reason":"', "x", '"}'),
+]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "failure", "live"),
+    [
+        (['\u2581{"ranking":["', "A", '","', "B"], FailureCode.EXTRA_TEXT, 1),
+        (['{"ranking":["', "\u2581A", '","', "B"], FailureCode.UNKNOWN_ID, 2),
+        (['{"ranking":["', "A", '",', "\u2581", '"', "B"], None, 10),
+    ],
+)
+def test_blanks_that_a_decoder_strips_are_part_of_an_answer(
+    tokens: list[str], failure: FailureCode | None, live: int
+) -> None:
+    """A Strip takes one off the start of what is decoded; behind a prompt it is the answer's."""
+    inner = Tokenizer(models.BPE({t: i for i, t in enumerate(BLANKS)}, [], unk_token="<unk>"))
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made = markov.codec_of(
+        PreTrainedTokenizerFast(
+            tokenizer_object=inner, pad_token=PAD, eos_token=EOS, unk_token="<unk>"
+        )
+    )
+    ids = [BLANKS.index(token) for token in (*tokens, '"],"reason":"', "x", '"}', EOS)]
+    verdict = RANKING_WITH_REASON.parse(made.answer_text(ids[:-1]), ("A", "B"), ended=True)
+    assert verdict.failure is failure
+    states = made.modal_sets(RANKING_WITH_REASON).states(("A", "B"), ids)
+    assert sum(state is not None for state in states) == live
+
+
 @pytest.mark.parametrize("name", [name for name in MADE if name != "unigram"])
 def test_answer_ids_add_exactly_the_text(name: str) -> None:
     made = markov.codec_of(MADE[name]())

@@ -15,7 +15,7 @@ from PIL import Image
 
 from grid_frames import CLIFF, STARS, calibration, cells
 from opdcliff.report.drawing import style
-from opdcliff.report.figures.cliff import draw_cliff
+from opdcliff.report.drawing.cliff import draw_cliff
 from opdcliff.study.summary import onset_table
 
 pytestmark = pytest.mark.filterwarnings("error")

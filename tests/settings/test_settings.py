@@ -37,6 +37,7 @@ NEEDS = {
     ("data", "amazon_fashion"): ["data.path={data}"],
     ("data", "prompts"): ["data.path={data}", "data.test=256"],
     ("model", "qwen3_1p7b"): HUB,
+    ("sft", "titles"): ["data=titles"],
     ("experiment", "amazon_fashion"): ["data.path={data}"],
     ("experiment", "paper_fine_grid"): ["data.path={data}", *HUB],
 }

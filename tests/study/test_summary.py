@@ -21,7 +21,7 @@ from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
 from opdcliff.records import read_record
 from opdcliff.records.writer import RunRecord
-from opdcliff.report.figures.cliff import draw_study
+from opdcliff.report.drawing.cliff import draw_study
 from opdcliff.settings.schema import RunConfig
 from opdcliff.study.cells import Cell
 from opdcliff.study.summary import (

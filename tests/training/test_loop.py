@@ -37,7 +37,7 @@ SMALL = (
     "optim.estimator=sampled",
 )
 CLASSES = ("brace", "text", "eos")
-TOKENS = markov.tokenizer(3)
+CODEC = markov.codec_of(markov.tokenizer(3))
 NAMES = {
     *("eval/parse_rate", "eval/ndcg1_parsed", "eval/ndcg1_all", "eval/truncated_rate"),
     *("eval/mean_length", "eval/prompts", "train/lam"),
@@ -515,7 +515,7 @@ FORBIDDEN_RULES = [
 def test_a_run_of_models_that_forbid_an_entry_is_the_run_without_it(words: tuple[str, ...]) -> None:
     """The padding token has mass e^-60 in these chains; forbidden it has none."""
     plain = run(*words)
-    trio = assemble(*(forbid(model, [0]) for model in (chains().student, chains().teacher)), TOKENS)
+    trio = assemble(*(forbid(model, [0]) for model in (chains().student, chains().teacher)), CODEC)
     markov.train_head_only(trio.student)
     trio.student.get_output_embeddings().bias.requires_grad_(False)
     forbidding = run(*words, trio=trio)

@@ -9,7 +9,7 @@ from opdcliff.data.example import Example, Splits
 from opdcliff.data.jsonl import line_of, load_prompts
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.splits_file import read_splits, write_splits
-from opdcliff.data.titles import load_titles
+from opdcliff.data.titles.loading import load_titles
 
 __all__ = [
     "AnswerLine",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from opdcliff.report.comparison.compare import compare
 from opdcliff.report.comparison.printed import print_comparison, write_comparison
 from opdcliff.report.drawing.build import build_figures
+from opdcliff.report.drawing.cliff import draw_study
 from opdcliff.report.drawing.thresholds import draw_thresholds
-from opdcliff.report.figures.cliff import draw_study
 from opdcliff.report.page import make_report, write_beside
 
 __all__ = [

@@ -87,10 +87,8 @@ def draw_tokens(
     if banned_V is not None:
         logits_BV = logits_BV.masked_fill(banned_V, -torch.inf)
     cdf_BV = torch.softmax(logits_BV, dim=-1).cumsum(-1)
-    # Scaled by the total, so that rounding in the sum cannot put the draw beyond the end; below it,
-    # since at the total itself the last token would be drawn, even one without mass.
-    total_B1 = cdf_BV[:, -1:]
-    draw_B1 = torch.minimum(uniform_B1 * total_B1, total_B1.nextafter(torch.zeros_like(total_B1)))
+    # Scaled by the total, so that rounding in the sum cannot put the draw beyond the end.
+    draw_B1 = uniform_B1 * cdf_BV[:, -1:]
     # NaN logits draw the last token: the loss is to report them, not an index error here.
     return torch.searchsorted(cdf_BV, draw_B1, right=True).clamp(max=cdf_BV.shape[1] - 1)
 

@@ -80,8 +80,8 @@ def science_of(plain: Mapping[str, Any]) -> dict[str, Any]:
         kept["data"].pop(key)
     # How prompts are put to a chat model: records from before there was a choice have none.
     for key, default in _CHAT_DEFAULTS.items():
-        if kept["data"].get(key) == default:
-            kept["data"].pop(key)
+        if kept["data"].get(key, default) == default:
+            kept["data"].pop(key, None)
     kept["evaluation"].pop("stop_when_collapsed")
     # Records from before there was a choice have none.
     kept["rollout"].pop("backend", None)

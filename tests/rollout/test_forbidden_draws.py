@@ -16,13 +16,14 @@ from tiny_rollout import PROMPTS, SETTINGS, VOCABULARY, tiny_model
 FORBIDDEN = (0, 9, 10)
 
 
-def test_a_draw_at_the_very_end_takes_the_last_token_that_has_mass() -> None:
-    logits = torch.tensor([[0.3, -1.0, 0.1, -torch.inf, -torch.inf]], dtype=torch.float64)
-    largest = torch.tensor([[1.0 - 2.0**-53]], dtype=torch.float64)
+def test_the_first_and_the_last_draw_take_tokens_that_have_mass() -> None:
+    """0 and the largest float64 below 1, over sums that round to either side of 1."""
+    none = -torch.inf
+    logits = torch.tensor([[none, 0.3, -1.0, none, 0.1, none, none]], dtype=torch.float64)
+    ends = torch.tensor([[0.0], [1.0 - 2.0**-53]], dtype=torch.float64)
     for shift in torch.linspace(0.0, 3.0, 301, dtype=torch.float64):
-        # At some of these sums the product with the largest number below 1 rounds to the sum.
-        moved = logits + shift * torch.tensor([1.0, 0.0, 0.5, 1.0, 1.0])
-        assert draw_tokens(moved, largest, 1.0, None).item() == 2
+        moved = logits.index_add(1, torch.tensor([1]), shift.view(1, 1)).expand(2, -1)
+        assert draw_tokens(moved, ends, 1.0, None).flatten().tolist() == [1, 4]
 
 
 @pytest.mark.parametrize("backend", ["generate", "continuous"])

@@ -2,7 +2,7 @@
 
 The heterogeneous companion of `mini`: there the text goes on with one probability at every offset,
 here with .999 inside a phrase and with much less where a title may end. Titles come from a list, a
-folder of item rows, or the grammar of `title_grammar`.
+folder of item rows, or the grammar of `grammar`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from opdcliff.data.amazon_rows import RowLog, meta_rows, one_line
 from opdcliff.data.example import Splits
 from opdcliff.data.jsonl import read_lines
 from opdcliff.data.mini import SplitSizes, generate
-from opdcliff.data.title_grammar import compose
+from opdcliff.data.titles.grammar import compose
 from opdcliff.errors import DataError
 
 # Titles of the grammar: as many as the item rows of the sample that it stands in for.
