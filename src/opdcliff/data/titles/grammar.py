@@ -52,7 +52,7 @@ _KINDS: dict[str, tuple[float, float, tuple[str, ...]]] = {
 _LETTERS = ("S", "M", "L", "X-Large", "XX-Large", "Small", "Medium", "Large", "One Size")
 _BRACKETS = 0.12
 # Chances of the phrases that may follow one. Few, as in real text: where hundreds of tokens share
-# the mass, a hard clip on pi_T/pi_S loses them one by one, and the text went to pieces at lambda = 1.3
+# the mass, a hard clip on pi_T/pi_S loses them one by one; the text went to pieces at lambda = 1.3
 # (docs/reproduction.md, "Negative results").
 _FOLLOW = (0.5, 0.25, 0.15, 0.1)
 # Next to never met: a pile that had to end by some word would make long titles end for certain.

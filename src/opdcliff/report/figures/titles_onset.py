@@ -176,5 +176,5 @@ def _candidates(axis: Axes, data: pd.DataFrame) -> None:
         axis.plot(np.full((~inside).sum(), high - 0.01), y[~inside], ">", color=look.color, ms=5)
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.legend(loc="lower right", fontsize=8)
+    axis.legend(loc="upper right", fontsize=8)
     panel_title(axis, "candidates: lambda* of single positions, by prefix")
