@@ -114,7 +114,8 @@ def test_messages_are_kept_apart_from_a_prompt_of_the_same_text(tmp_path: Path) 
     assert longest.prompt.startswith("system: s\nuser: hi\nassistant: hi")
     assert line_of(path, longest.prompt) == 1
     write_splits(tmp_path, splits)
-    assert read_splits(tmp_path) == Splits(*(list(part) for part in vars(splits).values()))
+    parts = (list(part) for part in (splits.train, splits.calibration, splits.test))
+    assert read_splits(tmp_path) == Splits(*parts)
 
 
 BAD_LINES: dict[str, Any] = {
