@@ -209,3 +209,8 @@ def test_a_sampler_that_is_not_called_is_noticed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(continuous, "RequestDraws", Uncounted)
     with pytest.raises(ConfigError, match="did not call our sampler"):
         sampled("continuous")
+
+
+def test_both_end_at_any_of_the_end_tokens() -> None:
+    rollout = assert_same(end_ids=(EOS, 4))
+    assert {answer[-1] for answer in rollout.answers() if answer[-1] in (EOS, 4)} == {EOS, 4}

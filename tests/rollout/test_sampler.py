@@ -442,3 +442,16 @@ def test_no_gradient_is_kept() -> None:
     rollout = _sample(PROMPTS, list(range(8)), model=model)
     assert not rollout.ids_BL.requires_grad
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("changes", [{}, {"whole_up_to": 0}, {"pad_id": EOS}])
+def test_any_of_the_end_tokens_ends_an_answer(changes: dict[str, Any]) -> None:
+    other, numbers = 4, list(range(32))
+    longer = _sample(PROMPTS * 4, numbers).answers()
+    expected = [
+        answer[: answer.index(other) + 1] if other in answer else answer for answer in longer
+    ]
+    assert expected != longer
+    rollout = _sample(PROMPTS * 4, numbers, end_ids=(EOS, other), **changes)
+    assert rollout.answers() == expected
+    assert rollout.ended_B.tolist() == [answer[-1] in (EOS, other) for answer in expected]
