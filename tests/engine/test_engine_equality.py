@@ -18,6 +18,7 @@ import torch
 
 import kept
 from kept import keeping
+from markov import codec_of
 from opdcliff.data.answers import draw_answer
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.splits_file import write_splits
@@ -84,7 +85,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     assert config.model.arch is not None
     for seed, (name, role) in enumerate({TEACHER: sft.teacher, STUDENT: sft.student}.items()):
         model = build(config.model.arch, tokenizer, seed)
-        fine_tune(model, tokenizer, splits.train, sft, role, seed=seed, with_reason=True)
+        fine_tune(model, codec_of(tokenizer), splits.train, sft, role, seed=seed, with_reason=True)
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     return Prepared(folder, folder, "models of this test")

@@ -13,10 +13,11 @@ QUOTE, BACKSLASH = 0x22, 0x5C
 _FIRST_PRINTABLE = 0x20
 
 # What free text may hold unescaped, in whole characters: the shortest forms of UTF-8, no surrogate.
+# Not possessive: Python before 3.11.5 takes a part of a character for a whole one there.
 PLAIN = re.compile(
     rb"(?:[ !#-\[\]-\x7f]|[\xc2-\xdf][\x80-\xbf]"
     rb"|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]"
-    rb"|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})*+"
+    rb"|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})*"
 )
 # A begun character is known by a first byte that leaves as much open: the range that its next byte
 # must lie in, and what is begun after that (nothing at the last byte).
