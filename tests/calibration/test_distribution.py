@@ -201,3 +201,11 @@ def test_a_percent_of_stray_positions_does_not_make_it_wide() -> None:
 def test_masses_of_exactly_one_are_a_verdict_and_no_error() -> None:
     found = homogeneity(positions(1.0, 0.5), 1.0, 0.5, [5.0])
     assert not found.homogeneous
+
+
+def test_sources_of_few_positions_each_still_give_a_verdict() -> None:
+    """A bin binds by the positions of all sources together."""
+    part = pd.DataFrame({"p": [0.86] * 60, "b": [0.46] * 60})
+    positions = pd.concat([part.assign(source=WARM_START), part.assign(source=FORCED)])
+    assert homogeneity(positions, 0.86, 0.46, [5.0, 2.0]).homogeneous
+    assert not homogeneity(positions.assign(b=0.7), 0.86, 0.46, [5.0]).homogeneous

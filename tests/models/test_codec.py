@@ -133,6 +133,8 @@ def test_ends_are_the_union_of_tokenizer_and_generation_settings() -> None:
     own = tokenizer.eos_token_id
     assert make_codec(tokenizer, data()).end_ids == (own,)
     assert make_codec(tokenizer, data(), [7, own, 9, 7]).end_ids == (own, 7, 9)
+    beyond = len(make_codec(tokenizer, data()).token_bytes)
+    assert make_codec(tokenizer, data(), [beyond, 9]).end_ids == (own, 9)
     for given, expected in ((None, []), (3, [3]), ([3, 4], [3, 4])):
         model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=given))
         assert end_ids_of(model) == expected

@@ -30,7 +30,7 @@ QUANTILES = (0.10, 0.25, 0.50, 0.75, 0.90)
 # The default safe multiple, lam.of_threshold: single positions may differ from one number by as
 # much as is left between it and what is called safe.
 SAFE_SHARE = 0.9
-# A source needs this many positions to have a say.
+# A source needs this many positions to have a say, unless none has.
 FEWEST = 100
 _NORMAL_90 = float(stats.norm.ppf(0.9))
 
@@ -196,13 +196,11 @@ def homogeneity(
       after a stray token a teacher may leave the text at once, and a percent of such positions has
       a twentieth of the tail. Source: docs/theory.md, points 16 and 18 [D].
     """
-    verdicts = [
-        _verdict(part, str(source), p, b, c)
-        for c in strengths
-        for source, part in positions.groupby("source", sort=False)
-        if len(part) >= FEWEST
-    ]
-    # A class that binds has at least one source of enough positions.
+    parts = [(str(source), part) for source, part in positions.groupby("source", sort=False)]
+    # A bin binds by its positions of all sources together: none alone need have enough.
+    enough = [each for each in parts if len(each[1]) >= FEWEST]
+    enough = enough or [max(parts, key=lambda each: len(each[1]))]
+    verdicts = [_verdict(part, source, p, b, c) for c in strengths for source, part in enough]
     return min(verdicts, key=lambda verdict: verdict.agreement)
 
 

@@ -4,9 +4,8 @@ The reason is a run of filler words whose length is geometric: at every offset i
 probability `continue_mass` and closes with the rest, which makes "continue" a position class with
 one modal mass at all offsets (docs/theory.md, points 10 to 12). With `titles` it is an item title
 instead, whole or cut behind one of its words, and the modal mass is another one at every position.
-An answer is built from text
-pieces that are tokenized one by one, so that the token boundaries of a training answer are those
-a model emits.
+An answer is built from text pieces that are tokenized one by one, so that the token boundaries of a
+training answer are those a model emits.
 """
 
 from __future__ import annotations

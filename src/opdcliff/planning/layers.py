@@ -57,9 +57,9 @@ def activations(sizes: Sizes, rows: int, length: int, item: int, *, recompute: b
 def layer_kept(sizes: Sizes, rows: int, length: int, item: int) -> int:
     """Bytes a layer keeps for the backward pass.
 
-    Per token: norms, queries, keys and values (keys and
-    values repeated for every head, since batches with padding have a mask), attention's output,
-    four of the feed-forward width, and a row of the mask, which attention converts to numbers.
+    Per token: norms, queries, keys and values (keys and values repeated for every head, since
+    batches with padding have a mask), attention's output, four of the feed-forward width, and a row
+    of the mask, which attention converts to numbers.
     """
     queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     inner = (4 if sizes.gated else 5) * sizes.intermediate

@@ -23,13 +23,15 @@ class Codec:
 
     token_bytes: what each id adds to an answer (`token_bytes`). end_ids: the ids that end an
     answer, the tokenizer's own first: fine-tuning ends answers with it. pad_id: fills rows up; it
-    may be an end token, since what counts is told by position. chat: what prompts go through.
+    may be an end token, since what counts is told by position. opening_id: what the tokenizer opens
+    texts with, if it does. chat: what prompts go through.
     """
 
     tokenizer: Any
     token_bytes: tuple[bytes | None, ...]
     end_ids: tuple[int, ...]
     pad_id: int
+    opening_id: int | None
     chat: Chat | None
 
     def encode(self, text: str) -> list[int]:
@@ -57,7 +59,7 @@ class Codec:
             half = len(text) // 2
             return self.answer_ids(text[:half]) + self.answer_ids(text[half:])
         raise DataError(
-            f"the tokenizer has no tokens that add {_short(text)} to an answer; choose models "
+            f"the tokenizer has no tokens that add {_quoted(text)} to an answer; choose models "
             "whose tokenizer has every character of the answers"
         )
 
@@ -71,7 +73,7 @@ class Codec:
             return self.chat.render(self.tokenizer, example)
         if example.messages:
             raise DataError(
-                f"the prompt {_short(example.prompt)} is given as messages, and there is no chat "
+                f"the prompt {_quoted(example.prompt)} is given as messages, and there is no chat "
                 "template; give data.chat_template=FILE or a prompt"
             )
         return example.prompt
@@ -87,11 +89,11 @@ class Codec:
         """
         ids = self.encode(self.prompt_text(example))
         opening = self.tokenizer.bos_token_id
-        if self.chat is None and opening in self.tokenizer("")["input_ids"][:1]:
-            ids = ids if ids[:1] == [opening] else [opening, *ids]
+        if self.chat is None and self.opening_id is not None and ids[:1] != [opening]:
+            ids = [opening, *ids]
         if opening is not None and ids[:2] == [opening, opening]:
             raise DataError(
-                f"the prompt {_short(example.prompt)} begins twice with "
+                f"the prompt {_quoted(example.prompt)} begins twice with "
                 f"{self.tokenizer.bos_token}; leave it out of the prompt or of the chat template"
             )
         return ids
@@ -136,8 +138,8 @@ class Codec:
                 joined = joined.replace(b" ", b"")
             if joined not in spelled:
                 raise DataError(
-                    f"the tokenizer spells the prompt {_short(text)} as "
-                    f"{_short(joined.decode('utf-8', 'replace'))}; its tokens are not understood, "
+                    f"the tokenizer spells the prompt {_quoted(text)} as "
+                    f"{_quoted(joined.decode('utf-8', 'replace'))}; its tokens are not understood, "
                     "or it lacks a character: choose another tokenizer or change the prompt"
                 )
 
@@ -152,18 +154,21 @@ class Codec:
 def make_codec(tokenizer: Any, data: DataConfig, end_ids: Iterable[int] = ()) -> Codec:
     """The codec of a tokenizer for the prompts of `data`.
 
-    end_ids: what ends answers beside the tokenizer's own end token (`end_ids_of`).
+    end_ids: what ends answers beside the tokenizer's own end token (`end_ids_of`); ids that the
+        tokenizer does not reach, as a foreign generation_config.json may name, are left out.
 
     Raises:
         ModelError: the bytes of its tokens are not known. ConfigError: see `chat_of`.
     """
-    ends = dict.fromkeys([tokenizer.eos_token_id, *end_ids])
-    pad = tokenizer.pad_token_id
+    table = token_bytes(tokenizer)
+    ends = dict.fromkeys([tokenizer.eos_token_id, *(i for i in end_ids if i < len(table))])
+    pad, opening = tokenizer.pad_token_id, tokenizer.bos_token_id
     return Codec(
         tokenizer=tokenizer,
-        token_bytes=token_bytes(tokenizer),
+        token_bytes=table,
         end_ids=tuple(ends),
         pad_id=tokenizer.eos_token_id if pad is None else pad,
+        opening_id=opening if opening in tokenizer("")["input_ids"][:1] else None,
         chat=chat_of(tokenizer, data),
     )
 
@@ -174,5 +179,6 @@ def end_ids_of(model: Any) -> list[int]:
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
-def _short(text: str) -> str:
+def _quoted(text: str) -> str:
+    """Its beginning in quotes; unlike `storage.short` it shows the letters, which are at fault."""
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
