@@ -43,7 +43,7 @@ class Decoding:
 
     def told(self) -> dict[str, str | None]:
         """What a record says of it: without a path of this machine."""
-        return self.plain() | {"step": self.step and self.step.stem}
+        return self.plain() | {"step": None if self.step is None else self.step.stem}
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Decoding:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _OURS, _THEIRS = style.BLUE, style.GREY
 # Past this many tolerances a number is drawn at the edge.
 _EDGE = 2.0
+# An axis of lambda is at least about twice this share of lambda wide.
+_NARROW = 0.05
 
 
 def draw_comparison(found: Comparison, folder: Path) -> None:
@@ -58,6 +60,11 @@ def _curves(axis: Axes, theirs: pd.DataFrame, ours: pd.DataFrame) -> None:
             runs.lam, runs.parse_rate, mark, color=color, ms=size, alpha=0.7, label=f"{name}, seeds"
         )
     axis.set_ylim(-0.03, 1.05)
+    axis.locator_params(axis="x", nbins=5)
+    low, high = axis.get_xlim()
+    if high - low < _NARROW * high:
+        # One lambda here and nearly the same there: digits of a tick would overlap.
+        axis.set_xlim(low - _NARROW * high, high + _NARROW * high)
 
 
 def _onsets(axis: Axes, found: Comparison, key: list[object]) -> None:
