@@ -34,9 +34,9 @@ The figure beside it shows what an answer token costs as batch, length and size 
 
 `--paper` needs a CUDA device (exit code 2 without one): bf16, students of 1.7B under a teacher of
 8B, then 500M and 135M under their like, 128 prompts of 300 tokens, 128 new ones, micro-batches of
-8; `--against reference` compares the configuration's backend with that one. It prints seconds, floors
-and peak memory of each phase, and stops by itself after `--minutes`. `--tiny` runs the same on
-whatever device there is, with shapes that mean nothing.
+8; `--against reference` compares the configuration's backend with that one. It prints seconds,
+floors and peak memory of each phase, and stops by itself after `--minutes`. `--tiny` runs the same
+on whatever device there is, with shapes that mean nothing.
 """
 
 from __future__ import annotations
