@@ -22,7 +22,8 @@ from opdcliff.engine.single import SingleEngine
 from opdcliff.models.load import build
 from opdcliff.planning.memory import BACKWARD, ROLLOUT, SCORING, STEP, make_plan
 from opdcliff.planning.sizes import Vocabulary, setup_of
-from opdcliff.rollout.sampler import TRAIN_STREAM, sample
+from opdcliff.rollout.draws import TRAIN_STREAM
+from opdcliff.rollout.reference import sample
 from opdcliff.rollout.scoring import completion_logp
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one

@@ -27,8 +27,8 @@ from opdcliff.data.splits_file import read_splits
 from opdcliff.models.batches import prompt_batch
 from opdcliff.models.prepare import load_trio, prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.rollout import continuous, sampler
-from opdcliff.rollout.sampler import TRAIN_STREAM, Rollout
+from opdcliff.rollout import continuous, reference
+from opdcliff.rollout.draws import TRAIN_STREAM, Rollout
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
 from opdcliff.training.evaluation.answers import EVALUATION_BATCH
@@ -95,7 +95,7 @@ def main() -> None:
                 "pad_id": trio.codec.pad_id,
             }
             print(f"\n{role}, limit {limit}: ", end="")
-            generate = partial(sampler.sample, model, *prompts, **settings)
+            generate = partial(reference.sample, model, *prompts, **settings)
             compare(
                 model,
                 {

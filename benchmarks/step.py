@@ -20,7 +20,8 @@ from opdcliff.data.splits_file import read_splits
 from opdcliff.models.batches import batch_of_update, prompt_batch
 from opdcliff.models.prepare import load_trio, prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.rollout.sampler import TRAIN_STREAM, sample
+from opdcliff.rollout.draws import TRAIN_STREAM
+from opdcliff.rollout.reference import sample
 from opdcliff.rollout.scoring import completion_full_logp, completion_logp
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one

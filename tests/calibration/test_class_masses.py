@@ -18,7 +18,7 @@ from opdcliff.calibration.class_masses import MIN_POSITIONS, Calibration, calibr
 from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, Contract
 from opdcliff.models import answering
 from opdcliff.models.trio import Trio, assemble
-from opdcliff.rollout.sampler import Rollout
+from opdcliff.rollout.draws import Rollout
 from opdcliff.settings.schema import CalibrationConfig
 from opdcliff.theory.threshold import lambda_star
 

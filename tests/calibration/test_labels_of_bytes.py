@@ -21,7 +21,7 @@ from opdcliff.contract.parse import RANKING_WITH_REASON
 from opdcliff.data.example import Example
 from opdcliff.errors import ModelError
 from opdcliff.models.tokens.codec import Codec
-from opdcliff.rollout.sampler import Rollout
+from opdcliff.rollout.draws import Rollout
 from real_tokenizers import NAMES, real_tokenizer
 
 IDS = [

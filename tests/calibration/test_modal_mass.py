@@ -24,7 +24,7 @@ from opdcliff.contract.modal_sets import ModalSets
 from opdcliff.contract.parse import RANKING_WITH_REASON
 from opdcliff.contract.token_classes import TokenClass
 from opdcliff.data.example import Example
-from opdcliff.rollout.sampler import Rollout
+from opdcliff.rollout.draws import Rollout
 
 CANDIDATES = ("A", "B")
 VOCABULARY = [

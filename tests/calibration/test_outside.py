@@ -16,7 +16,7 @@ from opdcliff.calibration.outside import Outside, mass_outside
 from opdcliff.contract.parse import RANKING_WITH_REASON
 from opdcliff.data.example import Example
 from opdcliff.models.trio import assemble
-from opdcliff.rollout.sampler import Rollout, as_rollout
+from opdcliff.rollout.draws import Rollout, as_rollout
 from opdcliff.settings.schema import CalibrationConfig
 
 CODEC = codec_of(byte_tokenizer())

@@ -18,7 +18,7 @@ from torch import nn
 from opdcliff.engine.protocol import Engine
 from opdcliff.models import answering
 from opdcliff.processes import rank
-from opdcliff.rollout.sampler import TRAIN_STREAM, Rollout
+from opdcliff.rollout.draws import TRAIN_STREAM, Rollout
 from opdcliff.training import run as run_module
 
 FOLDER = "OPDCLIFF_KEPT"

@@ -20,7 +20,7 @@ from opdcliff.data.example import Example, Splits
 from opdcliff.models.tokens.codec import Codec, make_codec
 from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.models.trio import Trio, assemble
-from opdcliff.rollout.sampler import Rollout
+from opdcliff.rollout.draws import Rollout
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
 from opdcliff.settings.schema import RunConfig

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from opdcliff.rollout.sampler import TRAIN_STREAM
+from opdcliff.rollout.draws import TRAIN_STREAM
 
 PAD, EOS = 0, 1
 VOCABULARY = 11

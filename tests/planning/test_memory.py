@@ -37,7 +37,8 @@ from opdcliff.planning.memory import (
     make_plan,
 )
 from opdcliff.planning.sizes import Vocabulary, adapter_of, setup_of, sizes_of, sizes_of_model
-from opdcliff.rollout.sampler import TRAIN_STREAM, Rollout, sample
+from opdcliff.rollout.draws import TRAIN_STREAM, Rollout
+from opdcliff.rollout.reference import sample
 from opdcliff.rollout.scoring import completion_full_logp, completion_logp
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one

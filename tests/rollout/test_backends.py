@@ -13,7 +13,7 @@ from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.records.identity import OPD, cell_identity
 from opdcliff.rollout import continuous
 from opdcliff.rollout.backends import SAMPLERS, sample
-from opdcliff.rollout.sampler import Rollout
+from opdcliff.rollout.draws import Rollout
 from opdcliff.settings.checks import load, science, science_of
 from opdcliff.settings.compose import compose_one
 from tiny_rollout import EOS, PAD, PROMPTS, SETTINGS, VOCABULARY, tiny_model
@@ -34,7 +34,7 @@ def sampled(
 
 
 def assert_same(*arguments: Any, **changes: Any) -> Rollout:
-    expected = sampled("generate", *arguments, **changes)
+    expected = sampled("reference", *arguments, **changes)
     found = sampled("continuous", *arguments, **changes)
     for name in ("ids_BL", "attention_BL", "mask_BT", "ended_B"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
@@ -181,7 +181,7 @@ def test_what_fails_in_the_loop_is_one_line_and_leaves_the_model_alone() -> None
     handle = model.model.register_forward_pre_hook(fail)
     with pytest.raises(ConfigError) as caught:
         sampled("continuous", model=model)
-    assert "no room for it; set rollout.backend=generate" in str(caught.value)
+    assert "no room for it; set rollout.backend=reference" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert model.training
     handle.remove()

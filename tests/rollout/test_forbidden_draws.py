@@ -8,7 +8,7 @@ import torch
 from forbidding import forbid
 from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.rollout.backends import sample
-from opdcliff.rollout.sampler import draw_tokens
+from opdcliff.rollout.draws import draw_tokens
 from opdcliff.rollout.scoring import completion_full_logp, completion_logp, iter_full_logp
 from tiny_rollout import PROMPTS, SETTINGS, VOCABULARY, tiny_model
 
@@ -26,7 +26,7 @@ def test_the_first_and_the_last_draw_take_tokens_that_have_mass() -> None:
         assert draw_tokens(moved, ends, 1.0, None).flatten().tolist() == [1, 4]
 
 
-@pytest.mark.parametrize("backend", ["generate", "continuous"])
+@pytest.mark.parametrize("backend", ["reference", "continuous"])
 def test_what_a_model_forbids_is_not_sampled(backend: str) -> None:
     prompt_BL, attention_BL = pad_left(PROMPTS * 8, 0)
     model = forbid(tiny_model(), FORBIDDEN)

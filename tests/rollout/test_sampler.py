@@ -21,17 +21,16 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.paths import conf_dir
-from opdcliff.rollout import sampler as module
-from opdcliff.rollout.sampler import (
+from opdcliff.rollout import reference as module
+from opdcliff.rollout.draws import (
     CALIBRATION_STREAM,
     EVALUATION_STREAM,
     FORCED_STREAM,
     TRAIN_STREAM,
-    InverseCdfSampler,
     Rollout,
-    sample,
     uniforms,
 )
+from opdcliff.rollout.reference import InverseCdfSampler, sample
 from tiny_rollout import EOS, PAD, PROMPTS, SETTINGS, VOCABULARY, tiny_model
 
 MODEL = tiny_model()

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from families import FAMILIES, SLIDING, WINDOW, build
 from opdcliff.errors import ConfigError
 from opdcliff.models.tokens.train_bpe import pad_left
-from opdcliff.rollout import continuous, sampler
-from opdcliff.rollout.sampler import Rollout
+from opdcliff.rollout import continuous, reference
+from opdcliff.rollout.draws import Rollout
 from opdcliff.rollout.scoring import completion_full_logp, completion_logp, has_plain_head
 
 # Answers reach further than a sliding window, which is 8.
@@ -125,14 +125,14 @@ def answers(model: PreTrainedModel, sample: Any, end: int, **options: Any) -> Ro
 def test_every_backend_samples_the_same_answers(family: str) -> None:
     """Also where ended rows are dropped on the way, from a cache that slides."""
     model = build(family).double() if family not in CAPPED else build(family)
-    first = answers(model, sampler.sample, end=1)
+    first = answers(model, reference.sample, end=1)
     # The token that is said most ends answers, so that they are of many lengths.
     said = Counter(token for answer in first.answers() for token in answer[4:])
     end = said.most_common(1)[0][0]
-    whole = answers(model, sampler.sample, end)
+    whole = answers(model, reference.sample, end)
     assert len(set(whole.lengths())) > 2
     assert max(whole.lengths()) > WINDOW
-    assert answers(model, sampler.sample, end, whole_up_to=0).answers() == whole.answers()
+    assert answers(model, reference.sample, end, whole_up_to=0).answers() == whole.answers()
     if family in CAPPED:
         with pytest.raises(ConfigError, match=r"Gemma2ForCausalLM caps its attention scores"):
             answers(model, continuous.sample, end)
@@ -140,7 +140,7 @@ def test_every_backend_samples_the_same_answers(family: str) -> None:
         assert answers(model, continuous.sample, end).answers() == whole.answers()
 
 
-@pytest.mark.parametrize("backend", [sampler.sample, continuous.sample])
+@pytest.mark.parametrize("backend", [reference.sample, continuous.sample])
 @pytest.mark.parametrize("family", ["qwen3", "gemma3"])
 def test_what_a_generation_config_asks_for_is_not_done(family: str, backend: Any) -> None:
     """Suppressed and forced tokens, penalties and cuts would be another distribution."""

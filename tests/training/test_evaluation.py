@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 import markov
 from opdcliff.contract.parse import RANKING_WITH_REASON, FailureCode, ParseResult
 from opdcliff.models.trio import Trio, assemble
-from opdcliff.rollout.sampler import Rollout
+from opdcliff.rollout.draws import Rollout
 from opdcliff.theory.threshold import clip_safe_logit, logit
 from opdcliff.training.evaluation import answers as answers_module
 from opdcliff.training.evaluation.answers import class_metrics

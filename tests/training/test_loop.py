@@ -21,7 +21,7 @@ from opdcliff.models import answering
 from opdcliff.models.batches import batch_of_update, prompt_batch
 from opdcliff.models.trio import Trio, assemble
 from opdcliff.rollout.backends import SAMPLERS, sample
-from opdcliff.rollout.sampler import EVALUATION_STREAM, TRAIN_STREAM, Rollout
+from opdcliff.rollout.draws import EVALUATION_STREAM, TRAIN_STREAM, Rollout
 from opdcliff.settings.schema import RunConfig
 from opdcliff.theory.threshold import lambda_star
 from opdcliff.training import update as updating

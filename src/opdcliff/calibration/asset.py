@@ -14,7 +14,7 @@ from opdcliff.calibration.distribution import Homogeneity
 from opdcliff.calibration.outside import Outside
 from opdcliff.contract import get_contract
 from opdcliff.data import read_splits
-from opdcliff.models import MEASURING_CODE, Prepared, load_trio
+from opdcliff.models import MEASURING_CODE, Prepared, load_trio, without_compiled
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
 from opdcliff.storage import Asset, asset_cache, decode_floats, encode_floats
@@ -52,7 +52,7 @@ def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, A
         read_splits(prepared.data).calibration,
         get_contract(config.data.contract),
         config.calibration,
-        config.rollout,
+        without_compiled(config.rollout),
         chunk_tokens=config.engine.score_chunk_tokens,
     )
     result.table.to_csv(folder / "table.csv", index=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from opdcliff.models.answering import sample_answers
 from opdcliff.models.batches import batch_of_update
+from opdcliff.models.decoding import Decoding, without_compiled
 from opdcliff.models.device import free_device, pick_device
 from opdcliff.models.load import build
 from opdcliff.models.loaded import Loaded, load_kept
@@ -32,6 +33,7 @@ __all__ = [
     "TEACHER",
     "Codec",
     "CutRows",
+    "Decoding",
     "Loaded",
     "Prepared",
     "Trio",
@@ -54,4 +56,5 @@ __all__ = [
     "save_model",
     "shown_prompt",
     "uncut",
+    "without_compiled",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from opdcliff.data import write_splits
+from opdcliff.models.decoding import REFERENCE, Decoding, prepare_decoding
 from opdcliff.models.device import pick_device
 from opdcliff.models.lengths import check_lengths
 from opdcliff.models.load import load_model, load_tokenizer
@@ -17,6 +18,7 @@ from opdcliff.models.tokens.codec import end_ids_of, make_codec
 from opdcliff.models.trio import Trio, assemble
 from opdcliff.models.tuning.saving import content_of, file_digests
 from opdcliff.paths import StudyPaths
+from opdcliff.rollout import offer_step
 from opdcliff.settings import RunConfig
 from opdcliff.storage import Asset, asset_cache
 
@@ -28,15 +30,18 @@ MEASURING_CODE = ("calibration", "contract", "models", "rollout", "theory", "tra
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where the assets of a study lie, and the identity of the models."""
+    """Where the assets of a study lie, the identity of the models, and what samples answers."""
 
     data: Path
     models: Path
     models_identity: str
+    decoding: Decoding = field(default_factory=lambda: Decoding(REFERENCE))
 
 
-def prepare(config: RunConfig, paths: StudyPaths) -> Prepared:
+def prepare(config: RunConfig, paths: StudyPaths, updates: int = 0) -> Prepared:
     """Build or find the prompts and models of `config`.
+
+    updates: those that the command will make, over all cells (see `prepare_decoding`).
 
     Raises:
         DataError: a prompt and the answers asked for are longer than the models know.
@@ -48,7 +53,8 @@ def prepare(config: RunConfig, paths: StudyPaths) -> Prepared:
             draft.facts = build_models(config, data, draft.folder)
     # Models that are there may have been made for shorter answers.
     check_lengths(config, data, asset_cache.manifest(models.folder)["facts"]["lengths"])
-    return Prepared(data, models.folder, models.identity)
+    decoding = prepare_decoding(config, paths, models.folder / STUDENT, updates)
+    return Prepared(data, models.folder, models.identity, decoding)
 
 
 def shown_prompt(prepared: Prepared) -> str | None:
@@ -99,6 +105,8 @@ def models_asset(config: RunConfig, paths: StudyPaths, data: Path) -> Asset:
 def load_trio(config: RunConfig, prepared: Prepared) -> Trio:
     """Student (at the warm start), teacher and base on the device of this process."""
     device = pick_device(config.engine)
+    if prepared.decoding.step is not None:
+        offer_step(prepared.decoding.step)
     student = load_model(prepared.models / STUDENT, dtype=config.model.dtype, role="student")
     local = prepared.models / TEACHER
     teacher = (

@@ -13,7 +13,7 @@ from opdcliff.prereg.locking import baseline_config
 from opdcliff.records import OPD
 from opdcliff.settings import RunConfig, science
 from opdcliff.storage import asset_cache
-from opdcliff.study import Cell, arm_config, incomplete, run_cells
+from opdcliff.study import Cell, arm_config, incomplete, planned_updates, run_cells
 from opdcliff.verification import LOCK_FILE, Lock, LockedArm, find_anchor, read_lock
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def run_locked(config: RunConfig, paths: StudyPaths) -> None:
     if lock is None or broken:
         raise TamperedError(f"nothing is run under a broken lock: {'; '.join(broken)}")
     _require_models(config, paths, lock)
-    prepared = prepare(config, paths)
+    prepared = prepare(config, paths, planned_updates(config))
     _compare_assets(lock, prepared)
     cells = locked_cells(config, lock, prepared)
     failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)

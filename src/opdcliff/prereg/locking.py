@@ -25,7 +25,14 @@ from opdcliff.storage import (
     package_version,
     write_text_atomic,
 )
-from opdcliff.study import arm_config, check_protocol, grid, incomplete, run_cells
+from opdcliff.study import (
+    arm_config,
+    check_protocol,
+    grid,
+    incomplete,
+    planned_updates,
+    run_cells,
+)
 from opdcliff.training import BASELINES
 from opdcliff.verification import (
     FORMAT,
@@ -62,7 +69,7 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     folder = paths.prereg_dir(config.protocol.name)
     _refuse(folder, config.protocol.name)
     old = None if supersedes is None else _superseded(supersedes, paths)
-    prepared = prepare(config, paths)
+    prepared = prepare(config, paths, planned_updates(config))
     calibration, _ = prepare_calibration(config, paths, prepared)
     facts, rows = _pilot(config, predictions, calibration.binding, prepared, paths)
     arms = locked_arms(config, calibration.binding)

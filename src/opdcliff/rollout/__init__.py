@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from opdcliff.rollout.backends import sample
-from opdcliff.rollout.sampler import (
+from opdcliff.rollout.decode_step import refusal
+from opdcliff.rollout.draws import (
     CALIBRATION_STREAM,
     EVALUATION_STREAM,
     FORCED_STREAM,
@@ -18,6 +19,7 @@ from opdcliff.rollout.scoring import (
     has_plain_head,
     iter_full_logp,
 )
+from opdcliff.rollout.step_package import StepError, build_step, offer_step, step_facts
 
 __all__ = [
     "CALIBRATION_STREAM",
@@ -27,9 +29,14 @@ __all__ = [
     "TRAIN_STREAM",
     "Rollout",
     "ScoringModule",
+    "StepError",
+    "build_step",
     "completion_full_logp",
     "completion_logp",
     "has_plain_head",
     "iter_full_logp",
+    "offer_step",
+    "refusal",
     "sample",
+    "step_facts",
 ]

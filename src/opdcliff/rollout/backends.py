@@ -30,8 +30,8 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from opdcliff.rollout import continuous, sampler
-from opdcliff.rollout.sampler import Rollout
+from opdcliff.rollout import compiled, continuous, reference
+from opdcliff.rollout.draws import Rollout
 
 
 class Sampler(Protocol):
@@ -61,7 +61,8 @@ class Sampler(Protocol):
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "generate": sampler.sample,
+    "compiled": compiled.sample,
+    "reference": reference.sample,
     "continuous": continuous.sample,
 }
 
@@ -71,7 +72,7 @@ def sample(
     prompt_BL: Tensor,
     attention_BL: Tensor,
     *,
-    backend: str = "generate",
+    backend: str = "reference",
     **options: Any,
 ) -> Rollout:
     """Sample with a backend, a key of `SAMPLERS`; options are the keywords of `Sampler`."""

@@ -1,17 +1,17 @@
 """Sampling answers with the continuous batching of transformers: rows enter as others end.
 
 Same seed, same samples: yes. A request is told apart by its row, and its step is its position
-less the length of its prompt, so a token is drawn at the same uniform number as by `generate`.
+less the length of its prompt, so a token is drawn at the same uniform number as by `reference`.
 The draws are those of `rollout.draw_tokens`; only the logits differ, in their last bits, because
 keys are read from pages in another order. In float32 and float64 the tokens are the same but for
 draws within that rounding; in bfloat16 they are those of this backend: the same from call to call
 (all requests are queued before the loop starts, so its batches do not depend on timing), not
-those of `generate`.
+those of `reference`.
 
 What it costs: no row is computed after its end, but with an attention implementation that takes a
 mask (sdpa, which `models.load_model` asks for, and eager) every running request computes scores
 against the keys of all of them, so work grows with the square of `IN_FLIGHT`. The tiny models of
-the default study take 4 to 12 times the CPU time of `generate` [M: benchmarks/rollout.py]. Flash
+the default study take 4 to 12 times the CPU time of `reference` [M: benchmarks/rollout.py]. Flash
 attention needs no such mask; that, and any GPU, was not measured. The implementation is left as
 it is.
 """
@@ -36,7 +36,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 
 from opdcliff.errors import ConfigError
-from opdcliff.rollout.sampler import Rollout, as_rollout, draw_tokens, only, uniforms
+from opdcliff.rollout.draws import Rollout, as_rollout, draw_tokens, uniforms
+from opdcliff.rollout.reference import only
 
 # Requests that run at a time; the rest wait for one to end. Bounds the cache as well.
 IN_FLIGHT = 64
@@ -215,5 +216,5 @@ def _check_attention(model: PreTrainedModel) -> None:
 def _refusal(reason: object) -> ConfigError:
     text = " ".join(str(reason).split())
     return ConfigError(
-        f"rollout.backend=continuous cannot sample: {text}; set rollout.backend=generate"
+        f"rollout.backend=continuous cannot sample: {text}; set rollout.backend=reference"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from opdcliff.study.cell_table import print_cells
 from opdcliff.study.cells import Cell
 from opdcliff.study.collect import collect
+from opdcliff.study.duration import planned_updates
 from opdcliff.study.jobs import run_grid, run_one, sweep_words
 from opdcliff.study.pool import incomplete, run_cells
 from opdcliff.study.slurm import check_slurm, is_slurm, launcher_settings, sbatch_script
@@ -23,6 +24,7 @@ __all__ = [
     "incomplete",
     "is_slurm",
     "launcher_settings",
+    "planned_updates",
     "print_cells",
     "print_summary",
     "run_cells",

@@ -119,7 +119,11 @@ def run_cell(
             seed=config.seed,
             protocol=cell.protocol,
             name=cell.name,
-            extras={"models_sha256": content_digest(prepared.models), **start.notes},
+            extras={
+                "models_sha256": content_digest(prepared.models),
+                "decoding": prepared.decoding.told(),
+                **start.notes,
+            },
             restart=True,
             resume_step=start.last_evaluation,
         ) as record,

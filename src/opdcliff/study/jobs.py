@@ -43,7 +43,7 @@ def run_one(config: RunConfig, paths: StudyPaths, console: Console, label: str =
 
     A cell that has an outcome is not run again. `console` is where progress is shown.
     """
-    prepared = prepare(config, paths)
+    prepared = prepare(config, paths, config.optim.updates)
     binding: Binding | None = None
     if config.lam.value is None:
         binding = prepare_calibration(config, paths, prepared)[0].binding

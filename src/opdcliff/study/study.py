@@ -47,7 +47,7 @@ def run_study(
     to_tune = not models_asset(config, paths, data).is_ready()
     if to_tune and tell is not None:
         _announce(config, planned_updates(config), tell, fine_tuning=True)
-    prepared = prepare(config, paths)
+    prepared = prepare(config, paths, planned_updates(config))
     calibration, _ = prepare_calibration(config, paths, prepared)
     reference = references(config, paths, prepared)
     cells = grid(config, calibration.binding)

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from opdcliff.models import Prepared
+from opdcliff.models import Decoding, Prepared
 from opdcliff.settings import RunConfig, load
 
 # What `opdcliff.processes.rank` calls with the job's file, as MODULE:FUNCTION.
@@ -38,7 +38,12 @@ class Job:
 
     def write(self, path: Path) -> None:
         """Write the job as YAML."""
-        prepared = {name: str(value) for name, value in asdict(self.prepared).items()}
+        prepared = {
+            "data": str(self.prepared.data),
+            "models": str(self.prepared.models),
+            "models_identity": self.prepared.models_identity,
+            "decoding": self.prepared.decoding.plain(),
+        }
         plain = {
             "entry": ENTRY,
             "config": asdict(self.config),
@@ -59,7 +64,12 @@ class Job:
         return cls(
             load(plain.config),
             plain.lam,
-            Prepared(Path(prepared.data), Path(prepared.models), prepared.models_identity),
+            Prepared(
+                Path(prepared.data),
+                Path(prepared.models),
+                prepared.models_identity,
+                Decoding.of(prepared.decoding),
+            ),
             None if place is None else _place(place),
         )
 

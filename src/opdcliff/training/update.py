@@ -57,6 +57,7 @@ def sample_batch(
             seed=config.seed,
             stream=TRAIN_STREAM,
         )
+    meter.add("train/compiled_rollouts", float(rollout.compiled), 1)
     with Timed(meter, "score"), torch.no_grad():
         length = rollout.mask_BT.shape[1]
         teacher = _frozen_logp(trio.teacher, engine.level(rollout), config)[:, :length]

@@ -8,7 +8,7 @@ from typing import Any
 
 from opdcliff.contract import get_contract
 from opdcliff.data import read_splits
-from opdcliff.models import MEASURING_CODE, TEACHER, Prepared, load_trio
+from opdcliff.models import MEASURING_CODE, TEACHER, Prepared, load_trio, without_compiled
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
 from opdcliff.storage import Asset, asset_cache, decode_float, encode_floats, write_json_atomic
@@ -46,7 +46,7 @@ def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, A
             examples,
             contract,
             config.evaluation,
-            config.rollout,
+            without_compiled(config.rollout),
             seed=config.seed,
         )
         for name, model in ((TEACHER, trio.teacher), ("warm_start", trio.base))
