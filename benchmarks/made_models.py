@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,13 +27,20 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from opdcliff.data import Example, Splits
 from opdcliff.models import Codec, Trio
+from opdcliff.rollout import StepError, build_step, offer_step, refusal
+from opdcliff.rollout.step_package import step_key
 from opdcliff.settings import RunConfig
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
+from opdcliff.storage import asset_cache
 
 # Written as they are into prompts of chat messages, so that both kinds of prompt read the same.
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 PAD = 0
+# More than any answer here needs; the same for all, so that a compiled step fits all of a shape.
+POSITIONS = 4096
+# Where compiled steps are kept, beside what the benchmarks write.
+STEPS = Path("runs/benchmarks/steps")
 # Different weights for the two models that differ; the base is the student's copy.
 STUDENT_SEED, TEACHER_SEED, PROMPT_SEED = 1, 2, 3
 
@@ -49,8 +59,8 @@ class Shape:
     family: str = "qwen3"
     tied: bool = True
 
-    def config(self, positions: int) -> Any:
-        """The configuration of a model that knows so many positions."""
+    def config(self) -> Any:
+        """The configuration in the family's own words."""
         kind = Qwen3Config if self.family == "qwen3" else LlamaConfig
         return kind(
             vocab_size=self.vocabulary,
@@ -60,7 +70,7 @@ class Shape:
             num_attention_heads=self.heads,
             num_key_value_heads=self.kv_heads,
             head_dim=self.head_dim,
-            max_position_embeddings=positions,
+            max_position_embeddings=POSITIONS,
             tie_word_embeddings=self.tied,
             bos_token_id=None,
             eos_token_id=self.end,
@@ -101,14 +111,14 @@ TINY = Shape(16, 24, 2, 2, 1, 8, 11)
 
 
 def make_model(
-    shape: Shape, seed: int, positions: int, device: torch.device, dtype: torch.dtype
+    shape: Shape, seed: int, device: torch.device, dtype: torch.dtype
 ) -> PreTrainedModel:
     """A model with random weights, made on its device: 8B weights made on a CPU take minutes."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), device:
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            shape.config(positions), dtype=dtype, attn_implementation="sdpa"
+            shape.config(), dtype=dtype, attn_implementation="sdpa"
         )
     return model.eval()
 
@@ -145,18 +155,44 @@ def make_splits(prompts: Sequence[str]) -> Splits:
 
 def make_trio(
     shape: Shape,
-    positions: int,
     device: torch.device,
     dtype: torch.dtype,
     teacher_shape: Shape | None = None,
 ) -> Trio:
     """Student, its frozen copy as base, and a frozen teacher of the same or another shape."""
-    student = make_model(shape, STUDENT_SEED, positions, device, dtype)
-    teacher = make_model(teacher_shape or shape, TEACHER_SEED, positions, device, dtype)
+    student = make_model(shape, STUDENT_SEED, device, dtype)
+    teacher = make_model(teacher_shape or shape, TEACHER_SEED, device, dtype)
     base = copy.deepcopy(student)
     for frozen in (teacher, base):
         frozen.requires_grad_(False)
     return Trio(student=student, teacher=teacher, base=base, codec=make_codec(shape))
+
+
+def offer_compiled(config: RunConfig, model: PreTrainedModel) -> str | None:
+    """Have the model's answers sampled by a compiled step, or say why they are not.
+
+    A command decides that when it prepares its models (`models.decoding`); here it is compiled
+    however few updates follow, once for a shape and a number of threads.
+    """
+    if config.rollout.backend != "compiled":
+        return f"rollout.backend={config.rollout.backend}"
+    if model.device.type != "cpu":
+        return "steps are compiled for the CPU only"
+    reason = refusal(model, 0)
+    if reason is not None:
+        return reason
+    # A step of other code is another step.
+    code = asset_cache.code_digest("rollout/decode_step.py", "rollout/draws.py")[:12]
+    path = STEPS / code / f"{step_key(model)}.pt2"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as aside:
+            try:
+                os.replace(build_step(model, Path(aside)), path)
+            except StepError as error:
+                return str(error)
+    offer_step(path)
+    return None
 
 
 def run_settings(

@@ -24,6 +24,7 @@ does not log, save or evaluate, and does not recompute activations, as nobody he
 versions IWOPDTrainer divides by the answer tokens of the data set, not by those sampled, and by 0
 if there are none; so its rows carry an answer of the full length, which is never trained on.
 
+Where `--backend` is `compiled` (the configuration's), its step is compiled first, once for a shape.
 Before the clock starts, losses and gradients of all are compared on the same two answers.
 
 TRL comes with a virtual environment of its own, `build/peers-venv`, made at the first call: the
@@ -49,9 +50,18 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from made_models import SHAPES, Shape, make_prompts, make_trio, run_settings
+from made_models import (
+    SHAPES,
+    Shape,
+    make_prompts,
+    make_trio,
+    offer_compiled,
+    run_settings,
+)
 from peer_runners import COMPARED, RUNNERS, Runner, agreement, make_runner
 from peer_trl import Trl
+
+from opdcliff.errors import OpdcliffError
 
 ROOT = Path(__file__).resolve().parents[1]
 PINS = Path(__file__).with_name("peers.txt")
@@ -117,9 +127,9 @@ def measure(size: str, shape: Shape, options: argparse.Namespace) -> dict[str, A
         words=[f"optim.estimator={options.estimator}"],
     )
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    positions = options.prompt_tokens + options.new_tokens
-    trio = make_trio(shape, positions, device, dtype)
+    trio = make_trio(shape, device, dtype)
     prompts = make_prompts(shape, options.answers * BATCHES, options.prompt_tokens)
+    reason = offer_compiled(config, trio.student)
     runners: dict[str, Runner] = {}
     try:
         for name in options.runners:
@@ -142,6 +152,7 @@ def measure(size: str, shape: Shape, options: argparse.Namespace) -> dict[str, A
         "prompt_tokens": options.prompt_tokens,
         "new_tokens": options.new_tokens,
         "backend": config.rollout.backend,
+        "not_compiled": reason,
         "estimator": options.estimator,
         "versions": versions(),
         "agreement": agreed,
@@ -169,6 +180,8 @@ def show(result: dict[str, Any]) -> None:
         f"{result['dtype']}, backend {result['backend']}, estimator {result['estimator']}; "
         f"{rounds} rounds"
     )
+    if result["not_compiled"] is not None:
+        print(f"our answers are not sampled by a compiled step: {result['not_compiled']}")
     print(f"{'':<18}{'median s':>10}{'min':>10}{'IQR':>10}{'tokens':>8}  over {first} (quartiles)")
     for name, row in result["runners"].items():
         print(
@@ -224,7 +237,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return line.parse_args(words)
 
 
-def main() -> None:
+def main() -> int:
     options = parse(sys.argv[1:])
     wants_trl = any(name.startswith("trl") for name in options.runners)
     if wants_trl and importlib.util.find_spec("trl") is None:
@@ -240,13 +253,18 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for size in options.sizes:
-        result = measure(size, SHAPES[size], options)
+        try:
+            result = measure(size, SHAPES[size], options)
+        except OpdcliffError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
         show(result)
         text = json.dumps(result)
         print(text, flush=True)
         with options.out.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

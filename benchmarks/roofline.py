@@ -32,11 +32,13 @@ The grid writes `roofline.csv` row by row and skips cells that are there; a cell
 longer than `--cell-limit` is left out, judged by its floor and by the smaller cells of its size.
 The figure beside it shows what an answer token costs as batch, length and size grow.
 
+Where the backend is `compiled`, its step is compiled before a cell is timed, and kept.
+
 `--paper` needs a CUDA device (exit code 2 without one): bf16, students of 1.7B under a teacher of
 8B, then 500M and 135M under their like, 128 prompts of 300 tokens, 128 new ones, micro-batches of
-8; `--against reference` compares the configuration's backend with that one. It prints seconds,
-floors and peak memory of each phase, and stops by itself after `--minutes`. `--tiny` runs the same
-on whatever device there is, with shapes that mean nothing.
+8; `--against` is the backend that the configuration's is compared with. It prints seconds, floors
+and peak memory of each phase, and stops by itself after `--minutes`. `--tiny` runs the same on
+whatever device there is, with shapes that mean nothing.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ from made_models import (
     make_model,
     make_prompts,
     make_trio,
+    offer_compiled,
     run_settings,
 )
 from roofline_picture import draw
@@ -80,7 +83,7 @@ TINY_TOKENS = (6, 5)
 KEYS = ("device", "dtype", "threads", "size", "batch", "prompt", "answer", "backend")
 COLUMNS = (
     *KEYS,
-    *("parameters", "repeats", "product_gflops", "own_gflops", "copy_gbs"),
+    *("parameters", "compiled", "repeats", "product_gflops", "own_gflops", "copy_gbs"),
     *(f"{phase}_s" for phase in PHASES),
     *(f"{phase}_floor_s" for phase in PHASES),
     *("all_s", "floor_s", "over_floor", "us_per_token"),
@@ -203,7 +206,8 @@ def measure_cell(
 ) -> dict[str, Any]:
     """Time one cell, print its table, and give its line."""
     shape = options.shapes[named["size"]]
-    trio = make_trio(shape, load.prompt + load.answer, machine.device, machine.dtype)
+    trio = make_trio(shape, machine.device, machine.dtype)
+    offer_compiled(config, trio.student)
     update = Update(config, trio, make_prompts(shape, load.rows, load.prompt))
     timed = time_phases(update, options.repeats, min(until, time.monotonic() + options.cell_limit))
     parameters = trio.student.num_parameters()
@@ -212,14 +216,19 @@ def measure_cell(
     # A floor is no floor where the model's own products are faster.
     machine = replace(machine, products=max(machine.products, own_rate))
     floor = floors(shape, shape, load, parameters, machine)
+    step = "" if update.rollout.compiled else " without a compiled step"
     title = (
         f"{named['size']}, {parameters:,} parameters, {load.rows} answers of {load.answer} tokens, "
         f"{named['threads']} threads, {named['device']} {named['dtype']}, backend "
-        f"{named['backend']}; products {machine.products / 1e9:.1f} GFLOP/s, own rate "
+        f"{named['backend']}{step}; products {machine.products / 1e9:.1f} GFLOP/s, own rate "
         f"{own_rate / 1e9:.1f}, copy {machine.copy / 1e9:.1f} GB/s"
     )
     show(title, timed, floor, load.rows * load.answer)
-    cell = named | {"parameters": parameters, "repeats": len(timed.seconds["decode"])}
+    cell = named | {
+        "parameters": parameters,
+        "compiled": int(update.rollout.compiled),
+        "repeats": len(timed.seconds["decode"]),
+    }
     return row_of(cell, timed, floor, machine, own_rate)
 
 
@@ -243,21 +252,22 @@ def paper(options: argparse.Namespace, device: torch.device, dtype: torch.dtype)
         "micro_batch": micro,
     }
     config = run_settings(**settings, backend=options.backend)
-    against = run_settings(**settings, backend=options.against or config.rollout.backend)
+    against = run_settings(**settings, backend=options.against)
     configs = {c.rollout.backend: c for c in (config, against)}
     for of_student, of_teacher in PAPER:
         shape, above = (TINY, TINY) if options.tiny else (SHAPES[of_student], SHAPES[of_teacher])
         if time.monotonic() > until:
             print(f"left out: {of_student} under {of_teacher}, the minutes are over")
             continue
-        trio = make_trio(shape, prompt + answer, device, dtype, above)
+        trio = make_trio(shape, device, dtype, above)
         # Each backend has a student of its own; one more would count in the peaks.
         trio = replace(trio, student=trio.base)
         prompts = make_prompts(shape, rows, prompt)
         medians: dict[str, dict[str, float]] = {}
         for backend, of_backend in configs.items():
             # A fresh student, so that no backend meets gradients or moments of another.
-            student = make_model(shape, STUDENT_SEED, prompt + answer, device, dtype)
+            student = make_model(shape, STUDENT_SEED, device, dtype)
+            reason = offer_compiled(of_backend, student)
             update = Update(of_backend, replace(trio, student=student), prompts)
             timed = time_phases(update, options.repeats, until)
             parameters = student.num_parameters()
@@ -267,6 +277,8 @@ def paper(options: argparse.Namespace, device: torch.device, dtype: torch.dtype)
                 f"{prompt}, micro-batches of {micro}, backend {backend}, "
                 f"{len(timed.seconds['decode'])} repeats"
             )
+            if reason is not None:
+                title += f"; no compiled step: {reason}"
             show(title, timed, floor, rows * answer)
             medians[backend] = {phase: timed.median(phase) for phase in PHASES}
             del update, student
@@ -300,7 +312,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     line.add_argument("--backend", help="rollout.backend; the configuration's without it")
     line.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     line.add_argument("--paper", action="store_true")
-    line.add_argument("--against", help="backend to compare with, with --paper")
+    line.add_argument("--against", default="reference", help="with --paper: compare with this")
     line.add_argument("--tiny", action="store_true", help="shapes of a test, on any device")
     options = line.parse_args(words)
     if options.minutes is None:

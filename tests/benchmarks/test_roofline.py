@@ -13,6 +13,8 @@ from opdcliff.paths import REPO_ROOT
 from opdcliff.rollout import completion_logp
 
 CPU = torch.device("cpu")
+# Compiling a step takes half a minute.
+TINY = ["--tiny", "--repeats", "1", "--backend", "reference"]
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +30,7 @@ def test_the_operations_of_a_score_are_those_that_torch_counts() -> None:
     shape = models.Shape(32, 48, 3, 4, 2, 8, 50)
     rows, prompt, answer = 2, 6, 5
     length = prompt + answer
-    model = models.make_model(shape, 0, length, CPU, torch.float32)
+    model = models.make_model(shape, 0, CPU, torch.float32)
     # Its products are counted one by one, over the whole square of positions.
     model.set_attn_implementation("eager")
     ids_BL = torch.full((rows, length), 3)
@@ -48,7 +50,7 @@ def test_weights_are_counted_as_the_model_has_them() -> None:
     models = importlib.import_module("made_models")
     for name in (".1M", "135M", "8B"):
         shape = models.SHAPES[name]
-        model = models.make_model(shape, 0, 8, torch.device("meta"), torch.float32)
+        model = models.make_model(shape, 0, torch.device("meta"), torch.float32)
         matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
         embeddings = 1 if shape.tied else 2
         assert matrices == shape.layer_weights + embeddings * shape.head_weights
@@ -74,7 +76,7 @@ def test_without_a_card_the_papers_form_says_so_in_one_line(
 
 
 def test_the_papers_form_runs_on_shapes_of_a_test(capsys: pytest.CaptureFixture[str]) -> None:
-    assert importlib.import_module("roofline").main(["--paper", "--tiny", "--repeats", "1"]) == 0
+    assert importlib.import_module("roofline").main([*TINY, "--paper"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("1 repeats") == 3
     assert printed.count("decode ") == 3
@@ -85,7 +87,7 @@ def test_the_grid_goes_on_where_it_was_left(
 ) -> None:
     roofline = importlib.import_module("roofline")
     threads = torch.get_num_threads()
-    words = ["--tiny", "--sizes", ".1M", "1M", "--batches", "2", "--prompt", "3", "--repeats", "1"]
+    words = [*TINY, "--sizes", ".1M", "1M", "--batches", "2", "--prompt", "3"]
     words += ["--threads", "1", "--out", str(tmp_path)]
     try:
         with monkeypatch.context() as undrawn:
