@@ -157,7 +157,7 @@ def test_files_and_folders_are_short() -> None:
 
 def test_tests_mirror_the_rooms() -> None:
     tests = Path(__file__).parent
-    beside = {"docs", "e2e", "helpers", "__pycache__"}
+    beside = {"benchmarks", "docs", "e2e", "helpers", "__pycache__"}
     folders = {path.name for path in tests.iterdir() if path.is_dir()} - beside
     assert folders == set(FLOOR_OF)
 
