@@ -20,7 +20,14 @@ from compiled_steps import uncompiled
 from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.rollout import compiled, reference, step_package
 from opdcliff.rollout.draws import Rollout
-from opdcliff.rollout.step_package import StepError, build_step, offer_step, step_key, step_of
+from opdcliff.rollout.step_package import (
+    StepError,
+    build_step,
+    export_step,
+    offer_step,
+    step_key,
+    step_of,
+)
 from tiny_rollout import EOS, PAD, PROMPTS, SETTINGS, VOCABULARY, tiny_model
 
 MODEL = tiny_model()
@@ -189,6 +196,22 @@ def test_a_key_names_all_that_a_step_depends_on() -> None:
     model = tiny_model()
     model.set_attn_implementation("eager")
     assert step_key(model) != key
+
+
+def test_no_step_copies_its_cache() -> None:
+    """Keys and values of all slots are read where they are, whatever the query heads."""
+    model = tiny_model()
+    heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads
+    assert heads > groups
+    cached = 0
+    for node in export_step(model).graph.nodes:
+        shape = getattr(node.meta.get("val"), "shape", ())
+        if len(shape) >= 3 and "s" in str(shape[-2]) and shape[-1] == model.config.head_dim:
+            # An input, or the same cache with one slot written.
+            assert shape[1] == groups, node
+            assert node.op == "placeholder" or "index_copy" in str(node.target), node
+            cached += 1
+    assert cached >= 2 * 2 * model.config.num_hidden_layers
 
 
 # ---- one that is compiled ---------------------------------------------------------------------

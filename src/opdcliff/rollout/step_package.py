@@ -7,14 +7,16 @@ is not loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,6 +24,7 @@ import transformers
 from torch import Tensor
 from torch.export import Dim
 from transformers import PreTrainedModel
+from transformers.integrations import sdpa_attention
 
 from opdcliff.rollout.decode_step import (
     END_PLACES,
@@ -113,11 +116,7 @@ def build_step(model: PreTrainedModel, folder: Path) -> Path:
         with torch.no_grad(), warnings.catch_warnings():
             # torch warns of its own deprecated names while it exports.
             warnings.simplefilter("ignore")
-            inputs = _example(model, _ROWS, _SLOTS)
-            program = torch.export.export(
-                DecodeStep(model), tuple(inputs), dynamic_shapes=_dimensions(inputs), strict=False
-            )
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+            torch._inductor.aoti_compile_and_package(export_step(model), package_path=str(path))
             _check(model, _load(path))
     except StepError:
         path.unlink(missing_ok=True)
@@ -130,6 +129,31 @@ def build_step(model: PreTrainedModel, folder: Path) -> Path:
     finally:
         model.train(training)
     return path
+
+
+@torch.no_grad()
+def export_step(model: PreTrainedModel) -> torch.export.ExportedProgram:
+    """The step as a graph for any number of rows and slots."""
+    inputs = _example(model, _ROWS, _SLOTS)
+    with _heads_packed():
+        return torch.export.export(
+            DecodeStep(model), tuple(inputs), dynamic_shapes=_dimensions(inputs), strict=False
+        )
+
+
+@contextlib.contextmanager
+def _heads_packed() -> Iterator[None]:
+    """Let attention of one query share the keys of its group, as it does when nothing is traced.
+
+    Traced, the library copies keys and values of all slots to every query head instead: at 2,048
+    slots a step takes twice as long [M]. Its reason, recompilation, is none where one step is
+    exported once.
+    """
+    if not hasattr(sdpa_attention, "is_torchdynamo_compiling"):
+        yield
+        return
+    with mock.patch.object(sdpa_attention, "is_torchdynamo_compiling", return_value=False):
+        yield
 
 
 def _load(path: Path) -> CompiledStep:
