@@ -43,7 +43,8 @@ from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
 from opdcliff.settings.schema import RunConfig
 from opdcliff.theory.clip_rules import ClipRule
-from opdcliff.training.objective import LossOutput, full_loss, sampled_loss
+from opdcliff.training.full_objective import full_loss
+from opdcliff.training.objective import LossOutput, sampled_loss
 from places import HELPERS
 
 TOLERANCE = 0.2

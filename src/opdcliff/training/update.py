@@ -19,7 +19,8 @@ from opdcliff.models import Trio, batch_of_update, sample_answers
 from opdcliff.rollout import TRAIN_STREAM, Rollout, completion_full_logp, completion_logp
 from opdcliff.settings import RunConfig
 from opdcliff.theory import ClipRule
-from opdcliff.training.objective import LossOutput, fold_topk, full_loss, sampled_loss
+from opdcliff.training.full_objective import fold_topk, full_loss
+from opdcliff.training.objective import LossOutput, sampled_loss
 from opdcliff.training.running_means import RunningMeans, Timed
 
 
