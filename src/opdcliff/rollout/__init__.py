@@ -12,11 +12,14 @@ from opdcliff.rollout.sampler import (
     Rollout,
 )
 from opdcliff.rollout.scoring import (
+    ChunkLoss,
     ScoringModule,
-    completion_full_logp,
+    completion_features,
     completion_logp,
+    features_logp,
     has_plain_head,
     iter_full_logp,
+    loss_chunks,
 )
 
 __all__ = [
@@ -25,11 +28,14 @@ __all__ = [
     "FORCED_STREAM",
     "TEACHER_STREAM",
     "TRAIN_STREAM",
+    "ChunkLoss",
     "Rollout",
     "ScoringModule",
-    "completion_full_logp",
+    "completion_features",
     "completion_logp",
+    "features_logp",
     "has_plain_head",
     "iter_full_logp",
+    "loss_chunks",
     "sample",
 ]

@@ -1,19 +1,25 @@
 """The full estimator: the exact expectation of the policy gradient over the vocabulary.
 
-Axes in names: B batch, T completion tokens, V vocabulary, K kept vocabulary entries.
-Models, log-probs and A as in `objective`.
+Axes in names: B batch, T completion tokens, n some of the B*T, L prompt + completion, V vocabulary,
+K kept vocabulary entries, X what a head reads (hidden states, or logits where it is not plain).
+Models, log-probs and A as in `objective`. The loss is one function, of any tokens (`full_loss`);
+an update takes it a chunk of tokens at a time (`ChunkObjective`), so that log-probs of the whole
+vocabulary exist for one chunk only.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from opdcliff.errors import ConfigError
+from opdcliff.rollout import Rollout, completion_features, features_logp, has_plain_head
 from opdcliff.theory import ClipRule
 from opdcliff.training.forbidden import dead_entries, settle, zeroed
 from opdcliff.training.objective import LossOutput, clip_weight, extrapolated_advantage
@@ -47,7 +53,8 @@ def full_loss(
     a clip it is the reverse KL(pi_S || pi_T) per token.
 
     mask_BT, token_count, forbidden entries: as in `sampled_loss`. Entries may also be those of
-    `fold_topk`, with its `index_BTK` for errors.
+    `fold_topk`, with its `index_BTK` for errors. For BT stands any common shape, as n of a chunk:
+    the losses of the parts of a batch sum to its loss.
     Raises ConfigError: no base at lam != 1, a rule on pi_theta/pi_old.
     Raises ModelError: teacher or base forbids an entry that counts.
     Source: [M] docs/theory.md, point 13.
@@ -118,3 +125,84 @@ def fold_topk(
 
     base_BTK = None if logp_base_BTV is None else fold(logp_base_BTV)
     return FoldedLogp(fold(logp_student_BTV), fold(logp_teacher_BTV), base_BTK, index_BTK)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A frozen model over one rollout batch: what its head makes log-probs of.
+
+    rollout: the batch, padded as the engine scores it (`Engine.level`). length: T of the batch.
+    kept_BTX: hidden states of all answers; None for a model without a plain head, whose features
+    are logits: those are made again for the answers at hand, and never exist for the whole batch.
+    """
+
+    model: PreTrainedModel
+    rollout: Rollout
+    length: int
+    kept_BTX: Tensor | None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, rollout: Rollout, length: int) -> Frozen:
+        """Run the backbone over the batch, if what it gives can be kept."""
+        made = cls(model, rollout, length, None)
+        if not has_plain_head(model):
+            return made
+        return replace(made, kept_BTX=made.features(slice(None)))
+
+    @torch.no_grad()
+    def features(self, rows: slice) -> Tensor:
+        """Shape BTX, of these answers."""
+        if self.kept_BTX is not None:
+            return self.kept_BTX[rows]
+        ids_BL, attention_BL = self.rollout.ids_BL[rows], self.rollout.attention_BL[rows]
+        width = self.rollout.mask_BT.shape[1]
+        features_BTX = completion_features(self.model, ids_BL, attention_BL, width)
+        # A copy, beside which those of the prompts need not be kept.
+        return features_BTX[:, : self.length].contiguous()
+
+
+@dataclass(frozen=True)
+class ChunkObjective:
+    """`full_loss` of a chunk of completion tokens: a `rollout.ChunkLoss`.
+
+    Heads and softmax of teacher and base run here, on the tokens of the chunk. base: None at
+    lam = 1, which reads none. topk: entries that `fold_topk` keeps, None to fold nothing.
+    temperature: that of the rollouts. The others as in `full_loss`.
+    """
+
+    teacher: PreTrainedModel
+    base: PreTrainedModel | None
+    temperature: float
+    topk: int | None
+    lam: float
+    rule: ClipRule
+    strength: float | None
+    token_count: int
+
+    def __call__(self, logp_nV: Tensor, *beside_n: Tensor) -> LossOutput:
+        """beside_n: mask_n, features of the teacher (nX), and of the base (nX) if there is one.
+
+        Values of `LossOutput` have shape n here. Errors as in `full_loss` and `fold_topk`.
+        """
+        mask_n, teacher_nX, *others_nX = beside_n
+        base_nV, index_nK = None, None
+        with torch.no_grad():
+            teacher_nV = features_logp(self.teacher, teacher_nX, self.temperature)
+            if self.base is not None:
+                (base_nX,) = others_nX
+                base_nV = features_logp(self.base, base_nX, self.temperature)
+        if self.topk is not None:
+            logp_nV, teacher_nV, base_nV, index_nK = fold_topk(
+                logp_nV, teacher_nV, base_nV, self.topk
+            )
+        return full_loss(
+            logp_nV,
+            teacher_nV,
+            base_nV,
+            mask_n,
+            lam=self.lam,
+            rule=self.rule,
+            strength=self.strength,
+            token_count=self.token_count,
+            index_BTK=index_nK,
+        )
