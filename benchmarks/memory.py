@@ -99,7 +99,7 @@ class Run:
 
     def forward(self, rows: slice) -> Tensor:
         """The loss of some rows."""
-        student = self.engine.score(self.ids_BL[rows], self.attention_BL[rows], self.answer, False)
+        student = self.engine.score(self.ids_BL[rows], self.attention_BL[rows], self.answer)
         teacher, base = (logp[rows] for logp in self.logp)
         options: dict[str, Any] = {"lam": 1.5, "rule": ClipRule.MASK, "strength": 5.0}
         mask_BT = self.attention_BL[rows, -self.answer :]

@@ -62,7 +62,7 @@ def _single(engine: dict[str, Any] | None = None, **changes: Any) -> SingleEngin
 
 def _loss(engine: SingleEngine, rows: slice) -> torch.Tensor:
     ids = torch.arange(5, 53).view(4, 12)[rows]
-    return -engine.score(ids, torch.ones_like(ids), 6, False).sum() / 24
+    return -engine.score(ids, torch.ones_like(ids), 6).sum() / 24
 
 
 def test_parts_sum_to_the_whole_update() -> None:

@@ -29,6 +29,7 @@ from opdcliff.models.sft import answer_style, fine_tune
 from opdcliff.models.tokens.train_bpe import train_bpe
 from opdcliff.paths import StudyPaths
 from opdcliff.records.record import read_record
+from opdcliff.rollout import scoring
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
 from opdcliff.settings.schema import RunConfig
@@ -60,6 +61,8 @@ WORDS = [
     # Several collectives per update.
     "engine.bucket_elements=20000",
 ]
+# A fold among them, whose entries are chosen per chunk.
+FULL = ["optim.estimator=full", "optim.topk=100", "optim.updates=6"]
 EXACT = 1e-5
 
 
@@ -109,6 +112,9 @@ def _run(prepared: Prepared, folder: Path, *words: str) -> Run:
     (folder / "kept").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(kept.FOLDER, str(folder / "kept"))
+        # Few enough for chunks of the full estimator to be run again in the backward pass.
+        patch.setenv(kept.CHUNK_LOGITS, "1000")
+        patch.setattr(scoring, "CPU_CHUNK_LOGITS", 1000)
         patch.setenv("PYTHONPATH", HELPERS, prepend=os.pathsep)
         patch.setattr(ranks_module, "RANK_MODULE", "kept")
         keeping(patch.setattr)
@@ -126,6 +132,11 @@ def _run(prepared: Prepared, folder: Path, *words: str) -> Run:
 @pytest.fixture(scope="module")
 def alone(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return _run(prepared, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def full_alone(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return _run(prepared, tmp_path_factory.mktemp("full_alone"), *FULL)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +176,28 @@ def test_two_ranks_train_as_one_process_does(
 ) -> None:
     shared = _run(prepared, tmp_path, *SETUPS[setup])
     assert len(alone.answers) == UPDATES
+    # Parameters moved by far more than the tolerance.
+    assert _largest_difference(start, alone.ranks[0]["parameters"]) > 500 * EXACT
+    _assert_alike(shared, alone, 0.5 if "shard_teacher" in " ".join(SETUPS[setup]) else 1.0)
+
+
+# Heads of teacher and student are collectives inside of the loss; of the teacher's alone; of none.
+FULL_SETUPS = ("zero3 saving most memory", "zero2 splitting the teacher", "zero1")
+
+
+@pytest.mark.multirank
+@pytest.mark.parametrize("setup", FULL_SETUPS)
+def test_two_ranks_take_the_full_estimator_as_one_process_does(
+    setup: str, prepared: Prepared, full_alone: Run, start: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    words = {**SETUPS, FULL_SETUPS[1]: ["engine=zero2", "engine.shard_teacher=true"]}[setup]
+    shared = _run(prepared, tmp_path, *FULL, *words)
+    assert _largest_difference(start, full_alone.ranks[0]["parameters"]) > 100 * EXACT
+    _assert_alike(shared, full_alone, 1.0 if setup == "zero1" else 0.5)
+
+
+def _assert_alike(shared: Run, alone: Run, held: float) -> None:
+    """held: the part of the teacher that a rank has."""
     assert shared.answers == alone.answers
     for first, second in zip(*(rank["answers"] for rank in shared.ranks), strict=True):
         assert len(first) == len(second) == 3
@@ -174,20 +207,17 @@ def test_two_ranks_train_as_one_process_does(
     assert lengths[0] != lengths[1]
     for name in ("train/loss", "train/grad_norm"):
         expected, found = alone.history[name][1:], shared.history[name][1:]
-        assert len(found) == UPDATES
+        assert len(found) == len(alone.answers)
         np.testing.assert_allclose(found, expected, rtol=0, atol=EXACT)
     same = [name for name in alone.history if str(name).startswith("eval/")]
     pd.testing.assert_frame_equal(shared.history[same], alone.history[same])
     trained = alone.ranks[0]["parameters"]
-    # Parameters moved by far more than the tolerance.
-    assert _largest_difference(start, trained) > 500 * EXACT
     for rank in shared.ranks:
         assert _largest_difference(rank["parameters"], trained) <= EXACT
         assert not np.isfinite(rank["norm"])
         assert _largest_difference(rank["parameters"], rank["after"]) == 0.0
         _assert_frozen(rank, torch.float32)
-        split = "shard_teacher" in " ".join(SETUPS[setup])
-        assert _held(rank) == (0.5 if split else 1.0)
+        assert _held(rank) == held
 
 
 @pytest.mark.multirank

@@ -45,7 +45,7 @@ def main(file: Path, words: list[str]) -> None:
     # Optimizer states come with the first step.
     for _ in range(2):
         for part in range(2):
-            loss = -engine.score(ids, torch.ones_like(ids), 8, False).sum() / 32
+            loss = -engine.score(ids, torch.ones_like(ids), 8).sum() / 32
             engine.backward(loss, last=part == 1)
             del loss
         found["backward"] = held()

@@ -1,7 +1,7 @@
 """What a run leaves besides its record, for tests: rollouts, final parameters, a refused update.
 
 Also what the frozen models and the optimizer hold. `python -m kept JOB` is a rank with these kept
-in the folder $OPDCLIFF_KEPT, per rank.
+in the folder $OPDCLIFF_KEPT, per rank, and $OPDCLIFF_CHUNK_LOGITS as the bound of a chunk.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from torch import nn
 from opdcliff.engine.protocol import Engine
 from opdcliff.models import answering
 from opdcliff.processes import rank
+from opdcliff.rollout import scoring
 from opdcliff.rollout.draws import TRAIN_STREAM, Rollout
 from opdcliff.training import run as run_module
 
 FOLDER = "OPDCLIFF_KEPT"
+CHUNK_LOGITS = "OPDCLIFF_CHUNK_LOGITS"
 
 
 def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
@@ -72,7 +74,7 @@ def parameters(engine: Engine) -> dict[str, torch.Tensor]:
 def refused_update(engine: Engine) -> float:
     """The norm of an update whose gradient is not a number, on rank 0 alone."""
     ids = torch.full((1, 8), 5)
-    logp = engine.score(ids, torch.ones_like(ids), 4, False)
+    logp = engine.score(ids, torch.ones_like(ids), 4)
     engine.backward(logp.sum() * (torch.nan if engine.rank == 0 else 1.0), last=True)
     return engine.step()
 
@@ -91,4 +93,5 @@ def _frozen(model: nn.Module, optimized: set[int]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     keeping(setattr)
+    scoring.CPU_CHUNK_LOGITS = int(os.environ.get(CHUNK_LOGITS, scoring.CPU_CHUNK_LOGITS))
     rank.main(Path(sys.argv[1]))

@@ -30,8 +30,9 @@ from opdcliff.models.tuning.adapters import (
     sharing,
 )
 from opdcliff.models.tuning.saving import content_of, save_model
-from opdcliff.rollout.scoring import completion_full_logp, completion_logp
+from opdcliff.rollout.scoring import completion_logp
 from opdcliff.settings.schema import ArchConfig, LoraConfig
+from whole_logp import completion_full_logp
 
 TOKENIZER = train_bpe(["bought hat\nA liked boots\n"], 270)
 LORA = LoraConfig(rank=3, alpha=6.0, targets=["all-linear"], dropout=0.0)

@@ -17,7 +17,7 @@ from opdcliff.models.load import load_model
 from opdcliff.models.trio import assemble
 from opdcliff.models.weights.outputs import cut_outputs, uncut
 from opdcliff.rollout.backends import sample
-from opdcliff.rollout.scoring import completion_full_logp
+from whole_logp import completion_full_logp
 
 TOKENIZER = byte_tokenizer()
 CODEC = codec_of(TOKENIZER)

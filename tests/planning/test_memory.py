@@ -37,14 +37,16 @@ from opdcliff.planning.memory import (
     make_plan,
 )
 from opdcliff.planning.sizes import Vocabulary, adapter_of, setup_of, sizes_of, sizes_of_model
+from opdcliff.rollout import scoring
 from opdcliff.rollout.draws import TRAIN_STREAM, Rollout
 from opdcliff.rollout.reference import sample
-from opdcliff.rollout.scoring import completion_full_logp, completion_logp
+from opdcliff.rollout.scoring import completion_logp
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
 from opdcliff.settings.schema import RunConfig
 from opdcliff.theory.clip_rules import ClipRule
-from opdcliff.training.objective import LossOutput, full_loss, sampled_loss
+from opdcliff.training.full_objective import ChunkObjective, Frozen
+from opdcliff.training.objective import LossOutput, sampled_loss
 from places import HELPERS
 
 TOLERANCE = 0.2
@@ -179,14 +181,22 @@ def close(planned: int, measured: int) -> None:
     assert planned == pytest.approx(measured, rel=TOLERANCE)
 
 
-def loss_of(w: World, rows: slice, teacher: Tensor, base: Tensor) -> LossOutput:
-    student = w.engine.score(w.rollout.ids_BL[rows], w.rollout.attention_BL[rows], ANSWER, w.full)
-    loss: Callable[..., LossOutput] = full_loss if w.full else sampled_loss
-    options = {"lam": 1.5, "rule": ClipRule.MASK, "strength": 5.0, "token_count": ROWS * ANSWER}
-    return loss(student, teacher[rows], base[rows], w.rollout.mask_BT[rows], **options)
+def loss_of(w: World, rows: slice, teacher: Tensor | Frozen, base: Tensor | Frozen) -> LossOutput:
+    """As the training loop takes it."""
+    inputs = (w.rollout.ids_BL[rows], w.rollout.attention_BL[rows], ANSWER)
+    mask_BT = w.rollout.mask_BT[rows]
+    options: dict[str, Any] = {"lam": 1.5, "rule": ClipRule.MASK, "strength": 5.0}
+    options["token_count"] = ROWS * ANSWER
+    if isinstance(teacher, Frozen):
+        assert isinstance(base, Frozen)
+        objective = ChunkObjective(w.teacher, w.base, 1.0, w.config.optim.topk, **options)
+        beside = [mask_BT, teacher.features(rows), base.features(rows)]
+        return LossOutput(*w.engine.loss(*inputs, objective, beside))
+    assert isinstance(base, Tensor)
+    return sampled_loss(w.engine.score(*inputs), teacher[rows], base[rows], mask_BT, **options)
 
 
-def update(w: World, teacher: Tensor, base: Tensor) -> None:
+def update(w: World, teacher: Tensor | Frozen, base: Tensor | Frozen) -> None:
     """As the training loop makes it."""
     step = w.config.engine.micro_batch
     for start in range(0, ROWS, step):
@@ -196,10 +206,10 @@ def update(w: World, teacher: Tensor, base: Tensor) -> None:
 
 
 @torch.no_grad()
-def frozen_logp(w: World, model: PreTrainedModel) -> Tensor:
+def frozen_logp(w: World, model: PreTrainedModel) -> Tensor | Frozen:
     inputs = (model, w.rollout.ids_BL, w.rollout.attention_BL, ANSWER)
     if w.full:
-        return completion_full_logp(*inputs, temperature=1.0)
+        return Frozen.of(model, w.rollout, ANSWER)
     chunk = w.config.engine.score_chunk_tokens
     return completion_logp(*inputs, temperature=1.0, chunk_tokens=chunk)
 
@@ -240,14 +250,37 @@ def test_an_update_of_a_family_takes_what_is_planned(
     check_update(family_world(tmp_path, family, *words))
 
 
+CHUNK_CASES = [
+    ("qwen3", []),
+    ("qwen3", ["engine.micro_batch=2", "model.dtype=bfloat16"]),
+    ("qwen3", ["engine.gradient_checkpointing=true"]),
+    ("qwen3", ["optim.topk=40"]),
+    ("qwen3", ["lora=adapter"]),
+    ("gemma2", ["engine.micro_batch=2"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "words"), CHUNK_CASES, ids=[" ".join([f, *words]) for f, words in CHUNK_CASES]
+)
+def test_an_update_of_the_full_estimator_in_chunks_takes_what_is_planned(
+    family: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk has 43 of the 288 tokens, and is run again in the backward pass."""
+    monkeypatch.setattr(scoring, "CPU_CHUNK_LOGITS", 2**17)
+    words = ["optim.estimator=full", *words]
+    check_update(world(*words) if family == "qwen3" else family_world(tmp_path, family, *words))
+
+
 def check_update(w: World) -> None:
     models = (w.engine.student, w.teacher, w.base)
     owned = [parameter for model in models for parameter in model.parameters()]
-    with Live(owned) as scoring:
+    with Live(owned) as live:
         teacher, base = (frozen_logp(w, model) for model in (w.teacher, w.base))
-    close(w.plan.part("scoring workspace") + (scoring.now if w.full else 0), scoring.peak)
-    kept = size([teacher, base]) if w.full else 0
-    assert w.plan.part("teacher and base log-probs") == kept
+    states = [f.kept_BTX for f in (teacher, base) if isinstance(f, Frozen)]
+    kept = size(state for state in states if state is not None)
+    close(w.plan.part("scoring workspace") + kept, live.peak)
+    assert w.plan.part("teacher and base states") == kept
     # Optimizer states come with the first step.
     update(w, teacher, base)
     resident = [size(model.parameters()) for model in models]

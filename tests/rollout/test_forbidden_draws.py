@@ -9,8 +9,9 @@ from forbidding import forbid
 from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.rollout.backends import sample
 from opdcliff.rollout.draws import draw_tokens
-from opdcliff.rollout.scoring import completion_full_logp, completion_logp, iter_full_logp
+from opdcliff.rollout.scoring import completion_logp, iter_full_logp
 from tiny_rollout import PROMPTS, SETTINGS, VOCABULARY, tiny_model
+from whole_logp import completion_full_logp
 
 # The padding token is among them.
 FORBIDDEN = (0, 9, 10)

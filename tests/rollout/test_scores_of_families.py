@@ -15,7 +15,8 @@ from opdcliff.errors import ConfigError
 from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.rollout import continuous, reference
 from opdcliff.rollout.draws import Rollout
-from opdcliff.rollout.scoring import completion_full_logp, completion_logp, has_plain_head
+from opdcliff.rollout.scoring import completion_logp, has_plain_head
+from whole_logp import completion_full_logp
 
 # Answers reach further than a sliding window, which is 8.
 LENGTH, ANSWER = 30, 14

@@ -27,11 +27,11 @@ from transformers import (
 from opdcliff.errors import ConfigError
 from opdcliff.rollout.scoring import (
     ScoringModule,
-    completion_full_logp,
     completion_logp,
     has_plain_head,
     iter_full_logp,
 )
+from whole_logp import completion_full_logp
 
 SHAPE = {
     "vocab_size": 53,
@@ -176,7 +176,7 @@ def test_log_prob_of_a_nearly_certain_token_keeps_its_digits() -> None:
 def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
     model = build("qwen3")
     with pytest.raises(ConfigError, match="must be > 0"):
-        completion_full_logp(model, *batch(), 6, temperature=temperature)
+        completion_logp(model, *batch(), 6, temperature=temperature, chunk_tokens=4)
 
 
 @pytest.mark.parametrize("name", PLAIN + SCALED)
@@ -255,9 +255,16 @@ def test_scoring_module_scores_and_names_parameters_after_the_model() -> None:
     model = build("qwen3")
     ids, attention = batch()
     module = ScoringModule(model, temperature=0.7, chunk_tokens=4)
-    full = completion_full_logp(model, ids, attention, 6, temperature=0.7)
     sampled = completion_logp(model, ids, attention, 6, temperature=0.7, chunk_tokens=4)
     assert torch.equal(module(ids, attention, 6), sampled)
-    assert torch.equal(module(ids, attention, completion_length=6, full=True), full)
+
+    def loss(logp_nV: Tensor, *beside_n: Tensor) -> tuple[Tensor, ...]:
+        (token_n,) = beside_n
+        logp_n = logp_nV.gather(-1, token_n[:, None]).squeeze(-1)
+        return logp_n.sum(), logp_n
+
+    total, per_token = module(ids, attention, 6, loss, [ids[:, -6:]])
+    assert torch.equal(per_token, sampled)
+    torch.testing.assert_close(total, sampled.sum())
     names = {f"model.{name}" for name, _ in model.named_parameters()}
     assert {name for name, _ in module.named_parameters()} == names

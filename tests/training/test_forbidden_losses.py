@@ -11,7 +11,8 @@ from torch import Tensor
 
 from opdcliff.errors import ModelError
 from opdcliff.theory.clip_rules import ClipRule
-from opdcliff.training.objective import LossOutput, fold_topk, full_loss, sampled_loss
+from opdcliff.training.full_objective import fold_topk, full_loss
+from opdcliff.training.objective import LossOutput, sampled_loss
 from reference_objective import full_gradient, full_value, near_limit
 
 ENTRIES, POSITIONS = 7, 5

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from opdcliff.errors import ConfigError
 from opdcliff.theory.clip_rules import ClipRule, validate_clip
+from opdcliff.training.full_objective import fold_topk, full_loss
 from opdcliff.training.objective import (
     LossOutput,
     clip_weight,
     extrapolated_advantage,
-    fold_topk,
-    full_loss,
     sampled_loss,
 )
 from reference_objective import advantage, central_difference, full_gradient, log_softmax, weight

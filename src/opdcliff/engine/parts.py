@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -26,9 +28,7 @@ def scoring_module(student: PreTrainedModel, config: RunConfig) -> ScoringModule
 class _Recomputing(ScoringModule):
     """Scoring that runs the student's layers again in the backward pass, for less memory."""
 
-    def forward(
-        self, ids_BL: Tensor, attention_BL: Tensor, completion_length: int, full: bool = False
-    ) -> Tensor:
+    def forward(self, *inputs: Any) -> Tensor | tuple[Tensor, ...]:
         layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
         modes = [layer.training for layer in layers]
         # Only a layer in training mode recomputes, and such a layer drops the cache that sampling
@@ -36,7 +36,7 @@ class _Recomputing(ScoringModule):
         for layer in layers:
             layer.training = True
         try:
-            return super().forward(ids_BL, attention_BL, completion_length, full)
+            return super().forward(*inputs)
         finally:
             for layer, mode in zip(layers, modes, strict=True):
                 layer.training = mode

@@ -1,13 +1,14 @@
 """The one seam between plain torch and DeepSpeed ZeRO.
 
-The training loop sees a student it can sample from, a `score` that carries gradients, `backward`,
-`step` and sums over ranks. Device, precision and rank logic live in this room and nowhere else.
+The training loop sees a student it can sample from, a `score` and a `loss` that carry gradients,
+`backward`, `step` and sums over ranks. Device, precision and rank logic live in this room and
+nowhere else.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from opdcliff.engine.state import State
-from opdcliff.rollout import Rollout
+from opdcliff.rollout import ChunkLoss, Rollout
 
 Item = TypeVar("Item")
 
@@ -28,8 +29,19 @@ class Engine(Protocol):
     device: torch.device
     student: PreTrainedModel
 
-    def score(self, ids_BL: Tensor, attention_BL: Tensor, length: int, full: bool) -> Tensor:
-        """Completion log-probs of the student with gradient, as `ScoringModule.forward`."""
+    def score(self, ids_BL: Tensor, attention_BL: Tensor, length: int) -> Tensor:
+        """Log-probs of the completion's tokens with gradient, as `rollout.completion_logp`."""
+        ...
+
+    def loss(
+        self,
+        ids_BL: Tensor,
+        attention_BL: Tensor,
+        length: int,
+        loss: ChunkLoss,
+        beside: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """A loss over the vocabulary and its values per token, as `rollout.completion_loss`."""
         ...
 
     def backward(self, loss: Tensor, *, last: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from opdcliff.engine.parts import build_optimizer, scoring_module
 from opdcliff.engine.state import State, read_plain, trained, write_plain
 from opdcliff.models import pick_device
-from opdcliff.rollout import Rollout
+from opdcliff.rollout import ChunkLoss, Rollout
 from opdcliff.settings import RunConfig
 
 Item = TypeVar("Item")
@@ -33,9 +33,20 @@ class SingleEngine:
         self._optimizer = build_optimizer(student, config.optim)
         self._grad_clip = config.optim.grad_clip
 
-    def score(self, ids_BL: Tensor, attention_BL: Tensor, length: int, full: bool) -> Tensor:
-        logp: Tensor = self._scoring(ids_BL, attention_BL, length, full)
+    def score(self, ids_BL: Tensor, attention_BL: Tensor, length: int) -> Tensor:
+        logp: Tensor = self._scoring(ids_BL, attention_BL, length)
         return logp
+
+    def loss(
+        self,
+        ids_BL: Tensor,
+        attention_BL: Tensor,
+        length: int,
+        loss: ChunkLoss,
+        beside: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = self._scoring(ids_BL, attention_BL, length, loss, beside)
+        return found
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import deepspeed
@@ -33,7 +33,7 @@ from opdcliff.engine.state import (
 )
 from opdcliff.engine.zero_settings import deepspeed_settings, teacher_settings
 from opdcliff.models import pick_device
-from opdcliff.rollout import Rollout
+from opdcliff.rollout import ChunkLoss, Rollout
 from opdcliff.settings import STAGES, RunConfig
 
 Item = TypeVar("Item")
@@ -65,13 +65,34 @@ class DeepSpeedEngine:
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
 
-    def score(self, ids_BL: Tensor, attention_BL: Tensor, length: int, full: bool) -> Tensor:
+    def score(self, ids_BL: Tensor, attention_BL: Tensor, length: int) -> Tensor:
         # Under ZeRO-3 every chunk of the head is a collective, so all ranks need the same number.
         extra = self._longest(length) - length if self._splits_parameters else 0
         logp: Tensor = self._engine(
-            F.pad(ids_BL, (0, extra)), F.pad(attention_BL, (0, extra)), length + extra, full
+            F.pad(ids_BL, (0, extra)), F.pad(attention_BL, (0, extra)), length + extra
         )
         return logp[:, :length]
+
+    def loss(
+        self,
+        ids_BL: Tensor,
+        attention_BL: Tensor,
+        length: int,
+        loss: ChunkLoss,
+        beside: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        # The loss may call the head of a teacher that is split, which is a collective as well.
+        split = self._splits_parameters or self._config.engine.shard_teacher
+        extra = self._longest(length) - length if split else 0
+        total, *per_token = self._engine(
+            F.pad(ids_BL, (0, extra)),
+            F.pad(attention_BL, (0, extra)),
+            length + extra,
+            loss,
+            # Masks are false there, so these tokens add nothing.
+            [F.pad(x, (0, 0) * (x.dim() - 2) + (0, extra)) if extra else x for x in beside],
+        )
+        return total, *(value[:, :length] for value in per_token)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)

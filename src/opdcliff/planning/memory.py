@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from opdcliff.planning.layers import FLOAT32, activations, kv_cache, layer_kept, layer_work
 from opdcliff.planning.setup import Adapter, Setup
+from opdcliff.rollout import loss_chunks
 
 ROLLOUT, EVALUATION, MASSES, SCORING, BACKWARD, STEP = PHASES = (
     "rollout",
@@ -41,9 +42,11 @@ _CLASS_BYTES, _CHUNK_BEFORE = 14, 7
 # Bytes per vocabulary entry and row while a token is drawn: float64 logits, probabilities and
 # their sums, float32 scores.
 _DRAW_BYTES = 32
-# Bytes per vocabulary entry in the loss of the full estimator, beyond teacher and base: ten
-# float32 copies and a mask.
+# Bytes per vocabulary entry in the loss of the full estimator: ten float32 copies, those of
+# teacher and base among them, and a mask.
 _FULL_BYTES = 41
+# What is left of that until the backward pass, where chunks are not run again: three copies.
+_FULL_KEPT = 12
 
 
 @dataclass(frozen=True)
@@ -160,31 +163,29 @@ def _sampling(s: Setup) -> Sequence[Part]:
 def _scoring(s: Setup) -> Sequence[Part]:
     """Models that score without keeping activations: all rows of the rank in one pass.
 
-    The full estimator keeps log-probs of the whole vocabulary for the backward pass.
+    For the full estimator they keep the hidden states of answers, whose log-probs are made in the
+    loss; models without a plain head wait until then with all they do.
     """
     vocabulary, wide = s.student.vocabulary, max(s.item, FLOAT32)
     answers = s.rollout_rows * s.answer
-    # Of the full estimator's last copies one is kept.
-    copies = answers * (_HEAD_COPIES - 1) if s.full else min(s.chunk, answers) * _HEAD_COPIES
-    own = 2 * _own_logits(s, s.rollout_rows)
+    copies = min(s.chunk, answers) * _HEAD_COPIES
+    own = _own_logits(s, s.rollout_rows)
     if own and s.item == FLOAT32:
         # Such logits need no copy in float32.
-        copies -= answers if s.full else min(s.chunk, answers)
+        copies -= min(s.chunk, answers)
+    head = max(2 * own, copies * vocabulary * wide + own)
+    scoring = _pass(s, s.rollout_rows, 0 if s.full else head)
     positions = s.class_rows * s.answer
     per_entry = _CLASS_BYTES + (_CHUNK_BEFORE if positions > s.chunk else 0)
     masses = min(s.chunk, positions) * vocabulary * per_entry * wide // FLOAT32
-    class_own = 2 * _own_logits(s, s.class_rows)
-    parts = [
-        Part(
-            "scoring workspace",
-            _pass(s, s.rollout_rows, copies * vocabulary * wide + own),
-            (SCORING,),
-        ),
-        Part("class mass workspace", _pass(s, s.class_rows, masses + class_own), (MASSES,)),
-    ]
-    if s.full:
-        both = 2 * answers * vocabulary * wide
-        parts.append(Part("teacher and base log-probs", both, (SCORING, BACKWARD)))
+    class_own = _own_logits(s, s.class_rows)
+    masses = max(2 * class_own, masses + class_own)
+    parts = [Part("class mass workspace", _pass(s, s.class_rows, masses), (MASSES,))]
+    if not (s.full and own):
+        parts.append(Part("scoring workspace", scoring, (SCORING,)))
+    if s.full and not own:
+        both = answers * (s.teacher.hidden + s.student.hidden) * s.item
+        parts.append(Part("teacher and base states", both, (SCORING, BACKWARD)))
     return parts
 
 
@@ -201,14 +202,19 @@ def _backward(s: Setup) -> Sequence[Part]:
     """Activations of a part of the batch, and the head on top of them."""
     sizes, answers = s.student, s.micro_rows * s.answer
     wide = max(s.item, FLOAT32)
+    chunk, twice = min(s.chunk, answers), True
     if s.full:
-        head = answers * sizes.vocabulary * _FULL_BYTES * wide // FLOAT32
+        chunk, twice = loss_chunks(answers, sizes.vocabulary, s.chunk, cpu=not s.cuda)
+    per_entry = _FULL_BYTES if s.full else _HEAD_COPIES * FLOAT32
+    kept = 0 if twice else (answers - chunk) * _FULL_KEPT
+    logits = (chunk * per_entry + kept) * sizes.vocabulary * wide // FLOAT32
+    # An adapter leaves the head alone, and a model's own forward goes over it once.
+    gradient = sizes.vocabulary * sizes.hidden * s.item if s.adapter is None else 0
+    if s.full and (not twice or not sizes.plain_head):
+        head = max(logits, gradient)
     else:
-        # An adapter leaves the head alone.
-        gradient = sizes.vocabulary * sizes.hidden * s.item if s.adapter is None else 0
         # The gradient of the head's weight, that of a chunk, and their sum; the first is not there
         # in addition where gradients of earlier parts are counted whole.
-        logits = min(s.chunk, answers) * sizes.vocabulary * wide * _HEAD_COPIES
         head = max(logits, 2 * gradient) + (0 if _accumulates(s) and s.stage < 2 else gradient)
     length = s.prompt + s.answer
     if s.recompute:
@@ -216,12 +222,15 @@ def _backward(s: Setup) -> Sequence[Part]:
         again = layer_kept(sizes, s.micro_rows, length, s.item)
         # On the way back through one, gradients of two of its feed-forward width.
         again += s.micro_rows * length * 2 * sizes.intermediate * s.item
+        if s.stage == 0 and s.adapter is None and not _accumulates(s):
+            # Beside the last one the gradients of all others; those of an adapter are few.
+            again += s.trained * s.trained_item
         head = max(head, again)
     # The answers' hidden states are copied.
     head += answers * sizes.hidden * s.item
-    # What the cap keeps and a copy; their gradient.
+    # What the cap keeps and a copy; their gradient. With the full estimator those of the others.
     own = _own_logits(s, s.micro_rows)
-    head += own
+    head += own * (3 if s.full else 1)
     kept = 2 * own + activations(sizes, s.micro_rows, length, s.item, recompute=s.recompute)
     if s.adapter is not None and not s.recompute:
         kept += s.micro_rows * length * _with_adapter(s, s.adapter)

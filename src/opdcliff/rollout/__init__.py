@@ -13,11 +13,14 @@ from opdcliff.rollout.draws import (
     Rollout,
 )
 from opdcliff.rollout.scoring import (
+    ChunkLoss,
     ScoringModule,
-    completion_full_logp,
+    completion_features,
     completion_logp,
+    features_logp,
     has_plain_head,
     iter_full_logp,
+    loss_chunks,
 )
 from opdcliff.rollout.step_package import StepError, build_step, offer_step, step_facts
 
@@ -27,14 +30,17 @@ __all__ = [
     "FORCED_STREAM",
     "TEACHER_STREAM",
     "TRAIN_STREAM",
+    "ChunkLoss",
     "Rollout",
     "ScoringModule",
     "StepError",
     "build_step",
-    "completion_full_logp",
+    "completion_features",
     "completion_logp",
+    "features_logp",
     "has_plain_head",
     "iter_full_logp",
+    "loss_chunks",
     "offer_step",
     "refusal",
     "sample",

@@ -1,14 +1,15 @@
 """Log-probs of completion tokens under a causal language model, without keeping all its logits.
 
 Axes in names: B batch, L prompt + completion, T completion tokens (the last T of L), V vocabulary,
-D hidden size, N = B*T flattened completion tokens (row b, token t is n = b*T + t), n one chunk.
+D hidden size, X what the head reads (D, or V where the model has no plain head), N = B*T flattened
+completion tokens (row b, token t is n = b*T + t), n one chunk.
 Prompts are padded on the left, completions on the right; `attention_BL` is 1 on real tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,24 @@ _HEAD_FIELDS: dict[str, tuple[Any, ...]] = {
     "logits_mup_width_multiplier": (None, 1.0),
     "unpadded_vocab_size": (None,),
 }
+
+# Logits of a chunk of `completion_loss`, on the CPU and elsewhere; a loss over the vocabulary holds
+# about a dozen tensors of that many numbers at once. On the CPU 32 MiB in float32, the largest
+# block that glibc keeps for the next one: with twice as much an update took 1.5 times as long. On
+# a GPU 128 MiB: every chunk reads the head's weight and writes a gradient of it, so few tokens in
+# a chunk cost time there.
+CPU_CHUNK_LOGITS, CHUNK_LOGITS = 2**23, 2**25
+
+
+class ChunkLoss(Protocol):
+    """A loss over the vocabulary, of some of the completion tokens."""
+
+    def __call__(self, logp_nV: Tensor, *beside_n: Tensor) -> tuple[Tensor, ...]:
+        """The loss of these tokens, a scalar to be summed; then values per token, each of shape n.
+
+        logp_nV: log-probs with gradient. beside_n: the chunk's rows of what is known per token.
+        """
+        ...
 
 
 def has_plain_head(model: PreTrainedModel) -> bool:
@@ -66,43 +85,15 @@ def completion_logp(
     where a loss gives it none. Values at padding positions mean nothing, and are not NaN.
     Raises ConfigError for a temperature that is not positive.
     """
+    _check(temperature)
     target_N = ids_BL[:, -completion_length:].flatten()
-    chunks = _map_chunks(
-        model,
-        ids_BL,
-        attention_BL,
-        completion_length,
-        temperature=temperature,
-        chunk_tokens=chunk_tokens,
-        target_N=target_N,
-    )
-    return torch.cat([logp_n for _, logp_n in chunks]).view(-1, completion_length)
-
-
-def completion_full_logp(
-    model: PreTrainedModel,
-    ids_BL: Tensor,
-    attention_BL: Tensor,
-    completion_length: int,
-    *,
-    temperature: float,
-) -> Tensor:
-    """Log-probs of the whole vocabulary at each completion position, shape BTV, nats.
-
-    For small vocabularies: it holds B*T*V floats, and as many again for the gradient.
-    `temperature`, precision and errors as in `completion_logp`.
-    """
-    batch = ids_BL.shape[0]
-    ((_, logp_NV),) = _map_chunks(
-        model,
-        ids_BL,
-        attention_BL,
-        completion_length,
-        temperature=temperature,
-        chunk_tokens=batch * completion_length,
-        target_N=None,
-    )
-    return logp_NV.view(batch, completion_length, -1)
+    features_NX = completion_features(model, ids_BL, attention_BL, completion_length).flatten(0, 1)
+    head = _head(model)
+    logp = [
+        _again(_chunk_logp, head, features_NX[part], target_N[part], temperature)
+        for part in _parts(len(features_NX), chunk_tokens)
+    ]
+    return torch.cat(logp).view(-1, completion_length)
 
 
 @torch.no_grad()
@@ -115,20 +106,96 @@ def iter_full_logp(
     temperature: float,
     chunk_tokens: int,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """`completion_full_logp` for large vocabularies: chunks of it, without gradient.
+    """Log-probs of the whole vocabulary at each completion token, nats, without gradient.
+
+    temperature, precision and errors: as in `completion_logp`.
 
     Yields (slice, logp_nV): the slice indexes the N = B*T completion tokens flattened row by row,
     so a BT tensor meets its chunk as `x_BT.flatten()[slice]`.
     """
-    yield from _map_chunks(
-        model,
-        ids_BL,
-        attention_BL,
-        completion_length,
-        temperature=temperature,
-        chunk_tokens=chunk_tokens,
-        target_N=None,
+    _check(temperature)
+    features_NX = completion_features(model, ids_BL, attention_BL, completion_length).flatten(0, 1)
+    for part in _parts(len(features_NX), chunk_tokens):
+        yield part, features_logp(model, features_NX[part], temperature)
+
+
+def loss_chunks(tokens: int, vocabulary: int, chunk_tokens: int, *, cpu: bool) -> tuple[int, bool]:
+    """How `completion_loss` goes about N = tokens: tokens in a chunk, and whether chunks run twice.
+
+    A chunk has as many tokens as `CHUNK_LOGITS` allows, at most chunk_tokens. Where all N have no
+    more logits than that, everything is kept and nothing runs twice.
+    """
+    most = CPU_CHUNK_LOGITS if cpu else CHUNK_LOGITS
+    size = min(chunk_tokens, max(1, most // vocabulary))
+    return min(size, tokens), tokens * vocabulary > most
+
+
+def completion_loss(
+    model: PreTrainedModel,
+    ids_BL: Tensor,
+    attention_BL: Tensor,
+    completion_length: int,
+    loss: ChunkLoss,
+    beside: Sequence[Tensor],
+    *,
+    temperature: float,
+    chunk_tokens: int,
+) -> tuple[Tensor, ...]:
+    """A loss over the vocabulary at every completion token: its sum, and its values per token (BT).
+
+    The backbone runs once. Head and `loss` run chunk by chunk and, where the logits are many, again
+    in the backward pass, so that tensors with V entries exist for the tokens of one chunk only
+    (`loss_chunks`; see `has_plain_head` for the exception).
+
+    beside: what the loss needs to know of each token, each of shape BT or BTX; without gradient.
+    chunk_tokens: at most so many in a chunk. temperature, precision, errors: as `completion_logp`.
+    """
+    _check(temperature)
+    features_NX = completion_features(model, ids_BL, attention_BL, completion_length).flatten(0, 1)
+    vocabulary = model.config.get_text_config().vocab_size
+    size, twice = loss_chunks(
+        len(features_NX), vocabulary, chunk_tokens, cpu=features_NX.device.type == "cpu"
     )
+    run = _again if twice else _once
+    beside_N = [tensor.flatten(0, 1) for tensor in beside]
+    head, losses, values = _head(model), [], []
+    for part in _parts(len(features_NX), size):
+        beside_n = (tensor[part] for tensor in beside_N)
+        chunk_loss, *chunk_values = run(
+            _chunk_loss, loss, head, features_NX[part], temperature, *beside_n
+        )
+        losses.append(chunk_loss)
+        values.append(chunk_values)
+    per_token = [torch.cat(chunks) for chunks in zip(*values, strict=True)]
+    return torch.stack(losses).sum(), *(value.view(-1, completion_length) for value in per_token)
+
+
+def completion_features(
+    model: PreTrainedModel, ids_BL: Tensor, attention_BL: Tensor, completion_length: int
+) -> Tensor:
+    """What `features_logp` makes log-probs of each completion token of, shape BTX.
+
+    Hidden states before the head (X = D); logits (X = V) where the model has no plain head.
+    """
+    inputs = {
+        "input_ids": ids_BL,
+        "attention_mask": attention_BL,
+        # Counted from the first real token: left padding must not shift the positions.
+        "position_ids": (attention_BL.long().cumsum(-1) - 1).clamp(min=0),
+        "use_cache": False,
+    }
+    features_BLX: Tensor = (
+        model.base_model(**inputs).last_hidden_state
+        if has_plain_head(model)
+        else model(**inputs, logits_to_keep=completion_length + 1).logits
+    )
+    # Position i predicts token i + 1, hence the shift by one against the completion itself.
+    return features_BLX[:, -completion_length - 1 : -1]
+
+
+def features_logp(model: PreTrainedModel, features_nX: Tensor, temperature: float) -> Tensor:
+    """Log-probs of the whole vocabulary from `completion_features`, shape nV, nats."""
+    return _chunk_logp(_head(model), features_nX, None, temperature)
 
 
 class ScoringModule(nn.Module):
@@ -147,66 +214,56 @@ class ScoringModule(nn.Module):
         self.chunk_tokens = chunk_tokens
 
     def forward(
-        self, ids_BL: Tensor, attention_BL: Tensor, completion_length: int, full: bool = False
-    ) -> Tensor:
-        """`completion_full_logp` (shape BTV) if `full`, else `completion_logp` (shape BT)."""
+        self,
+        ids_BL: Tensor,
+        attention_BL: Tensor,
+        completion_length: int,
+        loss: ChunkLoss | None = None,
+        beside: Sequence[Tensor] = (),
+    ) -> Tensor | tuple[Tensor, ...]:
+        """`completion_logp` (shape BT), or `completion_loss` if a loss is given."""
         inputs = (self.model, ids_BL, attention_BL, completion_length)
-        if full:
-            return completion_full_logp(*inputs, temperature=self.temperature)
-        return completion_logp(
-            *inputs, temperature=self.temperature, chunk_tokens=self.chunk_tokens
-        )
+        options: dict[str, Any] = {
+            "temperature": self.temperature,
+            "chunk_tokens": self.chunk_tokens,
+        }
+        if loss is None:
+            return completion_logp(*inputs, **options)
+        return completion_loss(*inputs, loss, beside, **options)
 
 
-def _map_chunks(
-    model: PreTrainedModel,
-    ids_BL: Tensor,
-    attention_BL: Tensor,
-    completion_length: int,
-    *,
-    temperature: float,
-    chunk_tokens: int,
-    target_N: Tensor | None,
-) -> Iterator[tuple[slice, Tensor]]:
-    """Chunks of log-probs: of the targets if given, else of the whole vocabulary."""
+def _check(temperature: float) -> None:
     if not temperature > 0:
         raise ConfigError(
             f"scoring temperature {temperature}: it must be > 0 and equal to the sampling one"
         )
-    plain = has_plain_head(model)
-    features_BLX = _features(model, ids_BL, attention_BL, completion_length, plain)
-    # Position i predicts token i + 1, hence the shift by one against the completion itself.
-    features_NX = features_BLX[:, -completion_length - 1 : -1].flatten(0, 1)
-    head = model.get_output_embeddings() if plain else nn.Identity()
-    for start in range(0, features_NX.shape[0], chunk_tokens):
-        part = slice(start, start + chunk_tokens)
-        target_n = None if target_N is None else target_N[part]
-        inputs = (head, features_NX[part], target_n, temperature)
-        if target_N is not None and torch.is_grad_enabled():
-            # The head draws no random numbers, so there is no generator state to restore.
-            logp = checkpoint(_chunk_logp, *inputs, use_reentrant=False, preserve_rng_state=False)
-        else:
-            logp = _chunk_logp(*inputs)
-        yield part, logp
 
 
-def _features(
-    model: PreTrainedModel, ids_BL: Tensor, attention_BL: Tensor, length: int, plain: bool
-) -> Tensor:
-    """Hidden states (D last) for a plain head, else logits (V last), of the last tokens."""
-    inputs = {
-        "input_ids": ids_BL,
-        "attention_mask": attention_BL,
-        # Counted from the first real token: left padding must not shift the positions.
-        "position_ids": (attention_BL.long().cumsum(-1) - 1).clamp(min=0),
-        "use_cache": False,
-    }
-    features: Tensor = (
-        model.base_model(**inputs).last_hidden_state
-        if plain
-        else model(**inputs, logits_to_keep=length + 1).logits
-    )
-    return features
+def _head(model: PreTrainedModel) -> nn.Module:
+    return model.get_output_embeddings() if has_plain_head(model) else nn.Identity()
+
+
+def _parts(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, start + size)
+
+
+def _again(function: Any, *inputs: Any) -> Any:
+    """The function's value; where a gradient is wanted, it is run again in the backward pass."""
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    # The head draws no random numbers, so there is no generator state to restore.
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+def _once(function: Any, *inputs: Any) -> Any:
+    return function(*inputs)
+
+
+def _chunk_loss(
+    loss: ChunkLoss, head: nn.Module, features_nX: Tensor, temperature: float, *beside_n: Tensor
+) -> tuple[Tensor, ...]:
+    return loss(_chunk_logp(head, features_nX, None, temperature), *beside_n)
 
 
 def _chunk_logp(

@@ -1,6 +1,6 @@
-"""The on-policy distillation objective: extrapolated advantage, clip rules, sampled and full loss.
+"""The on-policy distillation objective: extrapolated advantage, clip rules, sampled loss.
 
-Axes in names: B batch, T completion tokens, V vocabulary, K kept vocabulary entries.
+Axes in names: B batch, T completion tokens.
 Three distributions meet at every position: pi_S the student being trained (the only one with a
 gradient), pi_T the frozen teacher, pi_B the frozen warm-start student ("base").
 All log-probs are natural logarithms at the temperature of the rollouts.
@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from opdcliff.errors import ConfigError
 from opdcliff.theory import ClipRule
@@ -37,15 +36,6 @@ class LossOutput(NamedTuple):
     advantage_BT: Tensor
     clipped_BT: Tensor
     kl_BT: Tensor
-
-
-class FoldedLogp(NamedTuple):
-    """Log-probs over K kept entries and one remainder entry, from `fold_topk`."""
-
-    student_BTK: Tensor
-    teacher_BTK: Tensor
-    base_BTK: Tensor | None
-    index_BTK: Tensor
 
 
 def extrapolated_advantage(
@@ -170,98 +160,6 @@ def sampled_loss(
         clipped_BT.to(advantage_BT.dtype),
         -log_ratio_BT,
     )
-
-
-def full_loss(
-    logp_student_BTV: Tensor,
-    logp_teacher_BTV: Tensor,
-    logp_base_BTV: Tensor | None,
-    mask_BT: Tensor,
-    *,
-    lam: float,
-    rule: ClipRule,
-    strength: float | None,
-    token_count: int,
-    index_BTK: Tensor | None = None,
-) -> LossOutput:
-    """Loss whose gradient is the exact expectation of the sampled one over the next token.
-
-    grad L = -(1/N) sum_t sum_a pi_S(a) w(a) A(a) grad log pi_S(a), with w from `clip_weight` for
-    each vocabulary entry. The value is -(1/N) sum_t sum_a pi_S(a) w(a) A(a): at lam = 1 without
-    a clip it is the reverse KL(pi_S || pi_T) per token.
-
-    mask_BT, token_count, forbidden entries: as in `sampled_loss`. Entries may also be those of
-    `fold_topk`, with its `index_BTK` for errors.
-    Raises ConfigError: no base at lam != 1, a rule on pi_theta/pi_old.
-    Raises ModelError: teacher or base forbids an entry that counts.
-    Source: [M] docs/theory.md, point 13.
-    """
-    mass_BTV = logp_student_BTV.detach().exp()
-    dead_BTV = dead_entries(logp_student_BTV)
-    detached_BTV = zeroed(logp_student_BTV.detach(), dead_BTV)
-    logp_teacher_BTV, logp_base_BTV = (
-        zeroed(logp_teacher_BTV, dead_BTV),
-        zeroed(logp_base_BTV, dead_BTV),
-    )
-    advantage_BTV = extrapolated_advantage(logp_teacher_BTV, detached_BTV, logp_base_BTV, lam)
-    log_ratio_BTV = logp_teacher_BTV.detach() - detached_BTV
-    weight_BTV = clip_weight(rule, strength, log_ratio_BTV)
-    padding_BT = ~mask_BT.bool()
-    advantage_BTV, log_ratio_BTV = settle(
-        advantage_BTV,
-        log_ratio_BTV,
-        weight_BTV,
-        logp_teacher_BTV,
-        logp_base_BTV,
-        ~padding_BT[..., None],
-        lam=lam,
-        index=None if index_BTK is None else F.pad(index_BTK, (0, 1), value=-1),
-        sampled=False,
-    )
-    coefficient_BTV = (weight_BTV * advantage_BTV).masked_fill(padding_BT[..., None], 0.0)
-    return LossOutput(
-        -(coefficient_BTV * logp_student_BTV.exp()).sum() / token_count,
-        (mass_BTV * advantage_BTV).sum(-1).masked_fill(padding_BT, 0.0),
-        (mass_BTV * (weight_BTV < 1.0)).sum(-1).masked_fill(padding_BT, 0.0),
-        -(mass_BTV * log_ratio_BTV).sum(-1).masked_fill(padding_BT, 0.0),
-    )
-
-
-def fold_topk(
-    logp_student_BTV: Tensor, logp_teacher_BTV: Tensor, logp_base_BTV: Tensor | None, keep: int
-) -> FoldedLogp:
-    """Keep the `keep` entries with the largest pi_T + pi_S and fold the others into one.
-
-    The last of the keep + 1 entries holds, for each model, the log of its left-over mass. From
-    there on the remainder is treated as one token: one ratio, one clip decision, one advantage.
-    That is exact for the kept entries, and for the remainder where the three models agree on its
-    inner shape; tail tokens inside it are no longer clipped one by one.
-    The student's gradient flows through the remainder too. A remainder of forbidden entries alone
-    is forbidden (-inf), with a gradient of 0.
-    index_BTK: vocabulary ids of the kept entries, shape [B, T, keep], largest first.
-    Raises ConfigError unless 1 <= keep < V: at keep = V there is nothing to fold.
-    Source: [D] docs/theory.md, point 13.
-    """
-    vocabulary = logp_student_BTV.shape[-1]
-    if not 1 <= keep < vocabulary:
-        raise ConfigError(
-            f"keep={keep} of {vocabulary} vocabulary entries: allowed are 1 to {vocabulary - 1}; "
-            "for the whole vocabulary call full_loss without folding"
-        )
-    joint_BTV = torch.logaddexp(logp_student_BTV.detach(), logp_teacher_BTV.detach())
-    index_BTK = joint_BTV.topk(keep, dim=-1).indices
-
-    def fold(logp_BTV: Tensor) -> Tensor:
-        rest_BTV = logp_BTV.scatter(-1, index_BTK, -math.inf)
-        # The gradient of a logsumexp over nothing is NaN, so it is taken over zeros instead.
-        empty_BT1 = rest_BTV.detach().amax(-1, keepdim=True).isneginf()
-        if empty_BT1.any():
-            rest_BTV = rest_BTV.masked_fill(empty_BT1, 0.0)
-        rest_BT1 = rest_BTV.logsumexp(-1, keepdim=True).masked_fill(empty_BT1, -math.inf)
-        return torch.cat([logp_BTV.gather(-1, index_BTK), rest_BT1], dim=-1)
-
-    base_BTK = None if logp_base_BTV is None else fold(logp_base_BTV)
-    return FoldedLogp(fold(logp_student_BTV), fold(logp_teacher_BTV), base_BTK, index_BTK)
 
 
 def _policy_objective(

@@ -11,26 +11,32 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from opdcliff.calibration import CLASSES
 from opdcliff.data import Example, Splits
 from opdcliff.engine import Engine
 from opdcliff.models import Trio, batch_of_update, sample_answers
-from opdcliff.rollout import TRAIN_STREAM, Rollout, completion_full_logp, completion_logp
+from opdcliff.rollout import TRAIN_STREAM, Rollout, completion_logp
 from opdcliff.settings import RunConfig
 from opdcliff.theory import ClipRule
-from opdcliff.training.objective import LossOutput, fold_topk, full_loss, sampled_loss
+from opdcliff.training.full_objective import ChunkObjective, Frozen
+from opdcliff.training.objective import LossOutput, sampled_loss
 from opdcliff.training.running_means import RunningMeans, Timed
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A rollout batch of this rank, scored once under the frozen models."""
+    """A rollout batch of this rank, scored once under the frozen models.
+
+    teacher, base: log-probs of the sampled tokens (BT), or for the full estimator what it makes
+    log-probs of the vocabulary of. base: None at lam = 1. old: log-probs of the sampling policy.
+    """
 
     examples: list[Example]
     rollout: Rollout
-    teacher: Tensor
-    base: Tensor | None
+    teacher: Tensor | Frozen
+    base: Tensor | Frozen | None
     old: Tensor | None
     token_count: int
 
@@ -60,28 +66,30 @@ def sample_batch(
     meter.add("train/compiled_rollouts", float(rollout.compiled), 1)
     with Timed(meter, "score"), torch.no_grad():
         length = rollout.mask_BT.shape[1]
-        teacher = _frozen_logp(trio.teacher, engine.level(rollout), config)[:, :length]
+        teacher = _frozen(trio.teacher, engine.level(rollout), length, config)
         # At lam = 1, warm-up included, the base drops out of the advantage.
-        base = None if lam == 1.0 else _frozen_logp(trio.base, rollout, config)
+        base = None if lam == 1.0 else _frozen(trio.base, rollout, length, config)
         old = None
         if ClipRule(config.clip.rule).uses_policy_ratio:
-            old = _student_logp(engine, rollout, slice(None), full=False)
+            old = engine.score(rollout.ids_BL, rollout.attention_BL, length)
     tokens = engine.sum_over_ranks(float(rollout.mask_BT.sum()))
     return Batch(examples, rollout, teacher, base, old, int(tokens))
 
 
-def _frozen_logp(model: Any, rollout: Rollout, config: RunConfig) -> Tensor:
-    inputs = (model, rollout.ids_BL, rollout.attention_BL, rollout.mask_BT.shape[1])
-    temperature = config.rollout.temperature
+def _frozen(
+    model: PreTrainedModel, rollout: Rollout, length: int, config: RunConfig
+) -> Tensor | Frozen:
     if config.optim.estimator == "full":
-        return completion_full_logp(*inputs, temperature=temperature)
-    chunk = config.engine.score_chunk_tokens
-    return completion_logp(*inputs, temperature=temperature, chunk_tokens=chunk)
-
-
-def _student_logp(engine: Engine, rollout: Rollout, rows: slice, *, full: bool) -> Tensor:
-    length = rollout.mask_BT.shape[1]
-    return engine.score(rollout.ids_BL[rows], rollout.attention_BL[rows], length, full)
+        return Frozen.of(model, rollout, length)
+    logp_BT = completion_logp(
+        model,
+        rollout.ids_BL,
+        rollout.attention_BL,
+        rollout.mask_BT.shape[1],
+        temperature=config.rollout.temperature,
+        chunk_tokens=config.engine.score_chunk_tokens,
+    )
+    return logp_BT[:, :length]
 
 
 def accumulate(
@@ -101,25 +109,38 @@ def accumulate(
 def _loss(
     config: RunConfig, rule: ClipRule, lam: float, batch: Batch, engine: Engine, rows: slice
 ) -> LossOutput:
-    full = config.optim.estimator == "full"
-    student = _student_logp(engine, batch.rollout, rows, full=full)
-    teacher = batch.teacher[rows]
-    base = None if batch.base is None else batch.base[rows]
-    mask_BT = batch.rollout.mask_BT[rows]
+    rollout, teacher, base = batch.rollout, batch.teacher, batch.base
+    mask_BT = rollout.mask_BT[rows]
+    inputs = (rollout.ids_BL[rows], rollout.attention_BL[rows], mask_BT.shape[1])
     common: dict[str, Any] = {
         "lam": lam,
         "rule": rule,
         "strength": config.clip.strength,
         "token_count": batch.token_count,
     }
-    if not full:
-        old = None if batch.old is None else batch.old[rows]
-        common |= {"logp_old_BT": old, "token_BT": batch.rollout.completion_BT[rows]}
-        return sampled_loss(student, teacher, base, mask_BT, **common)
-    index = None
-    if config.optim.topk is not None:
-        student, teacher, base, index = fold_topk(student, teacher, base, config.optim.topk)
-    return full_loss(student, teacher, base, mask_BT, index_BTK=index, **common)
+    if isinstance(teacher, Frozen):
+        # While lam warms up from 1, no base is read.
+        extended = base if isinstance(base, Frozen) and lam != 1.0 else None
+        frozen = [teacher] if extended is None else [teacher, extended]
+        objective = ChunkObjective(
+            teacher.model,
+            None if extended is None else extended.model,
+            config.rollout.temperature,
+            config.optim.topk,
+            **common,
+        )
+        beside = [mask_BT, *(model.features(rows) for model in frozen)]
+        return LossOutput(*engine.loss(*inputs, objective, beside))
+    assert not isinstance(base, Frozen), "both are scored alike"
+    return sampled_loss(
+        engine.score(*inputs),
+        teacher[rows],
+        None if base is None else base[rows],
+        mask_BT,
+        logp_old_BT=None if batch.old is None else batch.old[rows],
+        token_BT=rollout.completion_BT[rows],
+        **common,
+    )
 
 
 def log_tokens(
