@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from made_models import PAD, make_splits
@@ -17,10 +17,11 @@ from transformers import GenerationConfig, PreTrainedModel
 from opdcliff.data import Splits
 from opdcliff.engine.single import SingleEngine
 from opdcliff.models import Trio
-from opdcliff.rollout import Rollout, completion_full_logp, completion_logp
+from opdcliff.rollout import Rollout, completion_features, completion_logp, features_logp
 from opdcliff.settings import RunConfig
 from opdcliff.theory import ClipRule
-from opdcliff.training.objective import full_loss, sampled_loss
+from opdcliff.training.full_objective import full_loss
+from opdcliff.training.objective import sampled_loss
 from opdcliff.training.running_means import RunningMeans
 from opdcliff.training.update import Batch, accumulate, sample_batch
 
@@ -62,8 +63,7 @@ class Ours:
 
     def gradient(self, batch: Batch) -> float:
         """The loss of a batch, whose gradient is then in the student's parameters."""
-        outputs = accumulate(self.config, self.rule, self.lam, batch, self.engine)
-        return sum(float(part.loss.detach()) for part in outputs)
+        return float(accumulate(self.config, self.rule, self.lam, batch, self.engine).loss)
 
     def update(self) -> None:
         self.batch = self.sample()
@@ -159,15 +159,19 @@ def our_loss(
 ) -> Tensor:
     """This project's loss of given answers, by its own scoring and objective."""
     inputs = (rollout.ids_BL, rollout.attention_BL, rollout.mask_BT.shape[1])
-    logp: Callable[..., Tensor] = completion_full_logp if full else completion_logp
-    options: dict[str, Any] = {"temperature": config.rollout.temperature}
-    if not full:
-        options["chunk_tokens"] = config.engine.score_chunk_tokens
+    temperature = config.rollout.temperature
+
+    def logp(model: PreTrainedModel) -> Tensor:
+        if full:
+            return features_logp(model, completion_features(model, *inputs), temperature)
+        chunk = config.engine.score_chunk_tokens
+        return completion_logp(model, *inputs, temperature=temperature, chunk_tokens=chunk)
+
     with torch.no_grad():
-        teacher = logp(trio.teacher, *inputs, **options)
-        base = None if lam == 1.0 else logp(trio.base, *inputs, **options)
+        teacher = logp(trio.teacher)
+        base = None if lam == 1.0 else logp(trio.base)
     return (full_loss if full else sampled_loss)(
-        logp(student, *inputs, **options),
+        logp(student),
         teacher,
         base,
         rollout.mask_BT,

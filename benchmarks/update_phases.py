@@ -14,10 +14,12 @@ from update_floors import PHASES, seconds_of, waiting
 
 from opdcliff.engine.single import SingleEngine
 from opdcliff.models import Trio, batch_of_update, sample_answers
-from opdcliff.rollout import TRAIN_STREAM, Rollout, completion_logp
+from opdcliff.rollout import TRAIN_STREAM, Rollout
 from opdcliff.settings import RunConfig
 from opdcliff.theory import ClipRule
-from opdcliff.training.update import Batch, accumulate
+from opdcliff.training.full_objective import Frozen
+from opdcliff.training.parts import parts_of, unchanged
+from opdcliff.training.update import Batch, accumulate, score_frozen
 
 LAM = 1.5
 GIB = 2**30
@@ -43,16 +45,16 @@ class Update:
             stream=TRAIN_STREAM,
         )
 
-    def _score(self, model: Any) -> torch.Tensor:
-        length = self.rollout.mask_BT.shape[1]
+        self.parts = parts_of(self.rollout, self.config.engine.micro_batch, ranks=1)
+
+    def _score(self, model: Any) -> torch.Tensor | Frozen:
         with torch.no_grad():
-            return completion_logp(
+            return score_frozen(
                 model,
-                self.rollout.ids_BL,
-                self.rollout.attention_BL,
-                length,
-                temperature=self.config.rollout.temperature,
-                chunk_tokens=self.config.engine.score_chunk_tokens,
+                rollout=self.rollout,
+                parts=self.parts,
+                level=unchanged,
+                config=self.config,
             )
 
     def teacher(self) -> None:
@@ -67,7 +69,9 @@ class Update:
         """The gradient of the batch."""
         examples = [example for _, example in self.numbered]
         count = int(self.rollout.mask_BT.sum())
-        batch = Batch(examples, self.rollout, self.of_teacher, self.of_base, None, count)
+        batch = Batch(
+            examples, self.rollout, self.parts, self.of_teacher, self.of_base, None, count
+        )
         accumulate(self.config, ClipRule.MASK, LAM, batch, self.engine)
 
     def step(self) -> None:

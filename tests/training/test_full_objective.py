@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from opdcliff.rollout.sampler import Rollout
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -23,10 +22,12 @@ from opdcliff.engine.single import SingleEngine
 from opdcliff.errors import ConfigError, ModelError
 from opdcliff.models.trio import Trio, fresh_student
 from opdcliff.rollout import scoring
+from opdcliff.rollout.draws import Rollout
 from opdcliff.settings.schema import LoraConfig, RunConfig
 from opdcliff.theory.clip_rules import ClipRule
 from opdcliff.training.full_objective import Frozen, fold_topk, full_loss
 from opdcliff.training.objective import LossOutput
+from opdcliff.training.parts import unchanged
 from opdcliff.training.update import Batch, accumulate
 from whole_logp import completion_full_logp
 
@@ -70,11 +71,15 @@ class World:
         config.engine.score_chunk_tokens = chunk or 4096
         return config
 
-    def batch(self) -> Batch:
-        teacher, base = (Frozen.of(m, self.rollout, ANSWER) for m in (self.teacher, self.base))
+    def batch(self, micro: int = ROWS) -> Batch:
+        """Its parts are rows as they come, so that their sizes are known."""
+        parts = list(torch.arange(ROWS).split(micro))
+        teacher, base = (
+            Frozen.of(m, self.rollout, parts, unchanged) for m in (self.teacher, self.base)
+        )
         count = int(self.rollout.mask_BT.sum())
         examples = [markov.example(i) for i in range(ROWS)]
-        return Batch(examples, self.rollout, teacher, base, None, count)
+        return Batch(examples, self.rollout, parts, teacher, base, None, count)
 
     def chunked(self, chunk: int | None = None, micro: int = ROWS, **engine: Any) -> Found:
         """What an update makes, as the loop does it."""
@@ -82,7 +87,7 @@ class World:
         vars(config.engine).update(engine)
         self.student.zero_grad()
         one = SingleEngine(self.student, config)
-        return found(accumulate(config, self.rule, self.lam, self.batch(), one), self.student)
+        return found(accumulate(config, self.rule, self.lam, self.batch(micro), one), self.student)
 
     def whole(self) -> Found:
         """The same of log-probs of all tokens at once."""
@@ -106,7 +111,7 @@ class World:
             index_BTK=index,
         )
         output.loss.backward()  # type: ignore[no-untyped-call]
-        return found([output], self.student)
+        return found(output, self.student)
 
 
 @dataclass
@@ -127,15 +132,11 @@ class Found:
             torch.testing.assert_close(gradient, other.gradients[name], **options)
 
 
-def found(outputs: list[LossOutput], student: PreTrainedModel) -> Found:
-    per_token = [torch.stack([p.advantage_BT, p.clipped_BT, p.kl_BT]) for p in outputs]
+def found(output: LossOutput, student: PreTrainedModel) -> Found:
+    per_token = torch.stack([output.advantage_BT, output.clipped_BT, output.kl_BT])
     gradients = {n: p.grad.clone() for n, p in student.named_parameters() if p.grad is not None}
     assert max(float(g.abs().max()) for g in gradients.values()) > 1e-3
-    return Found(
-        torch.stack([part.loss.detach() for part in outputs]).sum(),
-        torch.cat(per_token, 1).detach(),
-        gradients,
-    )
+    return Found(output.loss.detach(), per_token.detach(), gradients)
 
 
 def world(

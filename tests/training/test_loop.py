@@ -49,6 +49,7 @@ NAMES = {
 NAMES_AFTER_UPDATES = NAMES | {
     *(f"train/clip_fraction/{name}" for name in (*CLASSES, "all")),
     *("train/advantage_mean", "train/kl_teacher", "train/loss", "train/grad_norm"),
+    "train/compiled_rollouts",
     *("time/generate_s", "time/score_s", "time/update_s"),
 }
 

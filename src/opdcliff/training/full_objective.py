@@ -10,6 +10,7 @@ vocabulary exist for one chunk only.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from opdcliff.rollout import Rollout, completion_features, features_logp, has_pl
 from opdcliff.theory import ClipRule
 from opdcliff.training.forbidden import dead_entries, settle, zeroed
 from opdcliff.training.objective import LossOutput, clip_weight, extrapolated_advantage
+from opdcliff.training.parts import by_parts
 
 
 class FoldedLogp(NamedTuple):
@@ -131,34 +133,44 @@ def fold_topk(
 class Frozen:
     """A frozen model over one rollout batch: what its head makes log-probs of.
 
-    rollout: the batch, padded as the engine scores it (`Engine.level`). length: T of the batch.
-    kept_BTX: hidden states of all answers; None for a model without a plain head, whose features
-    are logits: those are made again for the answers at hand, and never exist for the whole batch.
+    level: pads answers as the model is run on them (`Engine.level`). kept_BTX: hidden states of all
+    answers; None for a model without a plain head, whose features are logits: those are made again
+    for the answers at hand, and never exist for the whole batch.
     """
 
     model: PreTrainedModel
-    rollout: Rollout
-    length: int
+    level: Callable[[Rollout], Rollout]
     kept_BTX: Tensor | None
 
     @classmethod
-    def of(cls, model: PreTrainedModel, rollout: Rollout, length: int) -> Frozen:
-        """Run the backbone over the batch, if what it gives can be kept."""
-        made = cls(model, rollout, length, None)
+    def of(
+        cls,
+        model: PreTrainedModel,
+        rollout: Rollout,
+        parts: Sequence[Tensor],
+        level: Callable[[Rollout], Rollout],
+    ) -> Frozen:
+        """Run the backbone over the parts of a batch, if what it gives can be kept."""
+        made = cls(model, level, None)
         if not has_plain_head(model):
             return made
-        return replace(made, kept_BTX=made.features(slice(None)))
+        return replace(made, kept_BTX=by_parts(rollout, parts, made.run))
 
     @torch.no_grad()
-    def features(self, rows: slice) -> Tensor:
-        """Shape BTX, of these answers."""
-        if self.kept_BTX is not None:
-            return self.kept_BTX[rows]
-        ids_BL, attention_BL = self.rollout.ids_BL[rows], self.rollout.attention_BL[rows]
-        width = self.rollout.mask_BT.shape[1]
-        features_BTX = completion_features(self.model, ids_BL, attention_BL, width)
+    def run(self, part: Rollout) -> Tensor:
+        """The model's features of some answers, shape BTX."""
+        even, length = self.level(part), part.mask_BT.shape[1]
+        features_BTX = completion_features(
+            self.model, even.ids_BL, even.attention_BL, even.mask_BT.shape[1]
+        )
         # A copy, beside which those of the prompts need not be kept.
-        return features_BTX[:, : self.length].contiguous()
+        return features_BTX[:, :length].contiguous()
+
+    def features(self, rows: Tensor, part: Rollout) -> Tensor:
+        """The features of a part, which are these rows of the batch; shape BTX."""
+        if self.kept_BTX is None:
+            return self.run(part)
+        return self.kept_BTX[rows, : part.mask_BT.shape[1]]
 
 
 @dataclass(frozen=True)

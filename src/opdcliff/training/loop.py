@@ -121,16 +121,16 @@ def train(
             batch = sample_batch(config, lam, trio, splits, engine, at.update // steps, meter)
             class_BT = label_classes(batch.rollout, batch.examples, modal_sets)
         with Timed(meter, "update"):
-            outputs = accumulate(config, rule, lam_now, batch, engine)
+            output = accumulate(config, rule, lam_now, batch, engine)
             norm = engine.step()
-        loss = engine.sum_over_ranks(sum(float(part.loss.detach()) for part in outputs))
+        loss = engine.sum_over_ranks(float(output.loss))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return RunOutcome(
                 "diverged", at.update, f"loss {loss} and gradient norm {norm} at update {at.update}"
             )
         meter.add("train/loss", loss, 1)
         meter.add("train/grad_norm", norm, 1)
-        log_tokens(meter, outputs, batch.rollout, class_BT)
+        log_tokens(meter, output, batch.rollout, class_BT)
         at.update += 1
         advance(at.update)
 

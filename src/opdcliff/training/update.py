@@ -5,8 +5,9 @@ Axes in names: B batch, T completion tokens, L prompt + completion.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from opdcliff.settings import RunConfig
 from opdcliff.theory import ClipRule
 from opdcliff.training.full_objective import ChunkObjective, Frozen
 from opdcliff.training.objective import LossOutput, sampled_loss
+from opdcliff.training.parts import by_parts, cut, parts_of, unchanged
 from opdcliff.training.running_means import RunningMeans, Timed
 
 
@@ -29,12 +31,14 @@ from opdcliff.training.running_means import RunningMeans, Timed
 class Batch:
     """A rollout batch of this rank, scored once under the frozen models.
 
-    teacher, base: log-probs of the sampled tokens (BT), or for the full estimator what it makes
-    log-probs of the vocabulary of. base: None at lam = 1. old: log-probs of the sampling policy.
+    parts: rows that go through the models together (`parts`). teacher, base: log-probs of the
+    sampled tokens (BT), or for the full estimator what it makes log-probs of the vocabulary of.
+    base: None at lam = 1. old: log-probs of the sampling policy.
     """
 
     examples: list[Example]
     rollout: Rollout
+    parts: list[Tensor]
     teacher: Tensor | Frozen
     base: Tensor | Frozen | None
     old: Tensor | None
@@ -64,54 +68,79 @@ def sample_batch(
             stream=TRAIN_STREAM,
         )
     meter.add("train/compiled_rollouts", float(rollout.compiled), 1)
+    parts = parts_of(rollout, config.engine.micro_batch, ranks=engine.world)
     with Timed(meter, "score"), torch.no_grad():
-        length = rollout.mask_BT.shape[1]
-        teacher = _frozen(trio.teacher, engine.level(rollout), length, config)
+        score = partial(score_frozen, rollout=rollout, parts=parts, config=config)
+        teacher = score(trio.teacher, level=engine.level)
         # At lam = 1, warm-up included, the base drops out of the advantage.
-        base = None if lam == 1.0 else _frozen(trio.base, rollout, length, config)
+        base = None if lam == 1.0 else score(trio.base, level=unchanged)
         old = None
         if ClipRule(config.clip.rule).uses_policy_ratio:
-            old = engine.score(rollout.ids_BL, rollout.attention_BL, length)
+            old = by_parts(rollout, parts, partial(_student_logp, engine))
     tokens = engine.sum_over_ranks(float(rollout.mask_BT.sum()))
-    return Batch(examples, rollout, teacher, base, old, int(tokens))
+    return Batch(examples, rollout, parts, teacher, base, old, int(tokens))
 
 
-def _frozen(
-    model: PreTrainedModel, rollout: Rollout, length: int, config: RunConfig
+def _student_logp(engine: Engine, part: Rollout) -> Tensor:
+    return engine.score(part.ids_BL, part.attention_BL, part.mask_BT.shape[1])
+
+
+def score_frozen(
+    model: PreTrainedModel,
+    *,
+    rollout: Rollout,
+    parts: list[Tensor],
+    level: Callable[[Rollout], Rollout],
+    config: RunConfig,
 ) -> Tensor | Frozen:
+    """What an update needs of a frozen model: see `Batch`. level: as in `full_objective.Frozen`."""
     if config.optim.estimator == "full":
-        return Frozen.of(model, rollout, length)
-    logp_BT = completion_logp(
-        model,
-        rollout.ids_BL,
-        rollout.attention_BL,
-        rollout.mask_BT.shape[1],
-        temperature=config.rollout.temperature,
-        chunk_tokens=config.engine.score_chunk_tokens,
-    )
-    return logp_BT[:, :length]
+        return Frozen.of(model, rollout, parts, level)
+
+    def logp(part: Rollout) -> Tensor:
+        even = level(part)
+        logp_BT = completion_logp(
+            model,
+            even.ids_BL,
+            even.attention_BL,
+            even.mask_BT.shape[1],
+            temperature=config.rollout.temperature,
+            chunk_tokens=config.engine.score_chunk_tokens,
+        )
+        return logp_BT[:, : part.mask_BT.shape[1]]
+
+    return by_parts(rollout, parts, logp)
 
 
 def accumulate(
     config: RunConfig, rule: ClipRule, lam: float, batch: Batch, engine: Engine
-) -> list[LossOutput]:
-    """Gradient of the whole rollout batch in micro-batches; their sum is the update's loss."""
-    outputs = []
-    count, size = len(batch.examples), config.engine.micro_batch
-    for start in range(0, count, size):
-        rows = slice(start, start + size)
-        output = _loss(config, rule, lam, batch, engine, rows)
-        engine.backward(output.loss, last=start + size >= count)
-        outputs.append(output)
-    return outputs
+) -> LossOutput:
+    """Gradient of the whole rollout batch, part by part; values are those of the whole update."""
+    shape = batch.rollout.mask_BT.shape
+    per_token: list[Tensor] = []
+    losses: list[Tensor] = []
+    for number, rows in enumerate(batch.parts, start=1):
+        part = cut(batch.rollout, rows)
+        loss, *values = _loss(config, rule, lam, batch, engine, rows, part)
+        engine.backward(loss, last=number == len(batch.parts))
+        losses.append(loss.detach())
+        per_token = per_token or [value.new_zeros(shape) for value in values]
+        for whole_BT, value_BT in zip(per_token, values, strict=True):
+            whole_BT[rows, : value_BT.shape[1]] = value_BT
+    return LossOutput(torch.stack(losses).sum(), *per_token)
 
 
 def _loss(
-    config: RunConfig, rule: ClipRule, lam: float, batch: Batch, engine: Engine, rows: slice
+    config: RunConfig,
+    rule: ClipRule,
+    lam: float,
+    batch: Batch,
+    engine: Engine,
+    rows: Tensor,
+    part: Rollout,
 ) -> LossOutput:
-    rollout, teacher, base = batch.rollout, batch.teacher, batch.base
-    mask_BT = rollout.mask_BT[rows]
-    inputs = (rollout.ids_BL[rows], rollout.attention_BL[rows], mask_BT.shape[1])
+    teacher, base, length = batch.teacher, batch.base, part.mask_BT.shape[1]
+    inputs = (part.ids_BL, part.attention_BL, length)
     common: dict[str, Any] = {
         "lam": lam,
         "rule": rule,
@@ -129,29 +158,26 @@ def _loss(
             config.optim.topk,
             **common,
         )
-        beside = [mask_BT, *(model.features(rows) for model in frozen)]
+        beside = [part.mask_BT, *(model.features(rows, part) for model in frozen)]
         return LossOutput(*engine.loss(*inputs, objective, beside))
     assert not isinstance(base, Frozen), "both are scored alike"
     return sampled_loss(
         engine.score(*inputs),
-        teacher[rows],
-        None if base is None else base[rows],
-        mask_BT,
-        logp_old_BT=None if batch.old is None else batch.old[rows],
-        token_BT=rollout.completion_BT[rows],
+        teacher[rows, :length],
+        None if base is None else base[rows, :length],
+        part.mask_BT,
+        logp_old_BT=None if batch.old is None else batch.old[rows, :length],
+        token_BT=part.completion_BT,
         **common,
     )
 
 
-def log_tokens(
-    meter: RunningMeans, outputs: Sequence[LossOutput], rollout: Rollout, class_BT: Tensor
-) -> None:
+def log_tokens(meter: RunningMeans, output: LossOutput, rollout: Rollout, class_BT: Tensor) -> None:
     """Advantage and KL over all answer tokens, and clip fraction per class."""
-    clipped_BT = torch.cat([part.clipped_BT for part in outputs]).float()
-    advantage_BT = torch.cat([part.advantage_BT for part in outputs])
+    clipped_BT = output.clipped_BT.float()
     tokens = float(rollout.mask_BT.sum())
-    meter.add("train/advantage_mean", float(advantage_BT.sum()), tokens)
-    meter.add("train/kl_teacher", sum(float(part.kl_BT.sum()) for part in outputs), tokens)
+    meter.add("train/advantage_mean", float(output.advantage_BT.sum()), tokens)
+    meter.add("train/kl_teacher", float(output.kl_BT.sum()), tokens)
     meter.add("train/clip_fraction/all", float(clipped_BT[rollout.mask_BT].sum()), tokens)
     for code, name in enumerate(CLASSES):
         of_class_BT = class_BT == code
