@@ -30,7 +30,7 @@ class SingleEngine:
         self.device = pick_device(config.engine)
         self.student = student.to(self.device)
         self._scoring = scoring_module(student, config)
-        self._optimizer = build_optimizer(student, config.optim)
+        self._optimizer = build_optimizer(student, config.optim, fused=True)
         self._grad_clip = config.optim.grad_clip
 
     def score(self, ids_BL: Tensor, attention_BL: Tensor, length: int) -> Tensor:
