@@ -5,9 +5,10 @@
 Samples with the prepared teacher and warm start of the default study (building them if they are
 missing), at the rollout batch of an update and at an evaluation batch. `whole` is `generate` that
 computes ended rows until the longest answer ends; `dropping` drops them whenever half have ended,
-which the library does for limits above `rollout.WHOLE_UP_TO`; `continuous` is the other backend.
-Row-steps are rows computed per decoding step, summed; those of the answers themselves are the
-least possible. The variants are timed in turn, in CPU time of this process: elsewhere compare
+which the library does for limits above `reference.WHOLE_UP_TO`; `compiled` and `continuous` are the
+other backends. Row-steps are rows computed per decoding step, summed (a compiled step cannot be
+looked into); those of the answers themselves are the least possible. The variants are timed in turn,
+in CPU time of this process: elsewhere compare
 ratios only. The last column says whether the tokens are those of `whole`.
 """
 
@@ -27,7 +28,7 @@ from opdcliff.data.splits_file import read_splits
 from opdcliff.models.batches import prompt_batch
 from opdcliff.models.prepare import load_trio, prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.rollout import continuous, reference
+from opdcliff.rollout import compiled, continuous, reference
 from opdcliff.rollout.draws import TRAIN_STREAM, Rollout
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
@@ -69,16 +70,19 @@ def compare(model: PreTrainedModel, samplers: dict[str, Callable[[], Rollout]]) 
         steps = row_steps(model, action) - prompts.get(name, padded)
         ratio = statistics.median(seconds[name]) / statistics.median(seconds[first])
         same = rollouts[name].answers() == rollouts[first].answers()
+        row_steps_said = "        -" if name == "compiled" else f"{steps / least:9.2f}"
         print(
             f"  {name:<11}{statistics.median(seconds[name]) * 1e3:8.1f} ms  {ratio:6.2f} of {first}"
-            f"  {steps / least:6.2f} row-steps per token  {'same' if same else 'other'} tokens"
+            f"{row_steps_said} row-steps per token  {'same' if same else 'other'} tokens"
         )
 
 
 def main() -> None:
     config = load(compose_one(sys.argv[1:]))
     torch.set_num_threads(config.engine.threads)
-    prepared = prepare(config, StudyPaths())
+    # As many updates as pay for compiling the step.
+    prepared = prepare(config, StudyPaths(), 10**6)
+    print(prepared.decoding)
     trio = load_trio(config, prepared)
     limit = config.rollout.max_new_tokens
     train = read_splits(prepared.data).train
@@ -101,6 +105,7 @@ def main() -> None:
                 {
                     "whole": partial(generate, whole_up_to=limit),
                     "dropping": partial(generate, whole_up_to=0),
+                    "compiled": partial(compiled.sample, model, *prompts, **settings),
                     "continuous": partial(continuous.sample, model, *prompts, **settings),
                 },
             )
