@@ -22,9 +22,12 @@ from opdcliff.models.prepare import load_trio, prepare
 from opdcliff.paths import StudyPaths
 from opdcliff.rollout.draws import TRAIN_STREAM
 from opdcliff.rollout.reference import sample
-from opdcliff.rollout.scoring import completion_full_logp, completion_logp
+from opdcliff.rollout.scoring import completion_logp, completion_loss
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
+from opdcliff.theory.clip_rules import ClipRule
+from opdcliff.training.full_objective import ChunkObjective, Frozen
+from opdcliff.training.parts import unchanged
 
 REPEATS = 7
 
@@ -71,20 +74,24 @@ def main() -> None:
     length = rollout.mask_BT.shape[1]  # type: ignore[attr-defined]
     inputs = (rollout.ids_BL, rollout.attention_BL, length)  # type: ignore[attr-defined]
 
+    scored = {"temperature": 1.0, "chunk_tokens": config.engine.score_chunk_tokens}
+    whole_batch = torch.arange(len(examples))
+    kept = [
+        Frozen.of(model, rollout, [whole_batch], unchanged)  # type: ignore[arg-type]
+        for model in (trio.teacher, trio.base)
+    ]
+    objective = ChunkObjective(
+        trio.teacher, trio.base, 1.0, config.optim.topk, 1.5, ClipRule.MASK, 5.0, 1
+    )
+
     def update(full: bool) -> None:
-        score = (
-            (lambda: completion_full_logp(trio.student, *inputs, temperature=1.0))
-            if full
-            else (
-                lambda: completion_logp(
-                    trio.student,
-                    *inputs,
-                    temperature=1.0,
-                    chunk_tokens=config.engine.score_chunk_tokens,
-                )
-            )
-        )
-        score().sum().backward()
+        if full:
+            features = (model.features(whole_batch, rollout) for model in kept)  # type: ignore[arg-type]
+            beside = [rollout.mask_BT, *features]  # type: ignore[attr-defined]
+            loss, *_ = completion_loss(trio.student, *inputs, objective, beside, **scored)
+        else:
+            loss = completion_logp(trio.student, *inputs, **scored).sum()
+        loss.backward()
         trio.student.zero_grad()
 
     def frozen() -> None:

@@ -400,13 +400,14 @@ def test_class_masses_take_what_is_planned(chunk: int) -> None:
 def test_two_ranks_hold_what_is_planned(engine: str, tmp_path: Path) -> None:
     words = [*WORDS, f"engine={engine}", "model.dtype=bfloat16", "engine.bucket_elements=100000"]
     words.append("engine.micro_batch=1")
+    path = os.pathsep.join(filter(None, [HELPERS, os.environ.get("PYTHONPATH")]))
     launcher = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     done = subprocess.run(
         [
             *(sys.executable, "-m", *launcher, "--nproc-per-node=2"),
             *("-m", "held", str(tmp_path / "held.json"), *words),
         ],
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": HELPERS},
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,

@@ -33,11 +33,11 @@ _HEAD_FIELDS: dict[str, tuple[Any, ...]] = {
 }
 
 # Logits of a chunk of `completion_loss`, on the CPU and elsewhere; a loss over the vocabulary holds
-# about a dozen tensors of that many numbers at once. On the CPU 32 MiB in float32, the largest
-# block that glibc keeps for the next one: with twice as much an update took 1.5 times as long. On
-# a GPU 128 MiB: every chunk reads the head's weight and writes a gradient of it, so few tokens in
-# a chunk cost time there.
-CPU_CHUNK_LOGITS, CHUNK_LOGITS = 2**23, 2**25
+# about ten tensors of that many numbers at once. On the CPU 64 MiB in float32: what has over 32
+# glibc gives back to the system at once, while smaller blocks left holes in its heap that grew with
+# the chunks, to 9 GB where less than 1 was in use. On a GPU 128 MiB: every chunk reads the head's
+# weight and writes a gradient of it, so that few tokens in a chunk would cost time.
+CPU_CHUNK_LOGITS, CHUNK_LOGITS = 2**24, 2**25
 
 
 class ChunkLoss(Protocol):
@@ -271,6 +271,8 @@ def _chunk_logp(
 ) -> Tensor:
     logits_nV = head(features_nX)
     logits_nV = logits_nV.to(torch.promote_types(logits_nV.dtype, torch.float32))
+    if temperature != 1.0:
+        logits_nV = logits_nV / temperature
     # log_softmax, not logit - logsumexp: the latter rounds log p away where p is close to 1.
-    logp_nV = F.log_softmax(logits_nV / temperature, dim=-1)
+    logp_nV = F.log_softmax(logits_nV, dim=-1)
     return logp_nV if target_n is None else logp_nV.gather(-1, target_n[:, None]).squeeze(-1)

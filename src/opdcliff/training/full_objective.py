@@ -61,7 +61,8 @@ def full_loss(
     Raises ModelError: teacher or base forbids an entry that counts.
     Source: [M] docs/theory.md, point 13.
     """
-    mass_BTV = logp_student_BTV.detach().exp()
+    held_BTV = logp_student_BTV.exp()
+    mass_BTV = held_BTV.detach()
     dead_BTV = dead_entries(logp_student_BTV)
     detached_BTV = zeroed(logp_student_BTV.detach(), dead_BTV)
     logp_teacher_BTV, logp_base_BTV = (
@@ -83,12 +84,14 @@ def full_loss(
         index=None if index_BTK is None else F.pad(index_BTK, (0, 1), value=-1),
         sampled=False,
     )
-    coefficient_BTV = (weight_BTV * advantage_BTV).masked_fill(padding_BT[..., None], 0.0)
+    clipped_BT = (mass_BTV * (weight_BTV < 1.0)).sum(-1)
+    # In place from here on: these are large, none is a caller's, and none is needed again.
+    coefficient_BTV = weight_BTV.mul_(advantage_BTV).masked_fill_(padding_BT[..., None], 0.0)
     return LossOutput(
-        -(coefficient_BTV * logp_student_BTV.exp()).sum() / token_count,
-        (mass_BTV * advantage_BTV).sum(-1).masked_fill(padding_BT, 0.0),
-        (mass_BTV * (weight_BTV < 1.0)).sum(-1).masked_fill(padding_BT, 0.0),
-        -(mass_BTV * log_ratio_BTV).sum(-1).masked_fill(padding_BT, 0.0),
+        -(coefficient_BTV * held_BTV).sum() / token_count,
+        advantage_BTV.mul_(mass_BTV).sum(-1).masked_fill(padding_BT, 0.0),
+        clipped_BT.masked_fill(padding_BT, 0.0),
+        -log_ratio_BTV.mul_(mass_BTV).sum(-1).masked_fill(padding_BT, 0.0),
     )
 
 

@@ -52,7 +52,8 @@ def extrapolated_advantage(
     teacher = logp_teacher.detach()
     if lam == 0.0:
         teacher = teacher.masked_fill(teacher.isneginf(), 0.0)
-    plain = lam * teacher - logp_student.detach()
+    # In place: of the whole vocabulary these are large.
+    plain = (lam * teacher).sub_(logp_student.detach())
     if lam == 1.0:
         return plain
     if logp_base is None:
@@ -60,7 +61,7 @@ def extrapolated_advantage(
             f"lam={lam} needs the log-probs of the warm-start student (base), which are missing; "
             "load the base model, or set lam=1 for plain on-policy distillation"
         )
-    return plain - (lam - 1.0) * logp_base.detach()
+    return plain.sub_((lam - 1.0) * logp_base.detach())
 
 
 def clip_weight(rule: ClipRule, strength: float | None, log_ratio: Tensor) -> Tensor:
