@@ -8,7 +8,8 @@ computes ended rows until the longest answer ends; `dropping` drops them wheneve
 which the library does for limits above `reference.WHOLE_UP_TO`; `compiled` and `continuous` are the
 other backends. Row-steps are rows computed per decoding step, summed (a compiled step cannot be
 looked into); those of the answers themselves are the least possible. The variants are timed in
-turn, in CPU time of this process: elsewhere compare ratios only. The last column says whether the tokens are those of `whole`.
+turn, in CPU time of this process: elsewhere compare ratios only. The
+last column says whether the tokens are those of `whole`.
 """
 
 from __future__ import annotations
