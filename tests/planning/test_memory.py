@@ -40,13 +40,14 @@ from opdcliff.planning.sizes import Vocabulary, adapter_of, setup_of, sizes_of, 
 from opdcliff.rollout import scoring
 from opdcliff.rollout.draws import TRAIN_STREAM, Rollout
 from opdcliff.rollout.reference import sample
-from opdcliff.rollout.scoring import completion_logp
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
 from opdcliff.settings.schema import RunConfig
 from opdcliff.theory.clip_rules import ClipRule
-from opdcliff.training.full_objective import ChunkObjective, Frozen
-from opdcliff.training.objective import LossOutput, sampled_loss
+from opdcliff.training.full_objective import Frozen
+from opdcliff.training.objective import LossOutput
+from opdcliff.training.parts import cut, parts_of, unchanged
+from opdcliff.training.update import Batch, accumulate, part_loss, score_frozen
 from places import HELPERS
 
 TOLERANCE = 0.2
@@ -120,6 +121,9 @@ class World:
     def full(self) -> bool:
         return self.config.optim.estimator == "full"
 
+    def __post_init__(self) -> None:
+        self.parts = parts_of(self.rollout, self.config.engine.micro_batch, ranks=1)
+
 
 def config_of(*words: str) -> RunConfig:
     return load(compose_one([*WORDS, *words]))
@@ -181,37 +185,26 @@ def close(planned: int, measured: int) -> None:
     assert planned == pytest.approx(measured, rel=TOLERANCE)
 
 
-def loss_of(w: World, rows: slice, teacher: Tensor | Frozen, base: Tensor | Frozen) -> LossOutput:
-    """As the training loop takes it."""
-    inputs = (w.rollout.ids_BL[rows], w.rollout.attention_BL[rows], ANSWER)
-    mask_BT = w.rollout.mask_BT[rows]
-    options: dict[str, Any] = {"lam": 1.5, "rule": ClipRule.MASK, "strength": 5.0}
-    options["token_count"] = ROWS * ANSWER
-    if isinstance(teacher, Frozen):
-        assert isinstance(base, Frozen)
-        objective = ChunkObjective(w.teacher, w.base, 1.0, w.config.optim.topk, **options)
-        beside = [mask_BT, teacher.features(rows), base.features(rows)]
-        return LossOutput(*w.engine.loss(*inputs, objective, beside))
-    assert isinstance(base, Tensor)
-    return sampled_loss(w.engine.score(*inputs), teacher[rows], base[rows], mask_BT, **options)
+def batch_of(w: World, teacher: Tensor | Frozen, base: Tensor | Frozen) -> Batch:
+    return Batch([], w.rollout, w.parts, teacher, base, None, ROWS * ANSWER)
+
+
+def loss_of(w: World, teacher: Tensor | Frozen, base: Tensor | Frozen) -> LossOutput:
+    """The loss of the last part, whose answers are the longest, as the training loop takes it."""
+    rows, batch = w.parts[-1], batch_of(w, teacher, base)
+    part = cut(w.rollout, rows)
+    return part_loss(w.config, ClipRule.MASK, 1.5, batch, w.engine, rows, part)
 
 
 def update(w: World, teacher: Tensor | Frozen, base: Tensor | Frozen) -> None:
     """As the training loop makes it."""
-    step = w.config.engine.micro_batch
-    for start in range(0, ROWS, step):
-        output = loss_of(w, slice(start, start + step), teacher, base)
-        w.engine.backward(output.loss, last=start + step >= ROWS)
+    accumulate(w.config, ClipRule.MASK, 1.5, batch_of(w, teacher, base), w.engine)
     w.engine.step()
 
 
 @torch.no_grad()
 def frozen_logp(w: World, model: PreTrainedModel) -> Tensor | Frozen:
-    inputs = (model, w.rollout.ids_BL, w.rollout.attention_BL, ANSWER)
-    if w.full:
-        return Frozen.of(model, w.rollout, ANSWER)
-    chunk = w.config.engine.score_chunk_tokens
-    return completion_logp(*inputs, temperature=1.0, chunk_tokens=chunk)
+    return score_frozen(model, rollout=w.rollout, parts=w.parts, level=unchanged, config=w.config)
 
 
 # ---- against measured memory ----------------------------------------------------------------
@@ -291,10 +284,9 @@ def check_update(w: World) -> None:
     parts = ("student weights", "teacher", "base", "optimizer states")
     for name, measured in zip(parts, [*resident, size(state)], strict=True):
         close(w.plan.part(name), measured)
-    rows = slice(0, w.config.engine.micro_batch)
     owned += state
     with Live(owned) as forward:
-        output = loss_of(w, rows, teacher, base)
+        output = loss_of(w, teacher, base)
         # The loss holds the graph; full log-probs and their products belong to the head.
         held = forward.now
     if not w.full:

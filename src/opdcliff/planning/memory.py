@@ -161,20 +161,20 @@ def _sampling(s: Setup) -> Sequence[Part]:
 
 
 def _scoring(s: Setup) -> Sequence[Part]:
-    """Models that score without keeping activations: all rows of the rank in one pass.
+    """Models that score without keeping activations, part by part of the rank's answers.
 
     For the full estimator they keep the hidden states of answers, whose log-probs are made in the
     loss; models without a plain head wait until then with all they do.
     """
     vocabulary, wide = s.student.vocabulary, max(s.item, FLOAT32)
-    answers = s.rollout_rows * s.answer
+    answers = s.micro_rows * s.answer
     copies = min(s.chunk, answers) * _HEAD_COPIES
-    own = _own_logits(s, s.rollout_rows)
+    own = _own_logits(s, s.micro_rows)
     if own and s.item == FLOAT32:
         # Such logits need no copy in float32.
         copies -= min(s.chunk, answers)
     head = max(2 * own, copies * vocabulary * wide + own)
-    scoring = _pass(s, s.rollout_rows, 0 if s.full else head)
+    scoring = _pass(s, s.micro_rows, 0 if s.full else head)
     positions = s.class_rows * s.answer
     per_entry = _CLASS_BYTES + (_CHUNK_BEFORE if positions > s.chunk else 0)
     masses = min(s.chunk, positions) * vocabulary * per_entry * wide // FLOAT32
@@ -184,7 +184,7 @@ def _scoring(s: Setup) -> Sequence[Part]:
     if not (s.full and own):
         parts.append(Part("scoring workspace", scoring, (SCORING,)))
     if s.full and not own:
-        both = answers * (s.teacher.hidden + s.student.hidden) * s.item
+        both = s.rollout_rows * s.answer * (s.teacher.hidden + s.student.hidden) * s.item
         parts.append(Part("teacher and base states", both, (SCORING, BACKWARD)))
     return parts
 

@@ -271,8 +271,6 @@ def _chunk_logp(
 ) -> Tensor:
     logits_nV = head(features_nX)
     logits_nV = logits_nV.to(torch.promote_types(logits_nV.dtype, torch.float32))
-    if temperature != 1.0:
-        logits_nV = logits_nV / temperature
     # log_softmax, not logit - logsumexp: the latter rounds log p away where p is close to 1.
-    logp_nV = F.log_softmax(logits_nV, dim=-1)
+    logp_nV = F.log_softmax(logits_nV / temperature, dim=-1)
     return logp_nV if target_n is None else logp_nV.gather(-1, target_n[:, None]).squeeze(-1)

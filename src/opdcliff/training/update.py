@@ -121,7 +121,7 @@ def accumulate(
     losses: list[Tensor] = []
     for number, rows in enumerate(batch.parts, start=1):
         part = cut(batch.rollout, rows)
-        loss, *values = _loss(config, rule, lam, batch, engine, rows, part)
+        loss, *values = part_loss(config, rule, lam, batch, engine, rows, part)
         engine.backward(loss, last=number == len(batch.parts))
         losses.append(loss.detach())
         per_token = per_token or [value.new_zeros(shape) for value in values]
@@ -130,7 +130,7 @@ def accumulate(
     return LossOutput(torch.stack(losses).sum(), *per_token)
 
 
-def _loss(
+def part_loss(
     config: RunConfig,
     rule: ClipRule,
     lam: float,
@@ -139,6 +139,7 @@ def _loss(
     rows: Tensor,
     part: Rollout,
 ) -> LossOutput:
+    """The loss of a part of the batch, `cut` to these rows, and its values (shape of the part)."""
     teacher, base, length = batch.teacher, batch.base, part.mask_BT.shape[1]
     inputs = (part.ids_BL, part.attention_BL, length)
     common: dict[str, Any] = {
