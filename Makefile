@@ -7,8 +7,8 @@ PYTHON ?= python3
 .PHONY: help reproduce confirm verify figures report docs renew renew-docs test check install clean
 
 help:
-	@echo "make reproduce  environment, quick study, its numbers beside the committed ones (15 minutes"
-	@echo "                of CPU where it was measured; says how long it takes here)"
+	@echo "make reproduce  environment, quick study, its numbers beside the committed ones (10 minutes"
+	@echo "                on two slow cores where it was measured; says how long it takes here)"
 	@echo "make confirm    runs of the locked study prereg/mini and their verdicts (resumable; see README)"
 	@echo "make verify     verdicts from the committed table of runs"
 	@echo "make figures    all figures from the committed results, in runs/results/ (under a minute)"

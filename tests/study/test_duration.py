@@ -47,8 +47,8 @@ def test_a_slower_machine_takes_longer_and_workers_share_the_cells(
     alone = minutes(duration.announcement(quick("protocol.workers=1"), 6200, fine_tuning=False))
     assert alone == pytest.approx(2 * both, abs=2)
     assert unit == [(1, 2), (1, 1)]
-    # At the speed of the constants two workers took 422 s for the cells.
-    assert both == pytest.approx(2 * 422 / 60, abs=1)
+    # Where a unit took .1455 s two workers took 462 s for the cells.
+    assert both == pytest.approx(462 * 2 * duration.UNIT_S / 0.1455 / 60, abs=1)
 
 
 def test_what_is_finished_is_not_counted_and_models_that_are_not_there_are(

@@ -20,12 +20,15 @@ from opdcliff.settings import ArchConfig, RunConfig
 # One unit: a batch of this many answers of this many tokens is sampled, and trained on once.
 _ANSWERS, _TOKENS, _VOCABULARY = 16, 48, 343
 _REPEATS = 3
-# Units per update of a run and per step of fine-tuning. Measured [M] once, on two idle cores (AMD
-# EPYC, Zen 5): in the quick study the 6,200 updates took 422 s on two workers, the 900 steps of
-# the teacher, with the student's beside them, 48 s; a unit took `UNIT_S` on each of two workers.
+# Seconds of a unit on each of two workers, on two idle cores (AMD EPYC, Zen 5) [M].
 UNIT_S = 0.0645
-UPDATE_UNITS = 2 * 422 / 6200 / UNIT_S
-FINE_TUNING_UNITS = 48 / 900 / UNIT_S
+# Units per update of a run, per step of fine-tuning, and of compiling the decoding step. Measured [M]
+# once, on two slow cores, where a unit took .1455 s: in the quick study the 6,200 updates took 462 s
+# on two workers, the 900 steps of the teacher, with the student's beside them, 110 s. Without a
+# compiler updates take about twice as long.
+UPDATE_UNITS = 2 * 462 / 6200 / 0.1455
+FINE_TUNING_UNITS = 110 / 900 / 0.1455
+COMPILING_UNITS = 32 / 0.1455
 # Loading libraries in fresh processes, calibration, references and tables.
 _REST_S = 20.0
 # Below this, by the counts above, nothing is measured: that would take as long as the study.
@@ -70,9 +73,13 @@ def planned_updates(config: RunConfig) -> int:
 def seconds(updates: int, steps: int, workers: int, unit: float) -> float:
     """Wall time of `updates` over all cells, after `steps` of fine-tuning two models side by side.
 
+    Models that have to be fine-tuned have no compiled decoding step yet.
+
     unit: seconds that the workload takes with `workers` of it side by side.
     """
-    return unit * (UPDATE_UNITS * updates / workers + FINE_TUNING_UNITS * steps) + _REST_S
+    compiling = COMPILING_UNITS if steps else 0.0
+    trained = UPDATE_UNITS * updates / workers + FINE_TUNING_UNITS * steps
+    return unit * (trained + compiling) + _REST_S
 
 
 def measured_unit(arch: ArchConfig, threads: int, workers: int) -> float:
