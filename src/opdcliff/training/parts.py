@@ -40,13 +40,17 @@ def like_lengths(lengths: Sequence[int], most: int, *, overhead: int) -> list[li
 def parts_of(rollout: Rollout, most: int, *, ranks: int) -> list[Tensor]:
     """The parts of a rollout batch as row numbers, each of at most `most` rows.
 
-    With several ranks as few parts as that allows: all ranks must make as many passes.
+    With several ranks every part but the last has `most` rows: all ranks must make as many passes,
+    over as many rows, or one would wait for ever for the others in a collective.
     """
     left = rollout.attention_BL.shape[1] - rollout.mask_BT.shape[1]
     prompt_B = rollout.attention_BL[:, :left].sum(-1)
     lengths = (prompt_B + rollout.mask_BT.sum(-1)).tolist()
-    overhead = PART_TOKENS if ranks == 1 else sum(lengths) * len(lengths)
-    parts = like_lengths(lengths, most, overhead=overhead)
+    if ranks == 1:
+        parts = like_lengths(lengths, most, overhead=PART_TOKENS)
+    else:
+        order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+        parts = [sorted(order[at : at + most]) for at in range(0, len(order), most)]
     return [torch.tensor(rows, device=rollout.ids_BL.device) for rows in parts]
 
 
