@@ -22,7 +22,7 @@ _ANSWERS, _TOKENS, _VOCABULARY = 16, 48, 343
 _REPEATS = 3
 # Seconds of a unit on each of two workers, on two idle cores (AMD EPYC, Zen 5) [M].
 UNIT_S = 0.0645
-# Units per update of a run, per step of fine-tuning, and of compiling the decoding step [M]: once, on
+# Units per update of a run, per step of fine-tuning, and of compiling the decoding step [M]: on
 # two slow cores, where a unit took .1455 s, the 6,200 updates of the quick study took 462 s on two
 # workers, the 900 steps of the teacher, with the student's beside them, 110 s. Without a compiler
 # updates take about twice as long.
