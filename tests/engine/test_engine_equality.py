@@ -213,7 +213,12 @@ def _assert_alike(shared: Run, alone: Run, held: float) -> None:
     pd.testing.assert_frame_equal(shared.history[same], alone.history[same])
     trained = alone.ranks[0]["parameters"]
     for rank in shared.ranks:
-        assert _largest_difference(rank["parameters"], trained) <= EXACT
+        # Where tokens hardly occur a gradient is a few roundings, which Adam divides by each other:
+        # 5 of 20,480 entries of the embedding lay up to 1.8e-5 apart, all others within 6e-7 [M].
+        for name, expected in trained.items():
+            apart = (rank["parameters"][name] - expected).abs()
+            assert float((apart > EXACT).double().mean()) <= 1e-3, name
+            assert float(apart.max()) <= 100 * EXACT, name
         assert not np.isfinite(rank["norm"])
         assert _largest_difference(rank["parameters"], rank["after"]) == 0.0
         _assert_frozen(rank, torch.float32)
