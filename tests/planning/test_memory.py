@@ -305,7 +305,7 @@ def check_update(w: World) -> None:
 def test_gradients_take_what_is_planned() -> None:
     w = world()
     teacher, base = (frozen_logp(w, model) for model in (w.teacher, w.base))
-    w.engine.backward(loss_of(w, slice(None), teacher, base).loss, last=True)
+    w.engine.backward(loss_of(w, teacher, base).loss, last=True)
     gradients = [p.grad for p in w.engine.student.parameters() if p.grad is not None]
     close(w.plan.part("gradients"), size(gradients))
 
