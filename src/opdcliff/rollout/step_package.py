@@ -33,7 +33,6 @@ from opdcliff.rollout.decode_step import (
     read_prompts,
     weights_of,
 )
-from opdcliff.storage import told
 
 # From `StepInputs.flat` to the drawn tokens and the rows that have ended.
 CompiledStep = Callable[[list[Tensor]], list[Tensor]]
@@ -124,7 +123,9 @@ def build_step(model: PreTrainedModel, folder: Path) -> Path:
         raise
     except Exception as error:
         # Exporting and compiling fail in as many ways as there are models and compilers.
-        raise StepError(f"its step could not be compiled ({told(error)[:200]})") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = f"{type(error).__name__}: {lines[0][:200] if lines else 'no words'}"
+        raise StepError(f"its step could not be compiled ({reason})") from error
     finally:
         model.train(training)
     return path
@@ -160,7 +161,7 @@ def _load(path: Path) -> CompiledStep:
     try:
         package = torch._inductor.aoti_load_package(str(path))
     except Exception as error:
-        raise StepError(f"{path} cannot be loaded ({told(error)[:200]}); delete it") from error
+        raise StepError(f"{path} cannot be loaded ({type(error).__name__}); delete it") from error
     run: CompiledStep = package.loader.run
     return run
 
