@@ -10,8 +10,8 @@ process that did nothing else has held (`rss`, libraries and holes of the alloca
 GPU torch.cuda.max_memory_allocated, which nobody has run yet. Whole tensors that would need more
 than `--limit-gb` are not made: their peak is computed, a line through the two largest vocabularies
 that were measured, and the table says so. Two idle cores take about two minutes up to 49,152
-entries and as long again for 151,936. The table goes to `--out`; `--draw` draws the one that is
-there. The picture goes to runs/benchmarks/.
+entries and as long again for 151,936. The table goes to `--out`, where rows for other vocabularies
+stay; `--draw` draws the one that is there. The picture goes to runs/benchmarks/.
 """
 
 from __future__ import annotations
@@ -156,11 +156,22 @@ def measure(entries: list[int], answers: int, tokens: int, limit: int) -> pd.Dat
             row["whole_bytes"], _, row["whole_s"] = peak(*task, True)
         rows.append(row)
         print(said(row), flush=True)
-    return computed(pd.DataFrame(rows))
+    return pd.DataFrame(rows)
+
+
+def with_kept(table: pd.DataFrame, out: Path) -> pd.DataFrame:
+    """With the rows of the file that were measured in the same way, for other vocabularies."""
+    if not out.exists():
+        return table
+    same = [*table.columns[1:4]]
+    kept = pd.read_csv(out).merge(table[same].drop_duplicates(), on=same)
+    kept = kept[~kept.entries.isin(table.entries)]
+    return pd.concat([kept, table]).sort_values("entries", ignore_index=True)
 
 
 def computed(table: pd.DataFrame) -> pd.DataFrame:
     """With the peaks of whole tensors that were too large to be made."""
+    table = table.assign(whole_bytes=table.whole_bytes.where(table.whole_measured))
     seen = table[table.whole_measured].nlargest(2, "entries")
     if len(seen) < 2:
         return table
@@ -217,6 +228,7 @@ def main() -> None:
     if not args.draw:
         entries = [int(word) for word in args.entries.split(",")]
         table = measure(entries, args.answers, args.tokens, int(args.limit_gb * GB))
+        table = computed(with_kept(table, args.out))
         table.round(1).to_csv(args.out, index=False)
     table = pd.read_csv(args.out)
     print(table.to_string(index=False))

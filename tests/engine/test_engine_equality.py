@@ -1,7 +1,7 @@
 """One process and two ranks train alike: same rollouts, losses and parameters, for every engine.
 
-float32 on gloo. Tolerances are absolute. The runs on two ranks go the way of a study's cell,
-launcher and pipe included.
+float32 on gloo. Tolerances are absolute. The runs on two ranks go the way of a study's cell, pipe
+included, one of them with its launcher.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from opdcliff.settings.schema import RunConfig
 from opdcliff.study.cells import Cell, run_cell
 from opdcliff.training import ranks as ranks_module
 from places import HELPERS
+from warm_ranks import started_warm
 
 LAM = 1.5
-UPDATES = 20
+UPDATES = 8
 WORDS = [
     "debug=seconds",
     "tracking=off",
@@ -62,7 +63,7 @@ WORDS = [
     "engine.bucket_elements=20000",
 ]
 # A fold among them, whose entries are chosen per chunk.
-FULL = ["optim.estimator=full", "optim.topk=100", "optim.updates=6"]
+FULL = ["optim.estimator=full", "optim.topk=100", "optim.updates=4"]
 EXACT = 1e-5
 
 
@@ -108,9 +109,11 @@ class Run:
         return [{n: ids for part in parts for n, ids in part.items()} for parts in per_update]
 
 
-def _run(prepared: Prepared, folder: Path, *words: str) -> Run:
+def _run(prepared: Prepared, folder: Path, *words: str, warm: bool = True) -> Run:
     (folder / "kept").mkdir()
     with pytest.MonkeyPatch.context() as patch:
+        if warm:
+            started_warm(patch)
         patch.setenv(kept.FOLDER, str(folder / "kept"))
         # Few enough for chunks of the full estimator to be run again in the backward pass.
         patch.setenv(kept.CHUNK_LOGITS, "1000")
@@ -174,10 +177,10 @@ def test_two_ranks_train_as_one_process_does(
     start: dict[str, torch.Tensor],
     tmp_path: Path,
 ) -> None:
-    shared = _run(prepared, tmp_path, *SETUPS[setup])
+    shared = _run(prepared, tmp_path, *SETUPS[setup], warm=setup != "zero2")
     assert len(alone.answers) == UPDATES
     # Parameters moved by far more than the tolerance.
-    assert _largest_difference(start, alone.ranks[0]["parameters"]) > 500 * EXACT
+    assert _largest_difference(start, alone.ranks[0]["parameters"]) > 200 * EXACT
     _assert_alike(shared, alone, 0.5 if "shard_teacher" in " ".join(SETUPS[setup]) else 1.0)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -23,6 +21,7 @@ from transformers import DynamicCache, GPT2Config, PreTrainedModel
 import families
 from opdcliff.calibration.modal_mass import Positions, modal_logits
 from opdcliff.cli import command
+from opdcliff.engine.launch_command import free_port
 from opdcliff.engine.single import SingleEngine
 from opdcliff.models.load import build
 from opdcliff.models.trio import Trio, fresh_student
@@ -48,7 +47,8 @@ from opdcliff.training.full_objective import Frozen
 from opdcliff.training.objective import LossOutput
 from opdcliff.training.parts import cut, parts_of, unchanged
 from opdcliff.training.update import Batch, accumulate, part_loss, score_frozen
-from places import HELPERS
+from places import with_helpers
+from warm_ranks import warm_command
 
 TOLERANCE = 0.2
 ROWS, PROMPT, ANSWER = 4, 24, 72
@@ -392,14 +392,9 @@ def test_class_masses_take_what_is_planned(chunk: int) -> None:
 def test_two_ranks_hold_what_is_planned(engine: str, tmp_path: Path) -> None:
     words = [*WORDS, f"engine={engine}", "model.dtype=bfloat16", "engine.bucket_elements=100000"]
     words.append("engine.micro_batch=1")
-    path = os.pathsep.join(filter(None, [HELPERS, os.environ.get("PYTHONPATH")]))
-    launcher = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", *launcher, "--nproc-per-node=2"),
-            *("-m", "held", str(tmp_path / "held.json"), *words),
-        ],
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": path},
+        warm_command(2, free_port(), "held", str(tmp_path / "held.json"), *words),
+        env={**with_helpers(), "DS_ACCELERATOR": "cpu"},
         capture_output=True,
         text=True,
         check=False,
