@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from made_models import SHAPES
@@ -19,6 +20,8 @@ PANELS = (
     ("answer", "tokens of an answer", "batch"),
     ("parameters", "parameters", "batch"),
 )
+# Of the smallest and the largest value that tells lines apart.
+MARKERS = ("o", "s")
 COLOURS = {size: f"C{number}" for number, size in enumerate(SHAPES)}
 
 
@@ -33,19 +36,27 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     )
     for line, (kind, of_kind) in zip(axes, kinds.items(), strict=True):
         for axis, (along, label, apart) in zip(line, PANELS, strict=True):
-            for name, colour, drawn in series(of_kind, along, apart):
+            for name, colour, marker, drawn in series(of_kind, along, apart):
                 x = [int(row[along]) for row in drawn]
-                axis.plot(
-                    x, [per_token(row, "all_s") for row in drawn], "o-", ms=3, lw=1, color=colour
-                )
-                axis.plot(x, [per_token(row, "floor_s") for row in drawn], ":", lw=1, color=colour)
-                axis.annotate(name, (x[-1], per_token(drawn[-1], "all_s")), fontsize=6)
+                y = [per_token(row, "all_s") for row in drawn]
+                look: dict[str, Any] = {"color": colour, "lw": 1, "ms": 4, "marker": marker}
+                axis.plot(x, y, "-", label=name, **look)
+                floors = [per_token(row, "floor_s") for row in drawn]
+                axis.plot(x, floors, ":", **look | {"marker": ""})
             axis.set(xscale="log", yscale="log", xlabel=label)
+            if along != "parameters":
+                ticks = sorted({int(row[along]) for row in of_kind})
+                axis.set_xticks(ticks, [str(tick) for tick in ticks])
+                axis.minorticks_off()
             axis.grid(alpha=0.3)
-        line[0].set_ylabel("us per answer token")
+            axis.legend(fontsize=7, loc="upper left", ncols=2, framealpha=0.7)
+        # Room for the legends.
+        line[0].set_ylim(top=line[0].get_ylim()[1] * 6)
+        line[0].set_ylabel("microseconds per answer token")
         line[0].set_title(f"{kind} (dotted: floor)", fontsize=8, loc="left")
     figure.tight_layout()
-    figure.savefig(file, dpi=140)
+    with mpl.rc_context({"svg.hashsalt": file.stem}):
+        figure.savefig(file, dpi=140, metadata={"Date": None} if file.suffix == ".svg" else None)
     plt.close(figure)
 
 
@@ -54,8 +65,10 @@ def per_token(row: Row, column: str) -> float:
     return float(row[column]) / (int(row["batch"]) * int(row["answer"])) * 1e6
 
 
-def series(rows: Sequence[Row], along: str, apart: str) -> Iterator[tuple[str, str, list[Row]]]:
-    """Lines of a panel as (label, colour, rows): the smallest and the largest of `apart`.
+def series(
+    rows: Sequence[Row], along: str, apart: str
+) -> Iterator[tuple[str, str, str, list[Row]]]:
+    """Lines of a panel as (label, colour, marker, rows): the smallest and the largest of `apart`.
 
     Against size the length is held at its smallest, which most sizes have been measured at.
     """
@@ -68,7 +81,6 @@ def series(rows: Sequence[Row], along: str, apart: str) -> Iterator[tuple[str, s
             groups.setdefault(("", row[apart]), []).append(row)
     for size in {key[0]: None for key in groups}:
         held = sorted((int(value) for of, value in groups if of == size))
-        for value in dict.fromkeys((held[0], held[-1])):
+        for value, marker in zip(dict.fromkeys((held[0], held[-1])), MARKERS, strict=False):
             drawn = sorted(groups[size, str(value)], key=lambda row: int(row[along]))
-            label = f" {size} {apart} {value}".replace("  ", " ")
-            yield label, COLOURS.get(size, "C7"), drawn
+            yield f"{size} {apart} {value}".strip(), COLOURS.get(size, "C7"), marker, drawn
