@@ -153,6 +153,9 @@ def _follow(
             # A process id of another host is somebody else's here.
             case "started" if event["host"] == socket.gethostname():
                 told.pids[event["rank"]] = event["pid"]
+                if told.errors:
+                    # Slower to start than another was to fail: a launcher would wait 30 s for it.
+                    told.kill()
                 if event["rank"] == 0 and requested():
                     with suppress(ProcessLookupError):
                         os.kill(event["pid"], signal.SIGTERM)
