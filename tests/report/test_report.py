@@ -26,6 +26,7 @@ from opdcliff.report.drawing.build import NAMES
 from opdcliff.report.figure_section import CAPTIONS
 from opdcliff.report.inputs import ReportInputs, read_inputs
 from opdcliff.verification.committed import seal_tables
+from opdcliff.verification.report import BRACKETS
 
 COMMITTED = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
 FOLDER = COMMITTED.committed.locked_dir("mini")
@@ -97,10 +98,13 @@ def test_renewing_writes_the_same_page_over_the_committed_one(
     assert not (tmp_path / "runs").exists()
 
 
+_ROW_OF_A_TEST = r'<tr><td data-label="test">(\w+)</td>(.*?)</tr>'
+
+
 def test_every_verdict_stands_in_the_page_with_its_window_and_interval(
     page: str, verdicts: dict[str, Any]
 ) -> None:
-    rows = dict(re.findall(r'<tr><td data-label="test">(\w+)</td>(.*?)</tr>', page))
+    rows = dict(re.findall(_ROW_OF_A_TEST, page[: page.index(BRACKETS)]))
     assert list(rows) == list(verdicts["tests"])
     for name, test in verdicts["tests"].items():
         text = re.sub(r"<[^>]+>", " ", rows[name])
@@ -108,6 +112,15 @@ def test_every_verdict_stands_in_the_page_with_its_window_and_interval(
         bounds = [b for b in (*test["window"], *test["interval"]) if not isinstance(b, str)]
         for value in (test["mean"], *bounds):
             assert f"{value:.4f}".rstrip("0").rstrip(".") in text, (name, value)
+
+
+def test_the_cells_alone_stand_beside_the_verdicts(page: str) -> None:
+    section = page[page.index(BRACKETS) : page.index("<h3>Exploratory")]
+    assert "hence no verdicts" in section
+    rows = dict(re.findall(_ROW_OF_A_TEST, section))
+    assert list(rows) == ["T1", "T1_exact", "T2", "T3", "T3_exact"]
+    assert "below the window" in rows["T1_exact"]
+    assert "CONFIRMED" not in section
 
 
 def test_every_cell_stands_in_the_page_with_the_rate_of_each_seed(page: str) -> None:

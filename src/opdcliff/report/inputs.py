@@ -22,6 +22,7 @@ from opdcliff.verification import (
     Lock,
     LockedTest,
     as_json,
+    bracket_table,
     check_tables,
     runs_of,
     verify_runs,
@@ -48,6 +49,7 @@ class ReportInputs:
     """Committed results of one locked protocol.
 
     here: what git says of the committed table on this checkout, which may hold less history.
+    brackets: what the grid cells of the seeds alone say, beside the sealed verdicts.
     """
 
     protocol: str
@@ -58,6 +60,7 @@ class ReportInputs:
     provenance: dict[str, Any]
     here: Integrity
     paths: StudyPaths
+    brackets: pd.DataFrame
 
     def drawing(self, name: str) -> Drawing:
         """A figure of results/figures, if it was drawn from the records of these verdicts."""
@@ -113,6 +116,7 @@ def read_inputs(protocol: str, paths: StudyPaths) -> ReportInputs:
         check_tables(folder),
         found.integrity,
         paths,
+        bracket_table(found),
     )
 
 

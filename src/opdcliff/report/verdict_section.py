@@ -9,7 +9,15 @@ from opdcliff.report.html_tags import Html, join, prose, table, tag
 from opdcliff.report.inputs import ReportInputs
 from opdcliff.report.marks import scale
 from opdcliff.theory import lambda_star
-from opdcliff.verification import Integrity, LockedTest, Outcome, number, span
+from opdcliff.verification import (
+    BRACKETS,
+    BRACKETS_SAY,
+    Integrity,
+    LockedTest,
+    Outcome,
+    number,
+    span,
+)
 
 _INTEGRITY = {
     Integrity.CLEAN: (
@@ -83,6 +91,7 @@ def verdict_section(inputs: ReportInputs) -> Html:
                 tag("summary", "Test by test: derivation, seeds, what would refute"),
                 *(_detail(inputs, test) for test in inputs.tests),
             ),
+            _brackets(inputs),
             _exploratory(inputs),
         ]
     )
@@ -167,6 +176,16 @@ def _detail(inputs: ReportInputs, test: LockedTest) -> Html:
     }
     pairs = [part for key, text in facts.items() for part in (tag("dt", key), tag("dd", text))]
     return join([tag("h3", test.id, " ", badge(found["outcome"])), tag("dl", *pairs)])
+
+
+def _brackets(inputs: ReportInputs) -> Html:
+    rows = inputs.brackets.to_numpy().tolist()
+    if not rows:
+        return Html("")
+    head = tuple(inputs.brackets.columns)
+    return join(
+        [tag("h3", BRACKETS), tag("p", prose(BRACKETS_SAY)), table(head, rows, kind="stack")]
+    )
 
 
 def _exploratory(inputs: ReportInputs) -> Html:

@@ -6,6 +6,7 @@ Every formula names its point in docs/theory.md.
 from __future__ import annotations
 
 from opdcliff.theory import threshold
+from opdcliff.theory.brackets import bracket_test
 from opdcliff.theory.budget_flow import lambda_at
 from opdcliff.theory.clip_rules import ClipRule, validate_clip
 from opdcliff.theory.onset import (
@@ -46,6 +47,7 @@ __all__ = [
     "Population",
     "Rule",
     "bootstrap_interval",
+    "bracket_test",
     "clip_safe_logit",
     "critical_lambda",
     "end_of_room",

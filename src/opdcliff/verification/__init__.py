@@ -32,15 +32,17 @@ from opdcliff.verification.locked_test import (
     read_test,
     write_test,
 )
-from opdcliff.verification.report import VERDICTS, as_json
+from opdcliff.verification.report import BRACKETS, BRACKETS_SAY, VERDICTS, as_json
 from opdcliff.verification.run_sources import runs_of
 from opdcliff.verification.run_views import TABLE, table_of, view_of_record, write_table
 from opdcliff.verification.sealed_code import JUDGE, write_copy
-from opdcliff.verification.tables import number, span
+from opdcliff.verification.tables import bracket_table, number, span
 from opdcliff.verification.verdicts import METRIC_VERSIONS, Outcome
 from opdcliff.verification.verification import Integrity, verify, verify_runs
 
 __all__ = [
+    "BRACKETS",
+    "BRACKETS_SAY",
     "FORMAT",
     "JUDGE",
     "LOCK_FILE",
@@ -62,6 +64,7 @@ __all__ = [
     "Window",
     "about_runs",
     "as_json",
+    "bracket_table",
     "check_tables",
     "find_anchor",
     "lock_text",

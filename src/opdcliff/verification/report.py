@@ -18,6 +18,7 @@ from opdcliff.verification.lock import Lock
 from opdcliff.verification.locked_test import LockedTest
 from opdcliff.verification.run_views import TABLE, table_of, write_table
 from opdcliff.verification.tables import (
+    bracket_table,
     cell_means,
     deviation_table,
     exploratory_onsets,
@@ -29,6 +30,11 @@ from opdcliff.verification.verdicts import JUDGED, Verdict
 from opdcliff.verification.verification import Integrity, Verification, counted
 
 VERDICTS, REPORT = "verdicts.json", "report.md"
+BRACKETS = "The onset from its grid cells alone"
+BRACKETS_SAY = (
+    "Not part of the lock, hence no verdicts: the interval of the mean onset if each seed is known "
+    "to its grid cell only (docs/theory.md, point 19). It covers where the t interval is too short."
+)
 
 
 def print_verification(found: Verification, console: Console) -> None:
@@ -36,6 +42,9 @@ def print_verification(found: Verification, console: Console) -> None:
     print_text(console, _headline(found))
     if found.verdicts:
         print_table(console, "Verdicts", verdict_table(found))
+        read = bracket_table(found)
+        if not read.empty:
+            print_table(console, f"{BRACKETS} (no verdicts)", read)
     for line in found.otherwise_today:
         print_text(console, line)
     if found.deviations or found.mismatches:
@@ -125,6 +134,9 @@ def as_markdown(found: Verification) -> str:
     ]
     for test, verdict in zip(found.tests, found.verdicts, strict=True):
         lines += _test_section(test, verdict)
+    read = bracket_table(found)
+    if not read.empty:
+        lines += [f"## {BRACKETS}", "", BRACKETS_SAY, "", *_markdown_table(read), ""]
     exploratory = exploratory_onsets(found)
     lines += ["## Exploratory", "", "Estimates without a locked prediction, hence no verdicts.", ""]
     lines += _markdown_table(exploratory) if not exploratory.empty else ["None."]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from opdcliff.theory import onset_of_seed, t_interval
+from opdcliff.theory import bracket_test, onset_of_seed, t_interval
 from opdcliff.verification.lock import Lock
-from opdcliff.verification.verdicts import PARSE_RATE, Cells
+from opdcliff.verification.locked_test import LockedTest, OnsetEstimator
+from opdcliff.verification.verdicts import JUDGED, PARSE_RATE, Cells, final_value
 from opdcliff.verification.verification import Verification, counted
 
 # Runs named for each kind of deviation; the rest are counted.
@@ -44,6 +45,46 @@ def deviation_table(found: Verification) -> pd.DataFrame:
     ]
     rows += [{"integrity": "MISMATCH", "what": what, "runs": ""} for what in found.mismatches]
     return pd.DataFrame(rows, columns=["integrity", "what", "runs"])
+
+
+def bracket_table(found: Verification) -> pd.DataFrame:
+    """One row per judged test of the onset: what the seeds' grid cells alone say, no verdict.
+
+    Beside the sealed t-intervals, which are too short where seeds fall in one cell
+    (`theory.brackets`).
+    """
+    rows = [
+        _bracket_row(found, test, test.estimator)
+        for test, verdict in zip(found.tests, found.verdicts, strict=True)
+        if test.estimator.kind == "onset" and verdict.outcome in JUDGED
+    ]
+    return pd.DataFrame(rows)
+
+
+def _bracket_row(
+    found: Verification, test: LockedTest, estimator: OnsetEstimator
+) -> dict[str, Any]:
+    assert found.lock is not None
+    assert estimator.level is not None, "a judged onset has a level"
+    lams, (lo, hi) = test.design.lams or [], test.window.bounds
+    rates = [
+        [final_value(found.cells[test.design.arm, lam, seed], test.metric.name) for lam in lams]
+        for seed in found.lock.seeds
+    ]
+    onsets = [onset_of_seed(lams, of_seed, estimator.level) for of_seed in rates]
+    read = bracket_test(onsets, lo, hi, estimator.confidence)
+    if lo <= read.low and read.high <= hi:
+        said = "inside the window"
+    elif read.high <= lo or read.low >= hi:
+        said = f"{'below' if read.high <= lo else 'above'} the window"
+    else:
+        said = "over an end of the window"
+    return {
+        "test": test.id,
+        "interval": span(read.low, read.high),
+        "window": span(lo, hi),
+        "brackets alone say": said,
+    }
 
 
 def exploratory_onsets(found: Verification) -> pd.DataFrame:

@@ -161,7 +161,8 @@ def _judge_onset(
     lams, name = test.design.lams or [], test.metric.name
     level = estimator.level if estimator.level is not None else math.nan
     rates = {
-        seed: [_known(cells[test.design.arm, lam, seed], name) for lam in lams] for seed in seeds
+        seed: [final_value(cells[test.design.arm, lam, seed], name) for lam in lams]
+        for seed in seeds
     }
     onsets = [onset_of_seed(lams, rates[seed], level) for seed in seeds]
     widths = tuple(width_of_seed(lams, rates[seed], *_FALL) for seed in seeds)
@@ -192,7 +193,7 @@ def _judge_contrast(
 ) -> Verdict:
     sides = (_key(estimator.of), _key(estimator.minus))
     for arm, lam in sides:
-        parsed = [_known(cells[arm, lam, seed], PARSE_RATE) for seed in seeds]
+        parsed = [final_value(cells[arm, lam, seed], PARSE_RATE) for seed in seeds]
         mean = sum(parsed) / len(parsed)
         if not mean >= estimator.least_parse_rate:
             reason = (
@@ -201,7 +202,8 @@ def _judge_contrast(
             )
             return Verdict(test.id, Outcome.INADMISSIBLE, reason, test.window.bounds)
     of, minus = (
-        [_known(cells[arm, lam, seed], test.metric.name) for seed in seeds] for arm, lam in sides
+        [final_value(cells[arm, lam, seed], test.metric.name) for seed in seeds]
+        for arm, lam in sides
     )
     differences = [a - b for a, b in zip(of, minus, strict=True)]
     return _judge_points(test, differences, estimator.confidence)
@@ -243,6 +245,7 @@ def _value(cell: CellValue, name: str) -> float | None:
     return cell.metrics.get(name)
 
 
-def _known(cell: CellValue, name: str) -> float:
+def final_value(cell: CellValue, name: str) -> float:
+    """The final metric of a cell, what a diverged run counts as, or NaN."""
     value = _value(cell, name)
     return math.nan if value is None else value
