@@ -9,7 +9,16 @@ import pandas as pd
 import pytest
 
 from opdcliff.errors import ConfigError
-from opdcliff.prereg.pilot import HEADROOM, LOGIT, SPREAD, PilotFacts, pilot_facts, pilot_rows
+from opdcliff.prereg.pilot import (
+    HEADROOM,
+    LOGIT,
+    RESIDUAL,
+    SPREAD,
+    PilotFacts,
+    overshoot,
+    pilot_facts,
+    pilot_rows,
+)
 from opdcliff.records.record import Record
 
 WARMUP = 40
@@ -21,7 +30,7 @@ COLUMNS: dict[str, list[float]] = {
     "headroom": [9.0, 5.0, 1.0, 1.2, 1.4],
     "logit": [-0.1, 1.9, 2.5, 2.6, 2.6],
 }
-METRICS = {"spread": SPREAD, "headroom": HEADROOM, "logit": LOGIT}
+METRICS = {"spread": SPREAD, "headroom": HEADROOM, "logit": LOGIT, "residual": RESIDUAL}
 
 
 def run(name: str = "a", status: str = "finished", **changes: list[float]) -> Record:
@@ -56,6 +65,13 @@ def test_facts_of_several_runs_reach_over_all_of_them() -> None:
         assert (facts.speed_lo, facts.speed_hi) == pytest.approx((0.1, 0.12))
 
 
+def test_the_overshoot_is_the_highest_over_runs_and_no_start() -> None:
+    lagging = run(residual=[0.9, -0.5, -0.2, -0.1, -0.1])
+    above = run(residual=[0.9, -0.5, 0.2, 0.1, math.nan])
+    assert overshoot([lagging]) == 0.0
+    assert overshoot([lagging, above]) == overshoot([above, lagging]) == 0.2
+
+
 def test_evaluations_without_the_binding_class_are_left_out() -> None:
     gap = [9.0, 0.05, math.nan, 0.045, 0.06]
     late = {
@@ -74,7 +90,7 @@ def test_a_run_that_did_not_stay_below_the_cliff_is_refused(status: str) -> None
     with pytest.raises(ConfigError) as caught:
         pilot_facts([run(), run("b", status)])
     assert f"the pilot run b is {status}" in str(caught.value)
-    assert "lower protocol.predictions.pilot multiples" in str(caught.value)
+    assert "lower its multiple of lambda*" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,26 @@ def test_the_threshold_falls_with_the_spread(p: float, b: float, c: float) -> No
     assert found[1] == pytest.approx(threshold.lambda_star(p, b, c), rel=0.01)
 
 
+@pytest.mark.parametrize("spread", [0.02, 0.03, 0.04, 0.05])
+@pytest.mark.parametrize(("p", "b", "c"), [(P, B, C), (0.95, 0.46, 5.0), (0.98, 0.6, 10.0)])
+def test_the_margin_is_that_of_the_last_rest_point(
+    p: float, b: float, c: float, spread: float
+) -> None:
+    population = Population(p, b, c, spread)
+    short = population.lambda_star - population.critical_lambda()
+    gain = threshold.logit(p) - threshold.logit(b)
+    # The search for the critical lambda is low by up to .005 logits of its grid.
+    assert population.margin() == pytest.approx(short * gain, rel=0.1)
+
+
+def test_the_margin_goes_to_zero_with_the_spread_and_is_known_for_small_ones_alone() -> None:
+    margins = [Population(P, B, C, spread).margin() for spread in (0.0, 1e-6, 1e-4, 1e-2)]
+    assert margins == sorted(margins)
+    assert (margins[0], margins[1]) == (0.0, pytest.approx(0.0, abs=1e-5))
+    with pytest.raises(TheoryDomainError, match="not small beside the force"):
+        Population(P, B, C, 0.3).margin()
+
+
 def policy_gradient(
     z: float, offsets: NDArray[np.float64], p: float, b: float, c: float, lam: float
 ) -> float:

@@ -7,6 +7,7 @@ from opdcliff.cli.words import (
     MULTIRUN,
     NO_ARMS,
     flag,
+    own_number,
     own_word,
     paths_of,
     say,
@@ -190,6 +191,34 @@ def calibrate(words: list[str]) -> int:
 
     folder = report(config, paths, console())
     say(f"written to {folder}")
+    return 0
+
+
+@verb(
+    "where the onset of your settings will lie, from a pilot below it; a lambda to run at",
+    """usage: opdcliff predict [pilot=0.8] [seeds=2] [group=option] [key.field=value] ...
+
+Calibrates, runs a pilot at that multiple of lambda* with these settings (optimizer, batch, warm-up,
+budget), and predicts from its spread and wobble where the onset will lie at each of
+calibration.strengths, and which lambda keeps clear of it. lambda* is the limit of small steps and
+of positions that are alike; this says how far below it your settings fall. Finished pilot runs are
+reused. Writes prediction.csv and prediction.json in
+runs/results/studies/<data.name>/prediction/.""",
+)
+def predict(words: list[str]) -> int:
+    """Run a pilot below the cliff and predict the onset from it."""
+    paths, words = paths_of(words)
+    pilot, words = own_number("pilot", words, 0.8)
+    seeds, words = own_number("seeds", words, 2)
+    begin_loading()
+    from opdcliff.prereg import predict as predict_onset
+    from opdcliff.settings import compose_one, load
+
+    config = load(compose_one([NO_ARMS, *words]))
+    found = predict_onset(config, paths, multiple=pilot, seeds=int(seeds))
+    from opdcliff.cli.prediction_table import report
+
+    say(f"written to {report(found, config, paths, console())}")
     return 0
 
 

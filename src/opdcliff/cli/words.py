@@ -24,6 +24,16 @@ def own_word(name: str, words: list[str]) -> tuple[str | None, list[str]]:
     return (values[0] if values else None), rest
 
 
+def own_number(name: str, words: list[str], default: float) -> tuple[float, list[str]]:
+    """The number of the verb's own word `name=NUMBER`, and the words that are settings."""
+    value, rest = own_word(name, words)
+    try:
+        return default if value is None else type(default)(value), rest
+    except ValueError as error:
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise ConfigError(f"{name}={value} is not {kind}") from error
+
+
 def flag(name: str, words: list[str]) -> tuple[bool, list[str]]:
     """The value of the verb's own word `name=true|false`, and the words that are settings."""
     value, rest = own_word(name, words)

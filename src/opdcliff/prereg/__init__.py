@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from opdcliff.prereg.confirm import run_locked
 from opdcliff.prereg.locking import make_lock
+from opdcliff.prereg.predict import Predicted, predict
 
 __all__ = [
+    "Predicted",
     "make_lock",
+    "predict",
     "run_locked",
 ]

@@ -16,6 +16,7 @@ from opdcliff.errors import ConfigError
 from opdcliff.records import Record
 
 SPREAD, HEADROOM, LOGIT = "train/headroom_spread", "train/headroom", "train/modal_logit"
+RESIDUAL = "train/residual_mean"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def pilot_facts(records: Sequence[Record]) -> PilotFacts:
         if record.status != "finished":
             raise ConfigError(
                 f"the pilot run {record.folder.name} is {record.status}; a pilot has to stay below "
-                "the cliff: lower protocol.predictions.pilot multiples"
+                "the cliff: lower its multiple of lambda*"
             )
         moving, settled = _evaluations(record)
         arrived.append(float(settled[SPREAD].iloc[0]))
@@ -75,6 +76,15 @@ def pilot_facts(records: Sequence[Record]) -> PilotFacts:
         speed_lo=min(speeds),
         speed_hi=max(speeds),
     )
+
+
+def overshoot(records: Sequence[Record]) -> float:
+    """Logits that a run's mean logit q rose above its moving fixed point, at the most over runs.
+
+    Counted at every evaluation but the first; 0 for runs that only ever lagged behind it.
+    """
+    above = [float(record.history[RESIDUAL].iloc[1:].max()) for record in records]
+    return max(0.0, *above)
 
 
 def pilot_rows(records: Sequence[Record]) -> list[dict[str, Any]]:

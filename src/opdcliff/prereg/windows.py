@@ -47,6 +47,11 @@ class Masses:
         """lambda* of the masses themselves."""
         return threshold.lambda_star(self.p, self.b, strength)
 
+    @property
+    def gain(self) -> float:
+        """Logits by which the fixed point moves as lambda grows by 1: logit p - logit b."""
+        return threshold.logit(self.p) - threshold.logit(self.b)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -85,14 +90,10 @@ def masses_of(table: pd.DataFrame, strength: float) -> list[Masses]:
     ]
 
 
-def onset_window(
-    masses: Sequence[Masses], pilot: PilotFacts, setting: Setting, lams: Sequence[float]
-) -> Window:
-    """Where the onset of a setting is predicted, on the grid `lams`.
-
-    Raises:
-        ConfigError: a vacuous or impossible window, see `check_window`.
-    """
+def onset_bounds(
+    masses: Sequence[Masses], pilot: PilotFacts, setting: Setting
+) -> tuple[list[float], list[float]]:
+    """Lower and upper bounds of the onset, one of each per row of masses: the rules above."""
     lows, highs = [], []
     z_end = end_of_room(setting.room, setting.closing_share)
     for row in masses:
@@ -100,8 +101,8 @@ def onset_window(
             Population(row.p, row.b, setting.strength, spread)
             for spread in (pilot.spread_hi, pilot.spread_lo)
         )
-        star, sharpening = wide.lambda_star, threshold.logit(row.p) - threshold.logit(row.b)
-        lows.append(wide.critical_lambda() * row.star_lo / star - 2.0 * pilot.wobble / sharpening)
+        star = wide.lambda_star
+        lows.append(wide.critical_lambda() * row.star_lo / star - 2.0 * pilot.wobble / row.gain)
         budgeted = onset_on_budget(
             narrow,
             Flow(speed=pilot.speed_lo),
@@ -110,6 +111,18 @@ def onset_window(
             z_end=z_end,
         )
         highs.append(budgeted * row.star_hi / star)
+    return lows, highs
+
+
+def onset_window(
+    masses: Sequence[Masses], pilot: PilotFacts, setting: Setting, lams: Sequence[float]
+) -> Window:
+    """Where the onset of a setting is predicted, on the grid `lams`.
+
+    Raises:
+        ConfigError: a vacuous or impossible window, see `check_window`.
+    """
+    lows, highs = onset_bounds(masses, pilot, setting)
     half = 0.5 * grid_step(lams)
     derivation = (
         f"critical lambda with spread {pilot.spread_hi:.4f} less 2 wobble {pilot.wobble:.4f}, "

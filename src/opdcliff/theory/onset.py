@@ -78,11 +78,11 @@ def width_of_seed(
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """Student interval of the mean over seeds; NaN for under two values or a NaN among them.
 
-    Coverage at 95% (tests/theory/test_onset.py; 8 seeds of 256 prompts, 8,000 simulated studies): 94.9%
-    for a smooth fall over two grid steps and 93.8% for a jump, both with onsets that spread over
-    seeds by an sd of half a step. With a smaller spread it is too short: at 0.1 steps 92% for the
-    smooth fall and 27% for the jump, at none 1%: a jump shows no more than the cells of the seeds'
-    brackets, from which `brackets.bracket_interval` takes an interval that covers.
+    Coverage at 95% (tests/theory/test_onset.py; 8 seeds of 256 prompts, 8,000 simulated studies):
+    94.9% for a smooth fall over two grid steps and 93.8% for a jump, both with onsets that spread
+    over seeds by an sd of half a step. With a smaller spread it is too short: at 0.1 steps 92% for
+    the smooth fall and 27% for the jump, at none 1%: a jump shows no more than the cells of the
+    seeds' brackets, from which `brackets.bracket_interval` takes an interval that covers.
     """
     array = np.asarray(values, dtype=float)
     if not _is_sample(array):

@@ -82,8 +82,7 @@ class Population:
         z_star = threshold.fixed_point_logit(self.p, self.b, lam)
         boundary = threshold.clip_safe_logit(self.p, self.c)
         each = z[:, None] + self.spread * _OFFSETS
-        modal = lam * np.log(self.p) - (lam - 1.0) * np.log(self.b) - special.log_expit(each)
-        forces = np.where(each <= boundary, z_star - each, modal)
+        forces = np.where(each <= boundary, z_star - each, self._modal(each, lam))
         weights = special.expit(each) * special.expit(-each)
         return np.asarray((weights * forces).sum(1) / weights.sum(1))
 
@@ -111,6 +110,35 @@ class Population:
                 "positions differ by more than the safe region is wide"
             )
         return float(optimize.brentq(lowest, 1.0, star, xtol=_LAM_TOLERANCE))
+
+    def margin(self) -> float:
+        """Logits short of z_c at which the rest point vanishes, to leading order in the spread.
+
+        m = spread (u + 1/u),  u^2 = 2 log(A/(spread sqrt(2 pi))),
+
+        A the force just beyond z_c at lambda*. The onset falls short of lambda* by
+        m/(logit p - logit b), a share m/(z_c - logit b) of it: to 0 with the spread at any p, and
+        like 1/(z_c - logit b) as p goes to 1 at a given spread. 0 for spread 0.
+        Raises TheoryDomainError where the spread is not small beside A (u < 1).
+        Source: docs/theory.md, point 20 [D].
+        """
+        if self.spread == 0.0:
+            return 0.0
+        boundary = threshold.clip_safe_logit(self.p, self.c)
+        pull = self._modal(np.array(boundary), self.lambda_star)
+        square = 2.0 * np.log(pull / (self.spread * np.sqrt(2.0 * np.pi)))
+        if not square >= 1.0:
+            raise TheoryDomainError(
+                f"spread = {self.spread:.6g} is not small beside the force {float(pull):.4g} "
+                "beyond the clip's boundary; critical_lambda() goes without that"
+            )
+        u = float(np.sqrt(square))
+        return self.spread * (u + 1.0 / u)
+
+    def _modal(self, z: Array, lam: float) -> Array:
+        """A_m at each logit."""
+        modal = lam * np.log(self.p) - (lam - 1.0) * np.log(self.b) - special.log_expit(z)
+        return np.asarray(modal)
 
 
 def critical_lambda(p: float, b: float, c: float, spread: float) -> float:

@@ -1,0 +1,47 @@
+"""The verb `predict`: what a pilot says of the onset, printed and written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from opdcliff.paths import StudyPaths
+from opdcliff.prereg import Predicted
+from opdcliff.settings import RunConfig
+from opdcliff.storage import encode_floats, write_json_atomic, write_text_atomic
+from opdcliff.terminal import print_table, print_text
+
+
+def report(found: Predicted, config: RunConfig, paths: StudyPaths, console: Console) -> Path:
+    """Print the prediction; write prediction.csv and prediction.json; returns their folder."""
+    facts = found.pilot
+    print_text(
+        console,
+        f"Pilot: {len(found.runs)} runs at lambda = {found.pilot_lam:g} over "
+        f"{config.optim.updates} updates, warm-up {config.lam.warmup_updates}. In logits: spread "
+        f"of positions {facts.spread_lo:.3f} to {facts.spread_hi:.3f}, wobble {facts.wobble:.3f}, "
+        f"logit q up to {found.overshoot:.3f} above its moving fixed point, speed "
+        f"{facts.speed_lo:.3f} to {facts.speed_hi:.3f} an update.",
+    )
+    print_table(console, "Predicted onset, and the lambda that keeps clear of it", found.table())
+    print_table(console, "What the margin is made of, in logits", found.parts())
+    unsafe = [f"{at.strength:g}" for at in found.at if at.recommended <= 1.0]
+    if unsafe:
+        print_text(
+            console,
+            f"At c = {', '.join(unsafe)} no lambda above 1 keeps the margin of this pilot; see "
+            "what it is made of.",
+        )
+    print_text(
+        console,
+        "lambda* is the limit of small steps and of positions that are alike. The prediction holds "
+        "for these settings: another optim.lr, batch, warm-up or budget needs its own pilot.",
+    )
+    folder = paths.output.study_dir(config.data.name, "prediction")
+    folder.mkdir(parents=True, exist_ok=True)
+    table = found.table()
+    write_text_atomic(folder / "prediction.csv", table.to_csv(index=False, float_format="%.6g"))
+    write_json_atomic(folder / "prediction.json", encode_floats(asdict(found)))
+    return folder

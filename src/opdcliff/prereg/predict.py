@@ -1,0 +1,205 @@
+"""Where the onset of settings of one's own will lie, before a run goes near it.
+
+The closed form is the limit of small steps and of positions that are alike. A pilot well below
+lambda* measures how far these settings are from that limit, in logits of the binding class, and the
+theory of positions that differ makes an interval for the onset of it, at any clip (the bounds of
+`windows`, without a grid).
+
+The recommended lambda stays below the lower end l of that interval by what the pilot's logit q rose
+above its moving fixed point, o logits at lambda_pilot. Taken to grow with the distance that the
+fixed point is moved, lambda - 1, and with g = logit p - logit b logits for each unit of lambda,
+
+    lambda = l - o (lambda - 1)/((lambda_pilot - 1) g),  that is  (l + k)/(1 + k),
+    k = o/((lambda_pilot - 1) g).
+
+Source: [D] docs/theory.md, points 14, 16 and 20; that o grows so is an assumption.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from opdcliff.calibration import Binding, prepare_calibration
+from opdcliff.errors import ConfigError
+from opdcliff.models import prepare
+from opdcliff.paths import StudyPaths
+from opdcliff.prereg.pilot import PilotFacts, overshoot, pilot_facts
+from opdcliff.prereg.windows import Masses, Setting, masses_of, onset_bounds
+from opdcliff.records import read_record
+from opdcliff.settings import RunConfig
+from opdcliff.study import LAM_DECIMALS, Cell, incomplete, run_cells
+from opdcliff.theory import LEVEL, ClipRule, Population
+
+# Protocol name of the pilot's records.
+PROTOCOL = "predict"
+# What makes each part of the margin smaller.
+_REMEDIES = {
+    "calibration": "more calibration.prompts",
+    "spread": "a smaller optim.lr, more rollout.prompts_per_update, or a larger student",
+    "wobble": "more rollout.prompts_per_update or a smaller optim.lr",
+    "overshoot": "a longer lam.warmup_updates or a smaller optim.lr",
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The onset at one clip strength.
+
+    star: the closed form at the calibrated masses. low, high: where the onset is predicted, on the
+    budget of the settings; high is infinite where the budget is too short to show it. recommended:
+    the largest lambda that keeps the pilot's margin. gain: logits per unit of lambda. parts: what
+    lies between star and recommended, in logits, by its cause.
+    """
+
+    strength: float
+    star: float
+    low: float
+    high: float
+    recommended: float
+    gain: float
+    parts: dict[str, float]
+
+    @property
+    def margin(self) -> float:
+        """Logits between the fixed point at the recommended lambda and the clip's boundary."""
+        return (self.star - self.recommended) * self.gain
+
+    @property
+    def sharper(self) -> str:
+        """What would make the largest part smaller."""
+        largest = max(self.parts, key=lambda name: self.parts[name])
+        return f"{largest}: {_REMEDIES[largest]}"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions at all calibrated strengths, and the pilot that they rest on."""
+
+    pilot_lam: float
+    pilot: PilotFacts
+    overshoot: float
+    runs: list[str]
+    at: list[Prediction]
+
+    def table(self) -> pd.DataFrame:
+        """One row per clip strength."""
+        return pd.DataFrame(
+            [
+                {
+                    "c": found.strength,
+                    "lambda*": found.star,
+                    "onset from": found.low,
+                    "to": found.high,
+                    "recommended": found.recommended,
+                    "of lambda*": found.recommended / found.star,
+                    "margin, logits": found.margin,
+                }
+                for found in self.at
+            ]
+        )
+
+    def parts(self) -> pd.DataFrame:
+        """What the margin is made of, in logits, one row per clip strength."""
+        rows = [{"c": f.strength, **f.parts, "sharper by": f.sharper} for f in self.at]
+        return pd.DataFrame(rows)
+
+
+def predict(config: RunConfig, paths: StudyPaths, *, multiple: float, seeds: int) -> Predicted:
+    """Calibrate, run or find the pilot, and predict the onset at all calibrated strengths.
+
+    multiple: of lambda*, at which the pilot runs, under 1. seeds: pilot runs, from `seed` on.
+
+    Raises:
+        ConfigError: settings without a cliff, a multiple that is no pilot's, no threshold, or a
+            pilot that says nothing (`pilot_facts`). StudyIncompleteError: a pilot run failed.
+    """
+    _check(config, multiple, seeds)
+    prepared = prepare(config, paths, seeds * config.optim.updates)
+    calibration, _ = prepare_calibration(config, paths, prepared)
+    lam = _pilot_lam(config, calibration.binding, multiple)
+    cells = []
+    for seed in range(config.seed, config.seed + seeds):
+        own = copy.deepcopy(config)
+        own.seed, own.lam.value, own.lam.of_threshold = seed, lam, None
+        cells.append(Cell(own, lam, PROTOCOL))
+    failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
+    if failures:
+        raise incomplete(failures, len(cells), "pilot runs")
+    records = [read_record(cell.folder(prepared, paths)) for cell in cells]
+    facts, above = pilot_facts(records), overshoot(records)
+    at = [
+        _at(config, masses_of(calibration.table, strength), strength, facts, above, lam)
+        for strength in config.calibration.strengths
+        if math.isfinite(strength)
+    ]
+    return Predicted(lam, facts, above, [record.folder.name for record in records], at)
+
+
+def _at(
+    config: RunConfig,
+    masses: Sequence[Masses],
+    strength: float,
+    facts: PilotFacts,
+    above: float,
+    pilot_lam: float,
+) -> Prediction:
+    setting = Setting(
+        strength,
+        config.optim.updates,
+        config.lam.warmup_updates,
+        config.rollout.max_new_tokens,
+        LEVEL,
+    )
+    lows, highs = onset_bounds(masses, facts, setting)
+    low = min(lows)
+    row = masses[lows.index(low)]
+    # The binding row's closed form is what users know as lambda*.
+    star, gain = masses[0].star(strength), row.gain
+    k = above / ((pilot_lam - 1.0) * gain)
+    recommended = (low + k) / (1.0 + k)
+    spread_out = Population(row.p, row.b, strength, facts.spread_hi).critical_lambda()
+    shrunk = row.star_lo / row.star(strength)
+    parts = {
+        "calibration": (star - row.star_lo) * gain,
+        "spread": (row.star(strength) - spread_out) * shrunk * gain,
+        "wobble": 2.0 * facts.wobble,
+        "overshoot": (low - recommended) * gain,
+    }
+    # A step that carries Z over a narrow barrier can put the upper end under the lower one.
+    return Prediction(strength, star, low, max(*highs, low), recommended, gain, parts)
+
+
+def _pilot_lam(config: RunConfig, binding: Binding | None, multiple: float) -> float:
+    if binding is None:
+        raise ConfigError(
+            "there is no threshold to predict an onset from: no class whose tail the contract "
+            "needs has p > b; `opdcliff calibrate` shows the masses"
+        )
+    assert config.clip.strength is not None, "checked"
+    star = binding.lambda_star(config.clip.strength)
+    lam = round(multiple * star, LAM_DECIMALS)
+    if not lam > 1.0:
+        raise ConfigError(
+            f"pilot={multiple:g} of lambda* = {star:.4f} is a pilot at lambda = {lam:g}, which "
+            "extrapolates nothing; raise it"
+        )
+    return lam
+
+
+def _check(config: RunConfig, multiple: float, seeds: int) -> None:
+    if ClipRule(config.clip.rule) is not ClipRule.MASK or config.clip.strength is None:
+        raise ConfigError(
+            f"clip={config.clip.name} has no cliff that the closed form predicts; use clip=c5, c2 "
+            "or another mask"
+        )
+    if not 0.0 < multiple < 1.0:
+        raise ConfigError(
+            f"pilot={multiple:g} must lie between 0 and 1: a pilot stays below the cliff"
+        )
+    if seeds < 1:
+        raise ConfigError(f"seeds={seeds} must be at least 1")

@@ -1,0 +1,121 @@
+"""The onset that a pilot predicts: its parts by hand, and the verb from settings to files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from opdcliff.errors import ConfigError
+from opdcliff.paths import StudyPaths
+from opdcliff.prereg.pilot import PilotFacts
+from opdcliff.prereg.predict import _at, predict
+from opdcliff.prereg.windows import Masses
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
+from opdcliff.theory import Population, threshold
+from workshop import SECONDS, Run
+
+P, B, C = 0.86, 0.46, 5.0
+STAR = threshold.lambda_star(P, B, C)
+GAIN = threshold.logit(P) - threshold.logit(B)
+PILOT = PilotFacts(spread_lo=0.03, spread_hi=0.06, wobble=0.02, speed_lo=0.3, speed_hi=0.4)
+STILL = PilotFacts(spread_lo=0.0, spread_hi=0.0, wobble=0.0, speed_lo=0.3, speed_hi=0.4)
+CONFIG = load(compose_one(["optim.updates=200", "lam.warmup_updates=50"]))
+EXACT = Masses("text, offsets 0-27", P, B, STAR, STAR)
+
+
+@pytest.mark.parametrize(
+    ("facts", "above", "star_lo"),
+    [(PILOT, 0.1, STAR - 0.03), (PILOT, 0.0, STAR), (STILL, 0.2, STAR), (STILL, 0.0, STAR - 0.01)],
+)
+def test_the_margin_is_the_sum_of_its_parts(
+    facts: PilotFacts, above: float, star_lo: float
+) -> None:
+    row = dataclasses.replace(EXACT, star_lo=star_lo)
+    found = _at(CONFIG, [row], C, facts, above, 1.5)
+    assert sum(found.parts.values()) == pytest.approx(found.margin, abs=1e-9)
+    assert found.parts["calibration"] == pytest.approx((STAR - star_lo) * GAIN)
+    assert found.parts["wobble"] == 2 * facts.wobble
+    short = STAR - Population(P, B, C, facts.spread_hi).critical_lambda()
+    assert found.parts["spread"] == pytest.approx(short * star_lo / STAR * GAIN)
+    # What the pilot rose above its fixed point at 1.5, in proportion to lambda - 1.
+    rise = above * (found.recommended - 1.0) / 0.5
+    assert found.parts["overshoot"] == pytest.approx(rise)
+    assert found.recommended == pytest.approx(found.low - rise / GAIN)
+
+
+def test_without_noise_it_is_the_closed_form() -> None:
+    found = _at(CONFIG, [EXACT], C, STILL, 0.0, 1.5)
+    assert found.recommended == found.low == pytest.approx(STAR)
+    assert found.high == pytest.approx(STAR)
+
+
+def test_the_row_whose_onset_is_lowest_decides() -> None:
+    other = Masses("text, offsets all", 0.9, B, 1.7, 1.75)
+    found = _at(CONFIG, [EXACT, other], C, PILOT, 0.1, 1.5)
+    alone = _at(CONFIG, [other], C, PILOT, 0.1, 1.5)
+    assert (found.low, found.recommended) == (alone.low, alone.recommended)
+    assert found.star == pytest.approx(STAR)
+
+
+def test_the_largest_part_names_its_remedy() -> None:
+    noisy = dataclasses.replace(PILOT, wobble=1.0)
+    assert _at(CONFIG, [EXACT], C, noisy, 0.0, 1.5).sharper.startswith("wobble: more rollout.")
+    assert _at(CONFIG, [EXACT], C, PILOT, 0.9, 1.5).sharper.startswith("overshoot: a longer")
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "text"),
+    [
+        (["clip=none_"], {}, "clip=none_ has no cliff that the closed form predicts"),
+        (["clip=truncate"], {}, "clip=truncate has no cliff"),
+        ([], {"multiple": 1.0}, "pilot=1 must lie between 0 and 1"),
+        ([], {"multiple": 0.0}, "pilot=0 must lie between 0 and 1"),
+        ([], {"seeds": 0}, "seeds=0 must be at least 1"),
+    ],
+)
+def test_what_is_no_pilot_is_refused_before_anything_is_trained(
+    words: list[str], options: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    config = load(compose_one([*SECONDS, *words]))
+    with pytest.raises(ConfigError, match=text):
+        predict(config, StudyPaths(tmp_path), **{"multiple": 0.8, "seeds": 1, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_verb_predicts_from_a_pilot_and_finds_it_again(run: Run, workshop: Path) -> None:
+    words = ["predict", *SECONDS, "optim.updates=8", "lam.warmup_updates=2", "seeds=2"]
+    reply = run(*words)
+    assert reply.code == 0, reply.err
+    assert "Pilot: 2 runs at lambda = 1." in reply.out
+    assert "limit of small steps" in reply.out
+    folder = workshop / "runs/results/studies/mini/prediction"
+    table = pd.read_csv(folder / "prediction.csv")
+    assert table.c.tolist() == [5.0, 2.0]
+    assert (table.recommended < table["lambda*"]).all()
+    written = json.loads((folder / "prediction.json").read_text())
+    assert len(written["runs"]) == 2
+    runs = sorted((workshop / "runs" / "predict").iterdir())
+    before = [path.stat().st_mtime_ns for path in runs]
+    assert run(*words).out == reply.out
+    assert [path.stat().st_mtime_ns for path in runs] == before
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["pilot=much"], "pilot=much is not a number"),
+        (["seeds=1.5"], "seeds=1.5 is not a whole number"),
+        (["pilot=0.1"], "extrapolates nothing; raise it"),
+        (["optim.updates=4"], "evaluations after its warm-up"),
+    ],
+)
+def test_a_pilot_that_says_nothing_is_one_line(words: list[str], line: str, run: Run) -> None:
+    reply = run("predict", *SECONDS, "lam.warmup_updates=2", *words)
+    assert reply.code == 2
+    assert line in reply.line
