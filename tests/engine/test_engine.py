@@ -5,7 +5,10 @@ Whether ranks train alike is in test_engine_equality.py; here, how they fail.
 
 from __future__ import annotations
 
+import io
 import os
+import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from opdcliff.models.load import build
 from opdcliff.models.prepare import Prepared
 from opdcliff.models.tokens.train_bpe import train_bpe
 from opdcliff.paths import StudyPaths
+from opdcliff.processes.rank_events import encode
 from opdcliff.records.record import read_record
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
@@ -213,6 +217,22 @@ def test_a_rank_that_fails_fails_the_run(
     assert str(caught.value) in record.manifest["reason"]
     assert str(folder / RANKS_LOG) in str(caught.value)
     assert (fault in ("raise", "late")) == ("little bread" in (folder / RANKS_LOG).read_text())
+
+
+def test_a_rank_that_starts_after_another_has_failed_is_ended_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A launcher would wait for it for half a minute: it takes SIGTERM for a wish to save."""
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(ranks_module.os, "kill", lambda *what: killed.append(what))
+    lines = [
+        encode("error", rank=1, text="too little bread"),
+        encode("started", rank=0, pid=4242, host=socket.gethostname()),
+    ]
+    told = ranks_module._Told()
+    text = io.StringIO(b"".join(lines).decode())
+    ranks_module._follow(told, text, print, lambda *_: None, lambda _: None)
+    assert killed == [(4242, signal.SIGKILL)]
 
 
 @pytest.mark.multirank

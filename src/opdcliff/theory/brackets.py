@@ -178,8 +178,5 @@ def _loglik(mu: float, lower: Array, upper: Array) -> float:
 
 def _log_probability(mu: float, inverse: Array, lower: Array, upper: Array) -> Array:
     low, high = (inverse[:, None] * (side - mu) for side in (lower, upper))
-    # In the upper tail differences of 1 - Phi are precise, those of Phi are not.
-    flip = low > 0
-    low, high = np.where(flip, -high, low), np.where(flip, -low, high)
     total: Array = np.log(np.maximum(special.ndtr(high) - special.ndtr(low), _LEAST)).sum(-1)
     return total
