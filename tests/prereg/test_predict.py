@@ -74,8 +74,8 @@ def test_the_largest_part_names_its_remedy() -> None:
     [
         (["clip=none_"], {}, "clip=none_ has no cliff that the closed form predicts"),
         (["clip=truncate"], {}, "clip=truncate has no cliff"),
-        ([], {"multiple": 1.0}, "pilot=1 must lie between 0 and 1"),
-        ([], {"multiple": 0.0}, "pilot=0 must lie between 0 and 1"),
+        ([], {"pilot": 1.0}, "pilot=1 must lie between 0 and 1"),
+        ([], {"pilot": 0.0}, "pilot=0 must lie between 0 and 1"),
         ([], {"seeds": 0}, "seeds=0 must be at least 1"),
     ],
 )
@@ -84,7 +84,7 @@ def test_what_is_no_pilot_is_refused_before_anything_is_trained(
 ) -> None:
     config = load(compose_one([*SECONDS, *words]))
     with pytest.raises(ConfigError, match=text):
-        predict(config, StudyPaths(tmp_path), **{"multiple": 0.8, "seeds": 1, **options})
+        predict(config, StudyPaths(tmp_path), **{"pilot": 0.6, "seeds": 1, **options})
     assert not list(tmp_path.iterdir())
 
 
@@ -98,6 +98,8 @@ def test_the_verb_predicts_from_a_pilot_and_finds_it_again(run: Run, workshop: P
     table = pd.read_csv(folder / "prediction.csv")
     assert table.c.tolist() == [5.0, 2.0]
     assert (table.recommended < table["lambda*"]).all()
+    lams = {path.name.split("-")[1] for path in (workshop / "runs" / "predict").iterdir()}
+    assert lams == {f"lam{1 + 0.6 * (table['lambda*'][0] - 1):.4f}"}
     written = json.loads((folder / "prediction.json").read_text())
     assert len(written["runs"]) == 2
     runs = sorted((workshop / "runs" / "predict").iterdir())
@@ -111,7 +113,6 @@ def test_the_verb_predicts_from_a_pilot_and_finds_it_again(run: Run, workshop: P
     [
         (["pilot=much"], "pilot=much is not a number"),
         (["seeds=1.5"], "seeds=1.5 is not a whole number"),
-        (["pilot=0.1"], "extrapolates nothing; raise it"),
         (["optim.updates=4"], "evaluations after its warm-up"),
     ],
 )

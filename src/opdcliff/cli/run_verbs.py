@@ -196,10 +196,10 @@ def calibrate(words: list[str]) -> int:
 
 @verb(
     "where the onset of your settings will lie, from a pilot below it; a lambda to run at",
-    """usage: opdcliff predict [pilot=0.8] [seeds=2] [group=option] [key.field=value] ...
+    """usage: opdcliff predict [pilot=0.6] [seeds=2] [group=option] [key.field=value] ...
 
-Calibrates, runs a pilot at that multiple of lambda* with these settings (optimizer, batch, warm-up,
-budget), and predicts from its spread and wobble where the onset will lie at each of
+Calibrates, runs a pilot at that share of the way from 1 to lambda* with these settings (optimizer,
+batch, warm-up, budget), and predicts from its spread and wobble where the onset will lie at each of
 calibration.strengths, and which lambda keeps clear of it. lambda* is the limit of small steps and
 of positions that are alike; this says how far below it your settings fall. Finished pilot runs are
 reused. Writes prediction.csv and prediction.json in
@@ -208,14 +208,14 @@ runs/results/studies/<data.name>/prediction/.""",
 def predict(words: list[str]) -> int:
     """Run a pilot below the cliff and predict the onset from it."""
     paths, words = paths_of(words)
-    pilot, words = own_number("pilot", words, 0.8)
+    pilot, words = own_number("pilot", words, 0.6)
     seeds, words = own_number("seeds", words, 2)
     begin_loading()
     from opdcliff.prereg import predict as predict_onset
     from opdcliff.settings import compose_one, load
 
     config = load(compose_one([NO_ARMS, *words]))
-    found = predict_onset(config, paths, multiple=pilot, seeds=int(seeds))
+    found = predict_onset(config, paths, pilot=pilot, seeds=int(seeds))
     from opdcliff.cli.prediction_table import report
 
     say(f"written to {report(found, config, paths, console())}")

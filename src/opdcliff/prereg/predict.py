@@ -109,19 +109,20 @@ class Predicted:
         return pd.DataFrame(rows)
 
 
-def predict(config: RunConfig, paths: StudyPaths, *, multiple: float, seeds: int) -> Predicted:
+def predict(config: RunConfig, paths: StudyPaths, *, pilot: float, seeds: int) -> Predicted:
     """Calibrate, run or find the pilot, and predict the onset at all calibrated strengths.
 
-    multiple: of lambda*, at which the pilot runs, under 1. seeds: pilot runs, from `seed` on.
+    pilot: share of the way from 1 to lambda* at which the pilot runs (a share of lambda* itself
+        would be under 1 where lambda* is near 1). seeds: pilot runs, from `seed` on.
 
     Raises:
-        ConfigError: settings without a cliff, a multiple that is no pilot's, no threshold, or a
-            pilot that says nothing (`pilot_facts`). StudyIncompleteError: a pilot run failed.
+        ConfigError: settings without a cliff, a share that is no pilot's, no threshold, or a pilot
+            that says nothing (`pilot_facts`). StudyIncompleteError: a pilot run failed.
     """
-    _check(config, multiple, seeds)
+    _check(config, pilot, seeds)
     prepared = prepare(config, paths, seeds * config.optim.updates)
     calibration, _ = prepare_calibration(config, paths, prepared)
-    lam = _pilot_lam(config, calibration.binding, multiple)
+    lam = _pilot_lam(config, calibration.binding, pilot)
     cells = []
     for seed in range(config.seed, config.seed + seeds):
         own = copy.deepcopy(config)
@@ -174,32 +175,25 @@ def _at(
     return Prediction(strength, star, low, max(*highs, low), recommended, gain, parts)
 
 
-def _pilot_lam(config: RunConfig, binding: Binding | None, multiple: float) -> float:
+def _pilot_lam(config: RunConfig, binding: Binding | None, pilot: float) -> float:
     if binding is None:
         raise ConfigError(
             "there is no threshold to predict an onset from: no class whose tail the contract "
             "needs has p > b; `opdcliff calibrate` shows the masses"
         )
     assert config.clip.strength is not None, "checked"
-    star = binding.lambda_star(config.clip.strength)
-    lam = round(multiple * star, LAM_DECIMALS)
-    if not lam > 1.0:
-        raise ConfigError(
-            f"pilot={multiple:g} of lambda* = {star:.4f} is a pilot at lambda = {lam:g}, which "
-            "extrapolates nothing; raise it"
-        )
-    return lam
+    return round(1.0 + pilot * (binding.lambda_star(config.clip.strength) - 1.0), LAM_DECIMALS)
 
 
-def _check(config: RunConfig, multiple: float, seeds: int) -> None:
+def _check(config: RunConfig, pilot: float, seeds: int) -> None:
     if ClipRule(config.clip.rule) is not ClipRule.MASK or config.clip.strength is None:
         raise ConfigError(
             f"clip={config.clip.name} has no cliff that the closed form predicts; use clip=c5, c2 "
             "or another mask"
         )
-    if not 0.0 < multiple < 1.0:
+    if not 0.0 < pilot < 1.0:
         raise ConfigError(
-            f"pilot={multiple:g} must lie between 0 and 1: a pilot stays below the cliff"
+            f"pilot={pilot:g} must lie between 0 and 1: a pilot stays below the cliff"
         )
     if seeds < 1:
         raise ConfigError(f"seeds={seeds} must be at least 1")
