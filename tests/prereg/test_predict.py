@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg.pilot import PilotFacts
-from opdcliff.prereg.predict import _at, predict
+from opdcliff.prereg.predict import Predicted, _at, predict
 from opdcliff.prereg.windows import Masses
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
@@ -67,6 +68,21 @@ def test_the_largest_part_names_its_remedy() -> None:
     noisy = dataclasses.replace(PILOT, wobble=1.0)
     assert _at(CONFIG, [EXACT], C, noisy, 0.0, 1.5).sharper.startswith("wobble: more rollout.")
     assert _at(CONFIG, [EXACT], C, PILOT, 0.9, 1.5).sharper.startswith("overshoot: a longer")
+
+
+@pytest.mark.parametrize(("above", "crowded"), [(0.15, []), (0.3, [1.5]), (0.4, [2.0, 1.5])])
+def test_an_overshoot_that_fills_the_room_at_one_is_told(
+    above: float, crowded: list[float]
+) -> None:
+    at = []
+    for c in (2.0, 1.5):
+        star = threshold.lambda_star(0.98, B, c)
+        row = Masses("text, offsets all", 0.98, B, star, star)
+        at.append(_at(CONFIG, [row], c, PILOT, above, 1.1))
+        # About log c, as p nears 1.
+        assert at[-1].arrival == pytest.approx(math.log(c), rel=0.02)
+    found = Predicted(1.1, PILOT, above, ["a"], at)
+    assert [each.strength for each in found.crowded()] == crowded
 
 
 @pytest.mark.parametrize(

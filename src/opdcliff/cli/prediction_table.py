@@ -34,6 +34,13 @@ def report(found: Predicted, config: RunConfig, paths: StudyPaths, console: Cons
             f"At c = {', '.join(unsafe)} no lambda above 1 keeps the margin of this pilot; see "
             "what it is made of.",
         )
+    for at in found.crowded():
+        print_text(
+            console,
+            f"At c = {at.strength:g} there are {at.arrival:.3f} logits above the fixed point at "
+            f"lambda = 1, and the pilot overshot by {found.overshoot:.3f}: a run may be lost on "
+            "arrival, whatever lambda. Take a smaller optim.lr or a larger clip.",
+        )
     print_text(
         console,
         "lambda* is the limit of small steps and of positions that are alike. The prediction holds "

@@ -12,7 +12,8 @@ fixed point is moved, lambda - 1, and with g = logit p - logit b logits for each
     lambda = l - o (lambda - 1)/((lambda_pilot - 1) g),  that is  (l + k)/(1 + k),
     k = o/((lambda_pilot - 1) g).
 
-Source: [D] docs/theory.md, points 14, 16 and 20; that o grows so is an assumption.
+Source: [D] docs/theory.md, points 14, 16 and 20. That o grows so is an assumption, which the runs
+at p = .98 and c = 1.5 refute: there it is an overshoot on arrival, whatever lambda (`crowded`).
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from opdcliff.prereg.windows import Masses, Setting, masses_of, onset_bounds
 from opdcliff.records import read_record
 from opdcliff.settings import RunConfig
 from opdcliff.study import LAM_DECIMALS, Cell, incomplete, run_cells
-from opdcliff.theory import LEVEL, ClipRule, Population
+from opdcliff.theory import LEVEL, ClipRule, Population, threshold
 
 # Protocol name of the pilot's records.
 PROTOCOL = "predict"
+# Share of the room at lambda = 1 that an overshoot may take before it is told.
+_CROWDED = 0.5
 # What makes each part of the margin smaller.
 _REMEDIES = {
     "calibration": "more calibration.prompts",
@@ -53,7 +56,8 @@ class Prediction:
     star: the closed form at the calibrated masses. low, high: where the onset is predicted, on the
     budget of the settings; high is infinite where the budget is too short to show it. recommended:
     the largest lambda that keeps the pilot's margin. gain: logits per unit of lambda. parts: what
-    lies between star and recommended, in logits, by its cause.
+    lies between star and recommended, in logits, by its cause. arrival: z_c - logit p, all the
+    logits there are above the fixed point at lambda = 1.
     """
 
     strength: float
@@ -63,6 +67,7 @@ class Prediction:
     recommended: float
     gain: float
     parts: dict[str, float]
+    arrival: float
 
     @property
     def margin(self) -> float:
@@ -85,6 +90,14 @@ class Predicted:
     overshoot: float
     runs: list[str]
     at: list[Prediction]
+
+    def crowded(self) -> list[Prediction]:
+        """Where the pilot's overshoot took a large part of the room that there is at lambda = 1.
+
+        A student arrives at its fixed point with momentum while lambda is still near 1; what passes
+        z_c then is lost at any lambda [M: docs/reproduction.md, near_p98].
+        """
+        return [found for found in self.at if self.overshoot > _CROWDED * found.arrival]
 
     def table(self) -> pd.DataFrame:
         """One row per clip strength."""
@@ -172,7 +185,9 @@ def _at(
         "overshoot": (low - recommended) * gain,
     }
     # A step that carries Z over a narrow barrier can put the upper end under the lower one.
-    return Prediction(strength, star, low, max(*highs, low), recommended, gain, parts)
+    high = max(*highs, low)
+    arrival = threshold.clip_safe_logit(row.p, strength) - threshold.logit(row.p)
+    return Prediction(strength, star, low, high, recommended, gain, parts, arrival)
 
 
 def _pilot_lam(config: RunConfig, binding: Binding | None, pilot: float) -> float:
