@@ -50,7 +50,7 @@ docs: install
 	$(BIN)/python docs/make_site.py build/docs
 
 test: install
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check src tests docs/*.py
