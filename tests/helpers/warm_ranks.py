@@ -39,6 +39,7 @@ _PRELOADED = (
 )
 _OUTPUTS = (1, 2)
 _SECONDS = 0.02
+_LOOK_SECONDS = 5.0
 
 
 def started_warm(patch: pytest.MonkeyPatch) -> None:
@@ -93,11 +94,16 @@ def _serve(path: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")
     listener.listen()
+    # Looks now and then whether the tests it serves are still there.
+    listener.settimeout(_LOOK_SECONDS)
     os.rename(path + ".new", path)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     parent = os.getppid()
     while os.getppid() == parent:
-        line, _ = listener.accept()
+        try:
+            line, _ = listener.accept()
+        except TimeoutError:
+            continue
         if os.fork() == 0:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

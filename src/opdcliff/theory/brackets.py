@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 from opdcliff.errors import ConfigError
-from opdcliff.theory.onset import Onset, WindowTest
+from opdcliff.theory.onset import Onset, WindowTest, check_window
 
 Array = NDArray[np.float64]
 
@@ -53,8 +53,7 @@ def bracket_test(onsets: Sequence[Onset], lo: float, hi: float, confidence: floa
     Under two seeds: all NaN, p_inside 1. Raises ConfigError as `window_test`, and for a bracket
     that is empty.
     """
-    if not lo < hi or (math.isinf(lo) and math.isinf(hi)):
-        raise ConfigError(f"window ({lo}, {hi}): needs lo < hi and at least one finite bound")
+    check_window(lo, hi)
     if len(onsets) < 2:
         return WindowTest(math.nan, math.nan, math.nan, 1.0)
     seen = _Brackets.of(onsets)

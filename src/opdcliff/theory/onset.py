@@ -128,8 +128,7 @@ def window_test(values: Sequence[float], lo: float, hi: float, confidence: float
     Raises ConfigError for lo >= hi, a NaN bound, or two infinite ones.
     Source: Schuirmann (1987), J. Pharmacokin. Biopharm. 15, 657-680.
     """
-    if not lo < hi or (math.isinf(lo) and math.isinf(hi)):
-        raise ConfigError(f"window ({lo}, {hi}): needs lo < hi and at least one finite bound")
+    check_window(lo, hi)
     array = np.asarray(values, dtype=float)
     if not _is_sample(array):
         return WindowTest(math.nan, math.nan, math.nan, 1.0)
@@ -141,6 +140,12 @@ def window_test(values: Sequence[float], lo: float, hi: float, confidence: float
     under = stats.ttest_1samp(array, hi, alternative="less").pvalue
     low, high = t_interval(values, confidence)
     return WindowTest(float(array.mean()), low, high, float(max(over, under)))
+
+
+def check_window(lo: float, hi: float) -> None:
+    """Raise ConfigError for lo >= hi, a NaN bound, or two infinite ones."""
+    if not lo < hi or (math.isinf(lo) and math.isinf(hi)):
+        raise ConfigError(f"window ({lo}, {hi}): needs lo < hi and at least one finite bound")
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
