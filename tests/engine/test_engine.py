@@ -19,6 +19,7 @@ import torch
 import failing
 from kept import parameters, refused_update
 from opdcliff.engine.single import SingleEngine
+from opdcliff.engine.state import load_parameters, trained
 from opdcliff.errors import ConfigError, EngineError
 from opdcliff.models.device import pick_device
 from opdcliff.models.load import build
@@ -96,6 +97,28 @@ def test_the_norm_is_that_before_clipping() -> None:
         engine.backward(_loss(engine, slice(None)), last=True)
         norms.append(engine.step())
     assert norms[0] == norms[1] > 1e-3
+
+
+def test_sgd_takes_plain_steps_along_the_gradient_and_keeps_nothing() -> None:
+    engine = _single(name="sgd", lr=0.01, grad_clip=1e9)
+    before = parameters(engine)
+    engine.backward(_loss(engine, slice(None)), last=True)
+    gradients = {name: p.grad.clone() for name, p in trained(engine.student) if p.grad is not None}
+    engine.step()
+    after = parameters(engine)
+    assert gradients
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(after[name], before[name] - 0.01 * gradient, rtol=0, atol=1e-12)
+    # A checkpoint of it holds weights alone, and goes on as if nothing had been.
+    state = engine.state()
+    assert {key.partition("/")[0] for key in state} == {"parameter"}
+    other = _single(name="sgd", lr=0.01, grad_clip=1e9)
+    load_parameters(trained(other.student), state)
+    other.load_state(state)
+    for one in (engine, other):
+        one.backward(_loss(one, slice(None)), last=True)
+        one.step()
+    assert _same(parameters(engine), parameters(other))
 
 
 def test_a_norm_that_is_not_finite_updates_nothing() -> None:

@@ -62,8 +62,14 @@ WORDS = [
     # Several collectives per update.
     "engine.bucket_elements=20000",
 ]
-# A fold among them, whose entries are chosen per chunk.
-FULL = ["optim.estimator=full", "optim.topk=100", "optim.updates=4"]
+# A fold among them, whose entries are chosen per chunk; and the other optimizer.
+FULL = [
+    "optim.estimator=full",
+    "optim.topk=100",
+    "optim.updates=4",
+    "optim.name=sgd",
+    "optim.lr=0.05",
+]
 EXACT = 1e-5
 
 

@@ -28,9 +28,9 @@ CHUNK_LOGITS = "OPDCLIFF_CHUNK_LOGITS"
 
 def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
     """Make the training loop of this process keep what it does."""
-    sample, run, make_optimizer = answering.sample, run_module.train, torch.optim.AdamW.__init__
+    sample, run = answering.sample, run_module.train
     answers: list[dict[int, list[int]]] = []
-    optimizers: list[torch.optim.AdamW] = []
+    optimizers: list[torch.optim.Optimizer] = []
     optimized: set[int] = set()
 
     def sample_and_keep(*arguments: Any, **options: Any) -> Rollout:
@@ -39,11 +39,14 @@ def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
             answers.append(dict(zip(options["numbers"], rollout.answers(), strict=True)))
         return rollout
 
-    def make_and_keep(optimizer: Any, parameters: Any, **options: Any) -> None:
-        given = list(parameters)
-        optimized.update(map(id, given))
-        optimizers.append(optimizer)
-        make_optimizer(optimizer, given, **options)
+    def making(make: Callable[..., None]) -> Callable[..., None]:
+        def make_and_keep(optimizer: Any, parameters: Any, **options: Any) -> None:
+            given = list(parameters)
+            optimized.update(map(id, given))
+            optimizers.append(optimizer)
+            make(optimizer, given, **options)
+
+        return make_and_keep
 
     def run_and_keep(*arguments: Any, **options: Any) -> Any:
         outcome = run(*arguments, **options)
@@ -62,7 +65,8 @@ def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
 
     set_attribute(answering, "sample", sample_and_keep)
     set_attribute(run_module, "train", run_and_keep)
-    set_attribute(torch.optim.AdamW, "__init__", make_and_keep)
+    for kind in (torch.optim.AdamW, torch.optim.SGD):
+        set_attribute(kind, "__init__", making(kind.__init__))
 
 
 def parameters(engine: Engine) -> dict[str, torch.Tensor]:

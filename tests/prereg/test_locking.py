@@ -22,7 +22,7 @@ from opdcliff.errors import ConfigError, InadmissibleError, StudyIncompleteError
 from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg import confirm, locking
-from opdcliff.prereg.confirm import locked_cells, run_locked
+from opdcliff.prereg.confirm import keyed_cells, run_locked
 from opdcliff.prereg.locking import baseline_config, locked_arms, make_lock
 from opdcliff.prereg.pilot import HEADROOM, LOGIT, SPREAD
 from opdcliff.prereg.predictions import Grounds
@@ -36,7 +36,7 @@ from opdcliff.study.cells import Cell
 from opdcliff.study.study import arm_config
 from opdcliff.theory.threshold import lambda_star
 from opdcliff.verification.lock import LOCK_FILE, Lock, read_lock
-from opdcliff.verification.locked_test import LockedTest, read_test
+from opdcliff.verification.locked_test import CellRef, LockedTest, read_test
 from opdcliff.verification.sealed_code import SEALED
 
 P, B = 0.876, 0.476
@@ -330,7 +330,7 @@ def lock(stage: Stage) -> Lock:
 def test_the_cells_are_those_of_the_lock_seed_by_seed(
     config: RunConfig, lock: Lock, prepared: Prepared
 ) -> None:
-    cells = locked_cells(config, lock, prepared)
+    cells = list(keyed_cells(config, lock, prepared).values())
     expected = lock.cells()
     identities = [cell.identity(prepared) for cell in cells]
     assert len(identities) == len(set(identities)) == 2 * 25
@@ -386,7 +386,7 @@ def test_a_setting_that_is_not_the_locked_one_is_named_with_both_values(
     dotted: str, value: Any, line: str, config: RunConfig, lock: Lock, prepared: Prepared
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        locked_cells(changed(config, set_to(dotted, value)), lock, prepared)
+        keyed_cells(changed(config, set_to(dotted, value)), lock, prepared)
     assert line in str(caught.value)
     assert "drop the override, or lock a new version" in str(caught.value)
 
@@ -407,8 +407,8 @@ def test_a_setting_that_is_not_the_locked_one_is_named_with_both_values(
 def test_where_and_how_cells_run_is_free(
     dotted: str, value: Any, config: RunConfig, lock: Lock, prepared: Prepared
 ) -> None:
-    cells = locked_cells(changed(config, set_to(dotted, value)), lock, prepared)
-    assert {cell.identity(prepared) for cell in cells} == set(lock.cells())
+    cells = keyed_cells(changed(config, set_to(dotted, value)), lock, prepared)
+    assert {cell.identity(prepared) for cell in cells.values()} == set(lock.cells())
 
 
 def test_an_arm_of_the_lock_that_is_gone_is_missed(
@@ -416,17 +416,24 @@ def test_an_arm_of_the_lock_that_is_gone_is_missed(
 ) -> None:
     other = changed(config, lambda made: made.protocol.arms.pop())
     with pytest.raises(ConfigError, match=r"has an arm far_below and protocol\.arms has not"):
-        locked_cells(other, lock, prepared)
+        keyed_cells(other, lock, prepared)
 
 
 def test_other_models_are_refused(config: RunConfig, lock: Lock, prepared: Prepared) -> None:
     other = dataclasses.replace(prepared, models_identity="cd" * 32)
     with pytest.raises(ConfigError) as caught:
-        locked_cells(config, lock, other)
+        keyed_cells(config, lock, other)
     assert "not the locked ones (cdcdcdcdcdcd, not abababababab)" in str(caught.value)
 
 
 # ---- running them ---------------------------------------------------------------------------
+
+
+def ended(folder: Path) -> Record:
+    """A record whose run parses below lambda 1.80 alone."""
+    lam = float(re.search(r"-lam([0-9.]+)-", f"{folder.name}-lam1.0-")[1])  # type: ignore[index]
+    history = pd.DataFrame({"step": [200], "eval/parse_rate": [0.95 if lam < 1.80 else 0.05]})
+    return Record(folder, {"status": "finished"}, {}, history)
 
 
 @pytest.fixture
@@ -440,6 +447,7 @@ def run(
     own = Asset(prepared.models, "models", {}, prepared.models_identity)
     monkeypatch.setattr(confirm, "models_asset", lambda *_: own)
     monkeypatch.setattr(confirm, "run_cells", locking.run_cells)
+    monkeypatch.setattr(confirm, "read_record", ended)
 
     def call() -> list[Cell]:
         run_locked(stage.config, stage.paths)
@@ -519,3 +527,91 @@ def test_other_weights_under_the_same_settings_are_told_and_run(
     with caplog.at_level(logging.WARNING):
         assert len(run()) == 50
     assert "not bit for bit those of the lock" in caplog.text
+
+
+# ---- bisected, and blind --------------------------------------------------------------------
+
+
+def test_an_arm_that_is_read_by_brackets_runs_what_bisection_asks_for(
+    stage: Stage, run: Callable[[], list[Cell]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lams = next(arm.lams for arm in locked_arms(stage.config, BINDING) if arm.name == "fine_grid")
+    design = onset_test().design.model_copy(update={"lams": lams, "seeds": 2})
+    by = {"kind": "onset", "level": 0.5, "confidence": 0.95, "by": "brackets"}
+    contrast = contrast_test().estimator.model_copy(
+        update={"of": CellRef(arm="fine_grid", lam=lams[0])}
+    )
+    tests = [
+        onset_test(estimator=by, design=design.model_dump()),
+        contrast_test(estimator=contrast.model_dump()),
+    ]
+    shutil.rmtree(stage.folder)
+    monkeypatch.setattr(locking, "write_tests", lambda _: tests)
+    lock, _ = read_lock(stage.lock())
+    assert lock is not None
+    stage.cells.clear()
+    settings = lock.arm("fine_grid").settings
+    fine = [
+        cell.lam
+        for cell in run()
+        if cell.lam in lams and science(cell.config) | {"seed": settings["seed"]} == settings
+    ]
+    # The third, which is the middle one, holds; the fifth falls; the fourth holds.
+    assert sum(lam < 1.80 for lam in lams) == 4
+    plain = {arm.name for arm in lock.arms} - {"fine_grid"}
+    path = [lams[2], lams[4], lams[3]]
+    asked = [*path, lams[0]]
+    assert sorted(fine) == sorted(2 * asked)
+    assert len(stage.cells) == 2 * (4 + sum(len(lock.arm(name).lams) for name in plain))
+    # The path's later cells wait for the earlier ones.
+    assert [lam for lam in dict.fromkeys(fine) if lam in path] == path
+
+
+def seen_record(folder: Path, weights: str, lam: float) -> Record:
+    manifest = {
+        "protocol": "looked",
+        "status": "finished",
+        "extras": {"models_sha256": weights},
+    }
+    config = {"clip": {"strength": 5.0}, "resolved_lam": lam}
+    return Record(folder, manifest, config, pd.DataFrame())
+
+
+def test_a_lock_names_every_run_of_its_models_and_refuses_one_near_the_cliff(
+    stage: Stage, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, star = asset_cache.content_digest(prepared.models), lambda_star(P, B, 5.0)
+    runs = [
+        seen_record(Path("low"), weights, 0.8 * star),
+        seen_record(Path("other"), "0" * 64, 1.1 * star),
+    ]
+    monkeypatch.setattr(locking, "read_runs", lambda _: runs)
+    config = changed(stage.config, set_to("protocol.predictions.blind_from", 0.9))
+    lock, _ = read_lock(stage.lock(config))
+    assert lock is not None
+    assert lock.seen == [
+        {
+            "protocol": "looked",
+            "record": "low",
+            "status": "finished",
+            "lam": 0.8 * star,
+            "of_threshold": pytest.approx(0.8),
+        }
+    ]
+    shutil.rmtree(stage.folder)
+    runs.append(seen_record(Path("high"), weights, 0.9 * star))
+    with pytest.raises(ConfigError) as caught:
+        stage.lock(config)
+    assert "looked/high ran at 0.9000 of lambda*" in str(caught.value)
+    assert "blind_from=0.9 allows none there" in str(caught.value)
+    # Without that setting it is named, too.
+    lock, _ = read_lock(stage.lock())
+    assert lock is not None
+    assert [run["record"] for run in lock.seen or []] == ["low", "high"]
+
+
+def test_a_protocol_may_do_without_the_longer_budget_and_the_larger_model(
+    config: RunConfig,
+) -> None:
+    other = changed(config, set_to("protocol.predictions.larger_model", None))
+    assert [arm.name for arm in locked_arms(other, BINDING)][-1] == "warm_start"

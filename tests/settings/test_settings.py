@@ -240,7 +240,7 @@ AT_LEAST_1 = st.floats(min_value=1, allow_nan=False)
 POSITIVE = """
     lam.of_threshold rollout.temperature optim.lr optim.grad_clip
     sft.teacher.lr sft.student.lr sft.grad_clip tune.epochs tune.lr tune.grad_clip
-    model.lora.alpha protocol.predictions.safe_multiple"""
+    model.lora.alpha protocol.predictions.safe_multiple protocol.predictions.blind_from"""
 NOT_NEGATIVE = "lam.value sft.weight_decay optim.weight_decay tune.weight_decay"
 INSIDE = """
     sft.teacher.continue_mass sft.student.continue_mass
@@ -269,8 +269,9 @@ COUNTS = """
     model.arch.hidden_size model.arch.intermediate_size model.arch.layers model.arch.heads
     model.arch.kv_heads model.arch.head_dim model.arch.max_positions"""
 CHOICES = """
-    data.name data.contract optim.estimator evaluation.gain engine.name engine.device
+    data.name data.contract optim.name optim.estimator evaluation.gain engine.name engine.device
     engine.launcher model.dtype
+    protocol.predictions.decide_by
     model.arch.family rollout.backend checkpoint.resume tracking.mode clip.rule"""
 
 BAD: dict[str, st.SearchStrategy[Any]] = {

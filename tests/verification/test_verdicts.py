@@ -62,6 +62,71 @@ def test_the_same_cell_of_the_grid_gives_an_interval_of_no_width_inside_it() -> 
     assert (verdict.outcome, verdict.low, verdict.high) == (Outcome.CONFIRMED, 1.775, 1.775)
 
 
+# ---- onset by brackets ----------------------------------------------------------------------
+
+BY_BRACKETS = {"kind": "onset", "level": 0.5, "confidence": 0.95, "by": "brackets"}
+
+
+def read_by_brackets(
+    falls_after: list[float], bounds: tuple[float, float], *, without: tuple[float, ...] = ()
+) -> Verdict:
+    cells = {k: v for k, v in cliff_cells(falls_after).items() if k[1] not in without}
+    test = onset_test(estimator=BY_BRACKETS, window=window(*bounds))
+    return judge(test, cells, SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("falls_after", "bounds", "outcome"),
+    [
+        # All seeds fall in one cell: that cell is the interval, and nothing narrower.
+        ([1.80] * 6, (1.80, 1.85), Outcome.CONFIRMED),
+        ([1.80] * 6, (1.81, 1.85), Outcome.INCONCLUSIVE),
+        # The cell before the window, or behind it, only touches it.
+        ([1.75] * 6, (1.80, 1.85), Outcome.REFUTED),
+        ([1.85] * 6, (1.80, 1.85), Outcome.REFUTED),
+        # One seed elsewhere: the interval reaches into its cell.
+        ([1.80] * 5 + [1.75], (1.80, 1.85), Outcome.INCONCLUSIVE),
+        ([1.80] * 5 + [1.75], (1.75, 1.85), Outcome.CONFIRMED),
+        # Beyond the grid.
+        ([1.90] * 6, (1.74, 1.84), Outcome.REFUTED),
+        ([0.0] * 6, (1.74, 1.84), Outcome.REFUTED),
+        ([1.90] * 6, (1.74, 1.95), Outcome.INCONCLUSIVE),
+    ],
+)
+def test_brackets_decide_by_whole_cells(
+    falls_after: list[float], bounds: tuple[float, float], outcome: Outcome
+) -> None:
+    verdict = read_by_brackets(falls_after, bounds)
+    assert verdict.outcome is outcome, verdict
+    if falls_after == [1.80] * 6:
+        assert (verdict.low, verdict.high) == verdict.bracket == (1.80, 1.85)
+    assert verdict.widths == ()
+
+
+def test_a_bisected_test_reads_its_path_and_misses_only_what_is_on_it() -> None:
+    # 1.80 holds, then 1.85 falls: three of five lambdas say nothing.
+    whole = read_by_brackets([1.80] * 6, (1.80, 1.85))
+    assert read_by_brackets([1.80] * 6, (1.80, 1.85), without=(1.70, 1.75, 1.90)) == whole
+    missing = read_by_brackets([1.80] * 6, (1.80, 1.85), without=(1.85,))
+    assert missing.outcome is Outcome.NOT_RUN
+    assert "6 of 12 cells have no outcome, the first: fine_grid lam=1.85 seed=11" in missing.reason
+    nothing = judge(onset_test(estimator=BY_BRACKETS), {}, SEEDS)
+    assert "6 of 6 cells have no outcome, the first: fine_grid lam=1.8 seed=11" in nothing.reason
+
+
+def test_a_bisected_cell_without_its_metric_is_no_collapse() -> None:
+    cells = cliff_cells([1.80] * 6)
+    cells["fine_grid", 1.85, 13] = value(math.nan)
+    verdict = judge(onset_test(estimator=BY_BRACKETS), cells, SEEDS)
+    assert verdict.outcome is Outcome.INADMISSIBLE
+    # Beside the path it is not read.
+    cells = cliff_cells([1.80] * 6)
+    cells["fine_grid", 1.70, 13] = value(math.nan)
+    assert (
+        judge(onset_test(estimator=BY_BRACKETS), cells, SEEDS).outcome is not Outcome.INADMISSIBLE
+    )
+
+
 @pytest.mark.parametrize(
     ("falls_after", "bounds", "outcome"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opdcliff.cli.verb import verb
-from opdcliff.cli.words import LOCKED, own_word, paths_of, say
+from opdcliff.cli.words import LOCKED, locked_words, own_word, paths_of, say
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
 from opdcliff.processes import begin_loading
@@ -12,7 +12,7 @@ from opdcliff.terminal import console
 
 @verb(
     "write locked predictions to prereg/<protocol>/",
-    """usage: opdcliff lock [protocol=mini] [supersedes=NAME] [key.field=value] ...
+    """usage: opdcliff lock [protocol=mini] [experiment=NAME] [supersedes=NAME] [field=value] ...
 
 Calibrates, measures a pilot below the cliff, computes the prediction windows and writes
 prereg/<protocol.name>/: one YAML file per test, and lock.json, which seals them together with the
@@ -25,17 +25,19 @@ def lock(words: list[str]) -> int:
     from opdcliff.settings import compose_one, load
 
     supersedes, settings = own_word("supersedes", words)
-    folder = make_lock(load(compose_one([LOCKED, *settings])), StudyPaths(), supersedes=supersedes)
+    config = load(compose_one(locked_words(settings)))
+    folder = make_lock(config, StudyPaths(), supersedes=supersedes)
     say(f"locked in {folder}; commit it before the first run, and run `opdcliff confirm`")
     return 0
 
 
 @verb(
     "run the cells of a lock",
-    """usage: opdcliff confirm [protocol=mini] [group=option] [key.field=value] ...
+    """usage: opdcliff confirm [protocol=mini] [experiment=NAME] [key.field=value] ...
 
-Runs the cells of the lock in prereg/<protocol.name>/ with the seeds derived from it. Finished cells
-are reused; settings other than the locked ones are refused.""",
+Runs the cells of the lock in prereg/<protocol.name>/ with the seeds derived from it, of bisected
+arms those that bisection asks for. Finished cells are reused; settings other than the locked ones
+are refused.""",
 )
 def confirm(words: list[str]) -> int:
     """Run the cells of a lock that have no outcome yet."""
@@ -43,9 +45,9 @@ def confirm(words: list[str]) -> int:
     from opdcliff.prereg import run_locked
     from opdcliff.settings import compose_one, load
 
-    config = load(compose_one([LOCKED, *words]))
+    config = load(compose_one(locked_words(words)))
     run_locked(config, StudyPaths())
-    say(f"all cells are done; `opdcliff verify protocol={config.protocol.name}` says what they say")
+    say(f"all runs are done; `opdcliff verify protocol={config.protocol.name}` says what they say")
     return 0
 
 

@@ -15,6 +15,12 @@ LOCKED = "protocol=mini"
 _MOST_LINES = 20
 
 
+def locked_words(words: list[str]) -> list[str]:
+    """The words of a verb about a lock: with a protocol, if none is chosen."""
+    chosen = any(word.startswith(("protocol=", "experiment=")) for word in words)
+    return words if chosen else [LOCKED, *words]
+
+
 def own_word(name: str, words: list[str]) -> tuple[str | None, list[str]]:
     """The value of the verb's own word `name=VALUE`, and the words that are settings."""
     values = [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]

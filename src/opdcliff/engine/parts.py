@@ -44,10 +44,15 @@ class _Recomputing(ScoringModule):
 
 def build_optimizer(
     student: PreTrainedModel, config: OptimConfig, *, fused: bool = False
-) -> torch.optim.AdamW:
-    """AdamW as configured; ZeRO engines wrap the same one. fused: all of a step in one kernel."""
+) -> torch.optim.Optimizer:
+    """As configured; ZeRO engines wrap the same one. fused: all of a step in one kernel."""
+    parameters = [parameter for _, parameter in trained(student)]
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused
+        )
     return torch.optim.AdamW(
-        [parameter for _, parameter in trained(student)],
+        parameters,
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         weight_decay=config.weight_decay,

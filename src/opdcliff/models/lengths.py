@@ -86,7 +86,7 @@ def _all_positions(config: RunConfig, lengths: dict[str, Any]) -> dict[str, int 
     """With the larger model of a locked protocol, which is tuned and measured on the same."""
     found: dict[str, int | None] = dict(lengths["positions"])
     predictions = config.protocol.predictions
-    if predictions is not None:
+    if predictions is not None and predictions.larger_model is not None:
         arch = model_option(predictions.larger_model).arch
         found[f"model {predictions.larger_model}"] = None if arch is None else arch.max_positions
     return found

@@ -101,7 +101,7 @@ def _student(s: Setup) -> Sequence[Part]:
             # All of them exist beside activations only if an earlier part left them.
             Part("gradients", trained * item, _UPDATE if _accumulates(s) else (STEP,)),
             # AdamW's two moments in the dtype of the parameters.
-            Part("optimizer states", 2 * trained * item),
+            Part("optimizer states", s.moments * trained * item),
             Part("optimizer workspace", update * item, (STEP,)),
             Part("communication buffers", (s.ranks > 1) * s.bucket * s.item, (STEP,)),
         ]
@@ -114,7 +114,7 @@ def _student(s: Setup) -> Sequence[Part]:
         Part("gradients", gradients, PHASES if split else _UPDATE, off and s.stage > 1),
         # The optimizer works on a float32 copy, in float32 models too.
         Part("fp32 master weights", share * FLOAT32, host=off),
-        Part("optimizer states", 2 * share * FLOAT32, host=off),
+        Part("optimizer states", s.moments * share * FLOAT32, host=off),
         # The share's gradients once more in float32, and a copy that AdamW makes.
         Part("optimizer workspace", 2 * share * FLOAT32, (STEP,), off),
         Part("communication buffers", s.bucket * s.item, PHASES if split else (BACKWARD,)),

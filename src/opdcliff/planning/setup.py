@@ -29,6 +29,7 @@ class Setup:
     communication buffers. prompt, answer: tokens. rows: answers of this rank at a time. chunk:
     answer tokens whose logits exist at a time. full: the estimator. recompute: gradient
     checkpointing. cuda: torch updates all parameters at once there, one after another on the CPU.
+    moments: numbers that the optimizer keeps for each it trains.
     """
 
     student: Sizes
@@ -51,6 +52,7 @@ class Setup:
     chunk: int
     full: bool
     adapter: Adapter | None = None
+    moments: int = 2
 
     @property
     def trained(self) -> int:

@@ -109,6 +109,7 @@ def setup_of(config: RunConfig, *, prompt: int, cuda: bool) -> Setup:
         chunk=engine.score_chunk_tokens,
         full=config.optim.estimator == "full",
         adapter=adapter_of(config),
+        moments=2 if config.optim.name == "adamw" else 0,
     )
 
 

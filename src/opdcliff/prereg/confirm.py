@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from opdcliff.errors import ConfigError, TamperedError
 from opdcliff.models import Prepared, models_asset, prepare, prepare_data
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg.locking import baseline_config
-from opdcliff.records import OPD
+from opdcliff.records import OPD, read_record
 from opdcliff.settings import RunConfig, science
 from opdcliff.storage import asset_cache
 from opdcliff.study import Cell, arm_config, incomplete, planned_updates, run_cells
-from opdcliff.verification import LOCK_FILE, Lock, LockedArm, find_anchor, read_lock
+from opdcliff.verification import (
+    LOCK_FILE,
+    CellValue,
+    Lock,
+    LockedArm,
+    LockedTest,
+    final_of,
+    find_anchor,
+    needed,
+    read_lock,
+    read_test,
+)
+
+# Arm, lambda and seed of a cell.
+Key = tuple[str, float, int]
 
 _log = logging.getLogger(__name__)
 
@@ -33,20 +47,44 @@ def run_locked(config: RunConfig, paths: StudyPaths) -> None:
     _require_models(config, paths, lock)
     prepared = prepare(config, paths, planned_updates(config))
     _compare_assets(lock, prepared)
-    cells = locked_cells(config, lock, prepared)
-    failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
-    if failures:
-        raise incomplete(failures, len(cells))
+    folder = paths.prereg_dir(lock.protocol)
+    tests = [read_test(folder / name) for name in lock.tests]
+    cells = keyed_cells(config, lock, prepared)
+    done: dict[Key, CellValue] = {}
+    while wanted := [key for key in _wanted(tests, lock, cells, done) if key not in done]:
+        asked = [cells[key] for key in wanted]
+        failures = run_cells(asked, prepared, paths, workers=config.protocol.workers)
+        if failures:
+            raise incomplete(failures, len(asked))
+        for key in wanted:
+            record = read_record(cells[key].folder(prepared, paths))
+            done[key] = CellValue(record.status, final_of(record.history))
 
 
-def locked_cells(config: RunConfig, lock: Lock, prepared: Prepared) -> list[Cell]:
-    """The cells of a lock, all of a seed before the next seed.
+def _wanted(
+    tests: Sequence[LockedTest], lock: Lock, cells: Iterable[Key], done: Mapping[Key, CellValue]
+) -> list[Key]:
+    """Cells that have to run, in the order of the lock, as far as those that are done tell.
+
+    All of an arm, unless a test bisects it; then what its tests ask for next.
+    """
+    bisected = {
+        test.design.arm
+        for test in tests
+        if test.estimator.kind == "onset" and test.estimator.by == "brackets"
+    }
+    asked = {key for test in tests for key in needed(test, done, lock.seeds)}
+    return [key for key in cells if key[0] not in bisected or key in asked]
+
+
+def keyed_cells(config: RunConfig, lock: Lock, prepared: Prepared) -> dict[Key, Cell]:
+    """The cells of a lock by arm, lambda and seed, all of a seed before the next seed.
 
     Raises:
         ConfigError: the settings at hand would make other cells than the locked ones.
     """
     ours = {arm.name: arm for arm in config.protocol.arms}
-    cells = []
+    cells = {}
     for seed in lock.seeds:
         for locked in lock.arms:
             if locked.kind == OPD and locked.name not in ours:
@@ -62,7 +100,7 @@ def locked_cells(config: RunConfig, lock: Lock, prepared: Prepared) -> list[Cell
                 cell = Cell(own, lam, lock.protocol, locked.kind)
                 if cell.identity(prepared) != lock.identity(locked, lam, seed):
                     raise ConfigError(_difference(science(own), locked, prepared, lock))
-                cells.append(cell)
+                cells[locked.name, lam, seed] = cell
     return cells
 
 

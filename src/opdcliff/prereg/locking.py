@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,7 +15,7 @@ from opdcliff.models import Prepared, prepare
 from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.prereg.pilot import PilotFacts, pilot_facts, pilot_rows
 from opdcliff.prereg.predictions import LARGER_SFT, Grounds, write_tests
-from opdcliff.records import OPD, read_record
+from opdcliff.records import OPD, read_record, read_runs
 from opdcliff.settings import PredictionConfig, ProtocolArm, RunConfig, model_option, science
 from opdcliff.storage import (
     asset_cache,
@@ -72,6 +73,8 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     prepared = prepare(config, paths, planned_updates(config))
     calibration, _ = prepare_calibration(config, paths, prepared)
     facts, rows = _pilot(config, predictions, calibration.binding, prepared, paths)
+    seen = seen_runs(config, calibration.binding, prepared, paths)
+    _require_blind(predictions, seen)
     arms = locked_arms(config, calibration.binding)
     count = len(config.protocol.arms[0].seeds)
     tests = write_tests(
@@ -99,6 +102,7 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
         "arms": [arm.model_dump() for arm in arms],
         "calibration": _calibration(calibration),
         "pilot": {"facts": facts.as_dict(), "runs": rows},
+        "seen": encode_floats(seen),
         "prompts_sha256": asset_cache.manifest(prepared.data)["facts"]["digest"],
         "models_identity": prepared.models_identity,
         "models_sha256": asset_cache.content_digest(prepared.models),
@@ -119,7 +123,7 @@ def check_predictions(arms: Sequence[ProtocolArm], predictions: PredictionConfig
     named = {arm.name: arm for arm in arms}
     for field in ("fine_grid", "extended", "small_clip", "far_below"):
         name = getattr(predictions, field)
-        if name not in named:
+        if name not in named and (name is not None or field != "extended"):
             raise ConfigError(
                 f"protocol.predictions.{field}={name} is no arm; allowed: {', '.join(named)}"
             )
@@ -129,7 +133,8 @@ def check_predictions(arms: Sequence[ProtocolArm], predictions: PredictionConfig
             f"protocol.predictions.safe_multiple={predictions.safe_multiple:g} is not on the fine "
             f"grid; allowed: {', '.join(f'{multiple:g}' for multiple in multiples)}"
         )
-    model_option(predictions.larger_model)
+    if predictions.larger_model is not None:
+        model_option(predictions.larger_model)
     for arm in arms:
         if arm.seeds != arms[0].seeds:
             raise ConfigError(
@@ -139,12 +144,12 @@ def check_predictions(arms: Sequence[ProtocolArm], predictions: PredictionConfig
 
 
 def locked_arms(config: RunConfig, binding: Binding | None) -> list[LockedArm]:
-    """The arms of a protocol and its two baselines, as a lock keeps them.
+    """The arms of a protocol and its baselines, as a lock keeps them.
 
     Raises:
         ConfigError: no threshold was calibrated.
     """
-    first = config.protocol.arms[0]
+    first, predictions = config.protocol.arms[0], config.protocol.predictions
     arms = [
         LockedArm(
             name=arm.name,
@@ -164,6 +169,7 @@ def locked_arms(config: RunConfig, binding: Binding | None) -> list[LockedArm]:
             settings=science(baseline_config(config, first, kind, 0)),
         )
         for kind in BASELINES
+        if kind != LARGER_SFT or (predictions is not None and predictions.larger_model is not None)
     ]
 
 
@@ -171,9 +177,44 @@ def baseline_config(config: RunConfig, arm: ProtocolArm, kind: str, seed: int) -
     """The config of a baseline cell: that of an arm, with the larger model where it is that."""
     own = arm_config(config, arm, seed)
     predictions = config.protocol.predictions
-    if kind == LARGER_SFT and predictions is not None:
+    if kind == LARGER_SFT and predictions is not None and predictions.larger_model is not None:
         own.model = model_option(predictions.larger_model)
     return own
+
+
+def seen_runs(
+    config: RunConfig, binding: Binding | None, prepared: Prepared, paths: StudyPaths
+) -> list[dict[str, Any]]:
+    """Every run of these models in the folder of records, the pilot's included.
+
+    of_threshold: lambda as a multiple of lambda* at the run's own clip strength, or the first
+    calibrated one; NaN without a calibration.
+    """
+    seen, weights = [], asset_cache.content_digest(prepared.models)
+    for record in read_runs(paths.runs):
+        if record.manifest["extras"].get("models_sha256") != weights:
+            continue
+        strength = record.config["clip"]["strength"] or config.calibration.strengths[0]
+        star = math.nan if binding is None else binding.lambda_star(strength)
+        lam = float(record.config["resolved_lam"])
+        run = {"protocol": record.manifest["protocol"], "record": record.folder.name}
+        seen.append(run | {"status": record.status, "lam": lam, "of_threshold": lam / star})
+    return seen
+
+
+def _require_blind(predictions: PredictionConfig, seen: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to lock what a run has shown already.
+
+    Raises:
+        ConfigError: a run of these models at or above `blind_from` exists.
+    """
+    for run in seen:
+        if predictions.blind_from is not None and not run["of_threshold"] < predictions.blind_from:
+            raise ConfigError(
+                f"{run['protocol']}/{run['record']} ran at {run['of_threshold']:.4f} of lambda*, "
+                f"and protocol.predictions.blind_from={predictions.blind_from:g} allows none there "
+                "before the lock; lock other models (sft.seed), or set it to null and say so"
+            )
 
 
 def _refuse(folder: Path, name: str) -> None:

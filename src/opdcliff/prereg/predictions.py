@@ -39,12 +39,17 @@ _EXCLUSIONS = (
     "none on outcome: collapsed and diverged runs are data (a diverged run parses nothing); a cell "
     "without an outcome makes the test NOT_RUN"
 )
-_STOPPING = "all cells of the design are run once; none is added, repeated or dropped after a look"
-_ONSET_REFUTED = "the t-interval of the mean onset over seeds lies wholly outside the window"
+_STOPPING = {
+    "points": "all cells of the design are run once; none is added, repeated or dropped after a "
+    "look",
+    "brackets": "the cells that bisection of the grid asks for (opdcliff.theory.bisected) are run "
+    "once; none is added, repeated or dropped after a look",
+}
+_ONSET_REFUTED = "the interval of the mean onset over seeds lies wholly outside the window"
 _CONTRAST_REFUTED = (
     "the t-interval of the mean difference over seeds lies wholly outside the window"
 )
-_CELL_REFUTED = f"{_ONSET_REFUTED}; the window is one grid cell, so 3% off is refuted"
+_CELL_REFUTED = f"{_ONSET_REFUTED}; the window is one cell of the grid"
 
 
 @dataclass(frozen=True)
@@ -96,14 +101,6 @@ def write_tests(grounds: Grounds) -> list[LockedTest]:
     """
     named = grounds.predictions
     t1 = _allowed(grounds, named.fine_grid)
-    t2 = _allowed(grounds, named.extended)
-    (lo, hi), (_, highest) = t2.bounds, t1.bounds
-    t2 = checked_window(
-        lo,
-        min(hi, highest),
-        f"{t2.derivation}; not above the window of T1",
-        grounds.arms[named.extended].lams,
-    )
     onset_tests = [
         _onset_test(
             grounds,
@@ -113,25 +110,19 @@ def write_tests(grounds: Grounds) -> list[LockedTest]:
             claim="At the base budget the student stops parsing at lambda*(p, b, c), less what the "
             "spread of positions takes.",
             source="fine-grid test of the paper [P]; window derived here [D], theory points 14, 16",
-            hypothesis="the onset at c = 5 lies in the window computed from calibration and pilot",
+            hypothesis=f"the onset at c = {grounds.strength(named.fine_grid):g} lies in the window "
+            "computed from calibration and pilot",
         ),
-        _onset_test(
-            grounds,
-            "T2",
-            named.extended,
-            t2,
-            claim="A longer budget does not move the onset up, and not below the noise allowance.",
-            source="budget test of the paper [P]; finite-budget flow [D], theory points 9, 16",
-            hypothesis="with twice the updates the onset lies in the window",
-        ),
+        *([] if named.extended is None else [_budget_test(grounds, named.extended, t1)]),
         _onset_test(
             grounds,
             "T3",
             named.small_clip,
             _allowed(grounds, named.small_clip),
             claim="The same p and b predict the onset at a smaller clip; nothing is refitted.",
-            source="small-clip test of the paper [P]; spread of the c = 5 pilot [D], point 16",
-            hypothesis="the onset at c = 2 lies in the window computed with the c = 5 pilot",
+            source="small-clip test of the paper [P]; spread of the same pilot [D], point 16",
+            hypothesis=f"the onset at c = {grounds.strength(named.small_clip):g} lies in the "
+            f"window computed with the {named.pilot[0].clip} pilot",
         ),
     ]
     exact = [
@@ -149,6 +140,28 @@ def write_tests(grounds: Grounds) -> list[LockedTest]:
         for test, arm in (("T1", named.fine_grid), ("T3", named.small_clip))
     ]
     return [*onset_tests, *exact, *_contrasts(grounds)]
+
+
+def _budget_test(grounds: Grounds, arm: str, t1: Window) -> LockedTest:
+    """T2: as T1 with more updates, and not above its window."""
+    own = _allowed(grounds, arm)
+    (lo, hi), (_, highest) = own.bounds, t1.bounds
+    settings, base = (grounds.arms[a].settings for a in (arm, grounds.predictions.fine_grid))
+    return _onset_test(
+        grounds,
+        "T2",
+        arm,
+        checked_window(
+            lo,
+            min(hi, highest),
+            f"{own.derivation}; not above the window of T1",
+            grounds.arms[arm].lams,
+        ),
+        claim="A longer budget does not move the onset up, and not below the noise allowance.",
+        source="budget test of the paper [P]; finite-budget flow [D], theory points 9, 16",
+        hypothesis=f"with {settings['optim']['updates']} updates for {base['optim']['updates']} "
+        "the onset lies in the window",
+    )
 
 
 def _allowed(grounds: Grounds, arm: str) -> Window:
@@ -169,7 +182,10 @@ def _onset_test(
     refutes: str = _ONSET_REFUTED,
     correction: str = "holm",
 ) -> LockedTest:
-    estimator = OnsetEstimator(kind="onset", level=grounds.level, confidence=0.95)
+    by = grounds.predictions.decide_by
+    estimator = OnsetEstimator.model_validate(
+        {"kind": "onset", "level": grounds.level, "confidence": 0.95, "by": by}
+    )
     texts = {"claim": claim, "source": source, "hypothesis": hypothesis, "refutes": refutes}
     return _test(grounds, name, arm, "eval/parse_rate", estimator, window, texts, correction)
 
@@ -180,7 +196,7 @@ def _contrasts(grounds: Grounds) -> list[LockedTest]:
     safe = CellRef(arm=fine, lam=grounds.safe_lam())
     far = CellRef(arm=named.far_below, lam=grounds.arms[named.far_below].lams[0])
     delta = named.flat_delta
-    rows = (
+    rows = [
         (
             ("flatness", "eval/ndcg1_parsed", far, 0.5),
             Window(
@@ -206,7 +222,9 @@ def _contrasts(grounds: Grounds) -> list[LockedTest]:
             f"NDCG@1 over all answers at {safe.lam:g} is not {named.parity_margin:g} or more under "
             "the larger model's",
         ),
-    )
+    ]
+    if named.larger_model is None:
+        rows = rows[:-1]
     return [
         _test(
             grounds,
@@ -254,7 +272,7 @@ def _test(
             "window": window,
             "minimum_seeds": grounds.predictions.least_seeds,
             "exclusions": _EXCLUSIONS,
-            "stopping": _STOPPING,
+            "stopping": _STOPPING[grounds.predictions.decide_by],
             "correction": correction,
             "provenance": {
                 "design.lams": "[D] multiples of the calibrated lambda*, in conf/protocol",

@@ -85,6 +85,8 @@ def science_of(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept["evaluation"].pop("stop_when_collapsed")
     # Records from before there was a choice have none.
     kept["rollout"].pop("backend", None)
+    if kept["optim"].get("name", "adamw") == "adamw":
+        kept["optim"].pop("name", None)
     if kept["model"].get("lora") is None:
         kept["model"].pop("lora", None)
     return kept

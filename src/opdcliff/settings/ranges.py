@@ -85,6 +85,8 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("protocol.predictions.upper_plateau protocol.predictions.lower_plateau", _INSIDE),
         ("protocol.predictions.flat_delta protocol.predictions.least_lift", _INSIDE),
         ("protocol.predictions.parity_margin", _INSIDE),
+        ("protocol.predictions.blind_from", _POSITIVE),
+        ("protocol.predictions.decide_by", _one_of("points", "brackets")),
         # An interval over seeds needs two of them.
         ("protocol.predictions.least_seeds", ("a whole number >= 2", lambda value: value >= 2)),
         ("sft.teacher.corrupt_rate sft.student.corrupt_rate sft.long_share", _RATE),
@@ -92,6 +94,7 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("optim.beta1 optim.beta2", _RATE),
         ("data.candidates", ("2 to 26", lambda value: 2 <= value <= 26)),
         ("data.name", _one_of("mini", "titles", "amazon_fashion", "prompts")),
+        ("optim.name", _one_of("adamw", "sgd")),
         ("optim.estimator", _one_of("sampled", "full")),
         ("evaluation.gain", _one_of("exp", "linear")),
         ("engine.name", _one_of("single", "zero0", "zero1", "zero2", "zero3")),

@@ -143,8 +143,9 @@ class RolloutConfig:
 
 @dataclass
 class OptimConfig:
-    """Budget, step size and estimator of the policy gradient."""
+    """Optimizer, budget, step size and estimator of the policy gradient."""
 
+    name: str
     updates: int
     lr: float
     beta1: float
@@ -235,14 +236,19 @@ class ProtocolArm:
 
 @dataclass
 class PredictionConfig:
-    """What turns a calibration and a pilot into locked windows; see prereg/README.md."""
+    """What turns a calibration and a pilot into locked windows; see prereg/README.md.
+
+    Without `extended` there is no test of a longer budget, without `larger_model` none of parity.
+    """
 
     pilot: list[ProtocolArm]
+    decide_by: str
+    blind_from: float | None
     fine_grid: str
-    extended: str
+    extended: str | None
     small_clip: str
     far_below: str
-    larger_model: str
+    larger_model: str | None
     upper_plateau: float
     lower_plateau: float
     safe_multiple: float

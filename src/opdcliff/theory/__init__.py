@@ -6,12 +6,14 @@ Every formula names its point in docs/theory.md.
 from __future__ import annotations
 
 from opdcliff.theory import threshold
+from opdcliff.theory.bisection import bisected
 from opdcliff.theory.brackets import bracket_test
 from opdcliff.theory.budget_flow import lambda_at
 from opdcliff.theory.clip_rules import ClipRule, validate_clip
 from opdcliff.theory.onset import (
     LEVEL,
     Onset,
+    WindowTest,
     bootstrap_interval,
     holm,
     onset_of_seed,
@@ -46,6 +48,8 @@ __all__ = [
     "Onset",
     "Population",
     "Rule",
+    "WindowTest",
+    "bisected",
     "bootstrap_interval",
     "bracket_test",
     "clip_safe_logit",

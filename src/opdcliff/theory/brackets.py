@@ -77,6 +77,8 @@ class _Brackets:
 
     lower: Array
     upper: Array
+    # The same, all lower then all upper ones, in lambda and to the bit: a window may end there.
+    ends: list[float]
     origin: float
     unit: float
     best: float
@@ -97,7 +99,8 @@ class _Brackets:
         unit = float(np.median(widths)) if len(widths) else 1.0
         lower, upper = (lower - origin) / unit, (upper - origin) / unit
         best = _most_likely(lower, upper)
-        return cls(lower, upper, origin, unit, best, _loglik(best, lower, upper))
+        most = _loglik(best, lower, upper)
+        return cls(lower, upper, ends.tolist(), origin, unit, best, most)
 
     @property
     def mean(self) -> float:
@@ -129,9 +132,10 @@ class _Brackets:
                 return side * math.inf
         found = float(optimize.brentq(over, near, self.best + side * step, xtol=1e-9))
         # Where the likelihood drops at the end of a bracket, that end belongs to the interval.
-        edges = np.concatenate([self.lower, self.upper])
-        edge = float(edges[np.abs(edges - found).argmin()])
-        return self.origin + self.unit * (edge if abs(edge - found) < _NEAR else found)
+        near_end = np.abs(np.concatenate([self.lower, self.upper]) - found)
+        if near_end.min() < _NEAR:
+            return self.ends[int(near_end.argmin())]
+        return self.origin + self.unit * found
 
 
 def _cut(count: int, confidence: float) -> float:

@@ -34,10 +34,16 @@ from opdcliff.verification.locked_test import (
 )
 from opdcliff.verification.report import BRACKETS, BRACKETS_SAY, VERDICTS, as_json
 from opdcliff.verification.run_sources import runs_of
-from opdcliff.verification.run_views import TABLE, table_of, view_of_record, write_table
+from opdcliff.verification.run_views import (
+    TABLE,
+    final_of,
+    table_of,
+    view_of_record,
+    write_table,
+)
 from opdcliff.verification.sealed_code import JUDGE, write_copy
 from opdcliff.verification.tables import bracket_table, number, span
-from opdcliff.verification.verdicts import METRIC_VERSIONS, Outcome
+from opdcliff.verification.verdicts import METRIC_VERSIONS, CellValue, Outcome, needed
 from opdcliff.verification.verification import Integrity, verify, verify_runs
 
 __all__ = [
@@ -52,6 +58,7 @@ __all__ = [
     "TRAJECTORIES",
     "VERDICTS",
     "CellRef",
+    "CellValue",
     "ContrastEstimator",
     "Design",
     "Integrity",
@@ -66,8 +73,10 @@ __all__ = [
     "as_json",
     "bracket_table",
     "check_tables",
+    "final_of",
     "find_anchor",
     "lock_text",
+    "needed",
     "number",
     "read_lock",
     "read_test",

@@ -22,7 +22,7 @@ from opdcliff.verification.locked_test import Name, Sha256, Strict, first_proble
 from opdcliff.verification.sealed_code import sealed_copy
 
 LOCK_FILE = "lock.json"
-FORMAT = 2
+FORMAT = 3
 
 
 class LockedArm(Strict):
@@ -36,9 +36,13 @@ class LockedArm(Strict):
 
 
 class Lock(Strict):
-    """Content of lock.json. entry: what judges in the sealed copy; format 1 has none."""
+    """Content of lock.json.
 
-    format: Literal[1, 2]
+    entry: what judges in the sealed copy; format 1 has none. seen: every run of the locked models
+    that existed, with its lambda as a share of lambda*; not known before format 3.
+    """
+
+    format: Literal[1, 2, 3]
     entry: str | None = None
     protocol: str
     supersedes: dict[str, str] | None
@@ -50,6 +54,7 @@ class Lock(Strict):
     arms: list[LockedArm]
     calibration: dict[str, Any]
     pilot: dict[str, Any]
+    seen: list[dict[str, Any]] | None = None
     prompts_sha256: Sha256
     models_identity: Sha256
     models_sha256: Sha256

@@ -42,11 +42,17 @@ class Design(Strict):
 
 
 class OnsetEstimator(Strict):
-    """Per seed the crossing of a decreasing isotonic fit with `level`; t-interval over seeds."""
+    """The lambda at which a seed's final metric falls through `level`, and its mean over seeds.
+
+    by: points, the crossing of a decreasing isotonic fit and a t interval over seeds; or brackets,
+    the grid cell of each seed, found by bisection (`theory.bisected`), and an interval that takes
+    nothing finer than that (`theory.bracket_test`).
+    """
 
     kind: Literal["onset"]
     level: float | None
     confidence: float
+    by: Literal["points", "brackets"] = "points"
 
 
 class CellRef(Strict):
@@ -135,6 +141,8 @@ def first_problem(error: ValidationError) -> str:
 
 
 def write_test(path: Path, test: LockedTest) -> None:
-    """Write a test file, its fields in the order of the schema."""
-    text = yaml.safe_dump(test.model_dump(), sort_keys=False, width=96, allow_unicode=False)
+    """Write a test file, its fields in the order of the schema; none that it does not name."""
+    text = yaml.safe_dump(
+        test.model_dump(exclude_unset=True), sort_keys=False, width=96, allow_unicode=False
+    )
     path.write_text(text, encoding="utf-8")

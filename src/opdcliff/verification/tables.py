@@ -56,7 +56,9 @@ def bracket_table(found: Verification) -> pd.DataFrame:
     rows = [
         _bracket_row(found, test, test.estimator)
         for test, verdict in zip(found.tests, found.verdicts, strict=True)
-        if test.estimator.kind == "onset" and verdict.outcome in JUDGED
+        if test.estimator.kind == "onset"
+        and test.estimator.by == "points"
+        and verdict.outcome in JUDGED
     ]
     return pd.DataFrame(rows)
 

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 
 from opdcliff.theory import (
     Onset,
+    WindowTest,
+    bisected,
     bootstrap_interval,
+    bracket_test,
     holm,
     onset_of_seed,
     width_of_seed,
@@ -71,7 +74,8 @@ class Verdict:
     their mean. p: that the mean lies outside the window, by t tests; p_holm: corrected over the
     tests of the lock. bracket: the grid cells that hold the seeds' crossings. bootstrap: interval
     over whole seeds, for comparison. widths: lambda over which each seed's parse rate falls from
-    0.75 to 0.25.
+    0.75 to 0.25. Of a test by brackets: points are the middles of the seeds' cells, low and high
+    the interval of `bracket_test`, and there is neither bootstrap nor width.
     """
 
     id: str
@@ -97,19 +101,21 @@ class Verdict:
 def judge(test: LockedTest, cells: Cells, seeds: Sequence[int]) -> Verdict:
     """The verdict of one test on the cells of all `seeds` of its lock."""
     window = test.window.bounds
-    needed = _needed(test, seeds)
-    missing = [key for key in needed if key not in cells]
+    read = needed(test, cells, seeds)
+    missing = [key for key in read if key not in cells]
     if missing:
         arm, lam, seed = missing[0]
         reason = (
-            f"{len(missing)} of {len(needed)} cells have no outcome, "
+            f"{len(missing)} of {len(read)} cells have no outcome, "
             f"the first: {arm} lam={lam:g} seed={seed}"
         )
         return Verdict(test.id, Outcome.NOT_RUN, reason, window)
-    problem = _inadmissible(test, cells, needed, seeds)
+    problem = _inadmissible(test, cells, read, seeds)
     if problem is not None:
         return Verdict(test.id, Outcome.INADMISSIBLE, problem, window)
     if test.estimator.kind == "onset":
+        if test.estimator.by == "brackets":
+            return _judge_brackets(test, test.estimator, cells, seeds)
         return _judge_onset(test, test.estimator, cells, seeds)
     return _judge_contrast(test, test.estimator, cells, seeds)
 
@@ -125,8 +131,29 @@ def corrected(tests: Sequence[LockedTest], verdicts: Sequence[Verdict]) -> list[
     return [replace(verdict, p_holm=adjusted.get(verdict.id, verdict.p)) for verdict in verdicts]
 
 
-def _needed(test: LockedTest, seeds: Sequence[int]) -> list[tuple[str, float, int]]:
+def bracketed(
+    test: LockedTest, estimator: OnsetEstimator, cells: Cells, seed: int
+) -> tuple[Onset | float, list[tuple[str, float, int]]]:
+    """The bracket of a seed's onset, or the lambda it still needs; and the cells it asked for.
+
+    A final metric that is missing or no number holds nothing.
+    """
+    asked = []
+    level = estimator.level if estimator.level is not None else math.nan
+
+    def holds(lam: float) -> bool | None:
+        asked.append((test.design.arm, lam, seed))
+        cell = cells.get(asked[-1])
+        return None if cell is None else final_value(cell, test.metric.name) >= level
+
+    return bisected(test.design.lams or [], holds), asked
+
+
+def needed(test: LockedTest, cells: Cells, seeds: Sequence[int]) -> list[tuple[str, float, int]]:
+    """Cells that a test reads; by brackets, those of its bisection up to the first missing one."""
     estimator = test.estimator
+    if estimator.kind == "onset" and estimator.by == "brackets":
+        return [key for seed in seeds for key in bracketed(test, estimator, cells, seed)[1]]
     if estimator.kind == "onset":
         grid = [(test.design.arm, lam) for lam in test.design.lams or ()]
     else:
@@ -135,7 +162,7 @@ def _needed(test: LockedTest, seeds: Sequence[int]) -> list[tuple[str, float, in
 
 
 def _inadmissible(
-    test: LockedTest, cells: Cells, needed: Sequence[tuple[str, float, int]], seeds: Sequence[int]
+    test: LockedTest, cells: Cells, read: Sequence[tuple[str, float, int]], seeds: Sequence[int]
 ) -> str | None:
     name, version = test.metric.name, test.metric.version
     if METRIC_VERSIONS.get(name) != version:
@@ -146,7 +173,7 @@ def _inadmissible(
         test.estimator.level is None or len(test.design.lams or ()) < 2
     ):
         return "its level or its grid is unknown, so there is no onset to estimate"
-    for arm, lam, seed in needed:
+    for arm, lam, seed in read:
         value = _value(cells[arm, lam, seed], name)
         if value is None:
             return f"{arm} lam={lam:g} seed={seed} has no metric {name}"
@@ -171,6 +198,17 @@ def _judge_onset(
     if any(math.isnan(onset.point) for onset in onsets):
         verdict = _judge_uncrossed(test, onsets)
     return replace(verdict, bracket=bracket, widths=widths)
+
+
+def _judge_brackets(
+    test: LockedTest, estimator: OnsetEstimator, cells: Cells, seeds: Sequence[int]
+) -> Verdict:
+    found = [bracketed(test, estimator, cells, seed)[0] for seed in seeds]
+    onsets = [onset for onset in found if isinstance(onset, Onset)]
+    read = bracket_test(onsets, *test.window.bounds, estimator.confidence)
+    bracket = (min(onset.below for onset in onsets), max(onset.above for onset in onsets))
+    points = [onset.point for onset in onsets]
+    return replace(_decided(test, points, read, touching=True), bracket=bracket)
 
 
 def _judge_uncrossed(test: LockedTest, onsets: Sequence[Onset]) -> Verdict:
@@ -210,29 +248,32 @@ def _judge_contrast(
 
 
 def _judge_points(test: LockedTest, points: Sequence[float], confidence: float) -> Verdict:
+    result = window_test(points, *test.window.bounds, confidence)
+    bootstrap = bootstrap_interval(points, confidence)
+    return replace(_decided(test, points, result, touching=False), bootstrap=bootstrap)
+
+
+def _decided(
+    test: LockedTest, points: Sequence[float], result: WindowTest, *, touching: bool
+) -> Verdict:
+    """touching: whether an interval that ends where the window begins lies outside it.
+
+    So it is with cells of the grid: a seed holds at the lower end of its cell, not at the upper.
+    """
     lo, hi = test.window.bounds
-    result = window_test(points, lo, hi, confidence)
+    below = result.high <= lo if touching else result.high < lo
+    above = result.low >= hi if touching else result.low > hi
     if result.low >= lo and result.high <= hi:
         outcome, reason = Outcome.CONFIRMED, "the interval lies inside the window"
-    elif result.high < lo or result.low > hi:
-        side = "below" if result.high < lo else "above"
+    elif below or above:
+        side = "below" if below else "above"
         outcome, reason = Outcome.REFUTED, f"the interval lies {side} the window"
     else:
         inside = "inside" if lo <= result.mean <= hi else "outside"
         outcome = Outcome.INCONCLUSIVE
         reason = f"the interval straddles the window's edge; the mean is {inside}"
-    return Verdict(
-        test.id,
-        outcome,
-        reason,
-        (lo, hi),
-        tuple(points),
-        result.mean,
-        result.low,
-        result.high,
-        result.p_inside,
-        bootstrap=bootstrap_interval(points, confidence),
-    )
+    numbers = (result.mean, result.low, result.high, result.p_inside)
+    return Verdict(test.id, outcome, reason, (lo, hi), tuple(points), *numbers)
 
 
 def _key(ref: CellRef) -> tuple[str, float]:
