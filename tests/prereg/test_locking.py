@@ -23,9 +23,9 @@ from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg import confirm, locking
 from opdcliff.prereg.confirm import keyed_cells, run_locked
+from opdcliff.prereg.grounds import Grounds
 from opdcliff.prereg.locking import baseline_config, locked_arms, make_lock
 from opdcliff.prereg.pilot import HEADROOM, LOGIT, SPREAD
-from opdcliff.prereg.predictions import Grounds
 from opdcliff.records.identity import OPD
 from opdcliff.records.record import Record
 from opdcliff.settings.checks import load, science

@@ -65,6 +65,16 @@ def test_facts_of_several_runs_reach_over_all_of_them() -> None:
         assert (facts.speed_lo, facts.speed_hi) == pytest.approx((0.1, 0.12))
 
 
+def test_a_spread_before_half_of_the_warm_up_is_that_of_the_repair() -> None:
+    early = {"spread": [9.0, 0.2, 0.04, 0.045, 0.06]}
+    assert pilot_facts([run(**early)]).spread_hi == 0.2
+    late = {**{k: [*v, v[-1]] for k, v in COLUMNS.items()}, "step": [0, 10, 40, 60, 80, 100]}
+    assert (
+        pilot_facts([run(**late | {"spread": [9.0, 0.2, 0.04, 0.045, 0.06, 0.05]})]).spread_hi
+        == 0.06
+    )
+
+
 def test_the_overshoot_is_the_highest_over_runs_and_no_start() -> None:
     lagging = run(residual=[0.9, -0.5, -0.2, -0.1, -0.1])
     above = run(residual=[0.9, -0.5, 0.2, 0.1, math.nan])

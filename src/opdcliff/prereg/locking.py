@@ -13,8 +13,10 @@ from opdcliff.calibration import Binding, Calibration, prepare_calibration
 from opdcliff.errors import ConfigError
 from opdcliff.models import Prepared, prepare
 from opdcliff.paths import REPO_ROOT, StudyPaths
+from opdcliff.prereg.contrasts import LARGER_SFT
+from opdcliff.prereg.grounds import Grounds
 from opdcliff.prereg.pilot import PilotFacts, pilot_facts, pilot_rows
-from opdcliff.prereg.predictions import LARGER_SFT, Grounds, write_tests
+from opdcliff.prereg.predictions import write_tests
 from opdcliff.records import OPD, read_record, read_runs
 from opdcliff.settings import PredictionConfig, ProtocolArm, RunConfig, model_option, science
 from opdcliff.storage import (
@@ -123,7 +125,7 @@ def check_predictions(arms: Sequence[ProtocolArm], predictions: PredictionConfig
     named = {arm.name: arm for arm in arms}
     for field in ("fine_grid", "extended", "small_clip", "far_below"):
         name = getattr(predictions, field)
-        if name not in named and (name is not None or field != "extended"):
+        if name not in named and (name is not None or field == "fine_grid"):
             raise ConfigError(
                 f"protocol.predictions.{field}={name} is no arm; allowed: {', '.join(named)}"
             )

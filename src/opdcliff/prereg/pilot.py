@@ -24,9 +24,10 @@ class PilotFacts:
     """Measurements of the pilot's runs, in logits of the binding class.
 
     spread_lo: smallest spread over positions when lambda has arrived, over runs.
-    spread_hi: largest spread over positions at any evaluation but the first, over runs. It is
-        larger while the student is being repaired, and grows with lambda: an upper bound for the
-        moment of a crossing.
+    spread_hi: largest spread over positions from half of the warm-up on, over runs. It is larger
+        while the student is being repaired: an upper bound for the moment of a crossing, which no
+        lambda near the cliff makes before. The windows of `mini` were locked with all evaluations
+        but the first.
     wobble: standard deviation over time of a run's median headroom, after the warm-up.
     speed_lo, speed_hi: logits per update from the start to the first evaluation, over runs.
     """
@@ -64,9 +65,9 @@ def pilot_facts(records: Sequence[Record]) -> PilotFacts:
                 f"the pilot run {record.folder.name} is {record.status}; a pilot has to stay below "
                 "the cliff: lower its multiple of lambda*"
             )
-        moving, settled = _evaluations(record)
+        warming, settled = _evaluations(record)
         arrived.append(float(settled[SPREAD].iloc[0]))
-        ever.append(float(moving[SPREAD].max()))
+        ever.append(float(warming[SPREAD].max()))
         wobbles.append(float(settled[HEADROOM].std(ddof=1)))
         speeds.append(_speed(record))
     return PilotFacts(
@@ -96,7 +97,7 @@ def pilot_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _evaluations(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Those after the start, and of them those at the full lambda."""
+    """Those from half of the warm-up on, but the start, and of them those at the full lambda."""
     for name in (SPREAD, HEADROOM, LOGIT):
         if name not in record.history:
             raise ConfigError(
@@ -111,7 +112,7 @@ def _evaluations(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"the pilot run {record.folder.name} has {len(settled)} evaluations after its warm-up "
             f"of {warmup} updates and needs 3; raise optim.updates or lower evaluation.every"
         )
-    return moving, settled
+    return moving[moving.step >= warmup / 2], settled
 
 
 def _speed(record: Record) -> float:

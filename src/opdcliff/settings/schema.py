@@ -238,7 +238,8 @@ class ProtocolArm:
 class PredictionConfig:
     """What turns a calibration and a pilot into locked windows; see prereg/README.md.
 
-    Without `extended` there is no test of a longer budget, without `larger_model` none of parity.
+    A null means no such test: extended of a longer budget, small_clip of another clip, far_below
+    of flatness, larger_model of parity.
     """
 
     pilot: list[ProtocolArm]
@@ -246,8 +247,8 @@ class PredictionConfig:
     blind_from: float | None
     fine_grid: str
     extended: str | None
-    small_clip: str
-    far_below: str
+    small_clip: str | None
+    far_below: str | None
     larger_model: str | None
     upper_plateau: float
     lower_plateau: float
