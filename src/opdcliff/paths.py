@@ -86,6 +86,10 @@ class ResultFolders:
         """`studies/<data>/<protocol>`: tables and figure of one study on one data set."""
         return self._folder("studies", safe_name(data), safe_name(protocol))
 
+    def prediction_dir(self, digest: str) -> Path:
+        """`predictions/<digest12>`: the predicted onset of the settings with that digest."""
+        return self._folder("predictions", _digest12(digest))
+
     def grid_dir(self, protocol: str) -> Path:
         """`grids/<protocol>`: collected tables of a grid of `train -m`."""
         return self._folder("grids", safe_name(protocol))

@@ -18,6 +18,7 @@ from opdcliff.prereg.predict import Predicted, _at, predict
 from opdcliff.prereg.windows import Masses
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
+from opdcliff.study.study import floored
 from opdcliff.theory import Population, threshold
 from workshop import SECONDS, Run
 
@@ -81,7 +82,7 @@ def test_an_overshoot_that_fills_the_room_at_one_is_told(
         at.append(_at(CONFIG, [row], c, PILOT, above, 1.1))
         # About log c, as p nears 1.
         assert at[-1].arrival == pytest.approx(math.log(c), rel=0.02)
-    found = Predicted(1.1, PILOT, above, ["a"], at)
+    found = Predicted(Path(), 1.1, PILOT, above, ["a"], at)
     assert [each.strength for each in found.crowded()] == crowded
 
 
@@ -110,7 +111,7 @@ def test_the_verb_predicts_from_a_pilot_and_finds_it_again(run: Run, workshop: P
     assert reply.code == 0, reply.err
     assert "Pilot: 2 runs at lambda = 1." in reply.out
     assert "limit of small steps" in reply.out
-    folder = workshop / "runs/results/studies/mini/prediction"
+    (folder,) = (workshop / "runs/results/predictions").iterdir()
     table = pd.read_csv(folder / "prediction.csv")
     assert table.c.tolist() == [5.0, 2.0]
     assert (table.recommended < table["lambda*"]).all()
@@ -122,6 +123,28 @@ def test_the_verb_predicts_from_a_pilot_and_finds_it_again(run: Run, workshop: P
     before = [path.stat().st_mtime_ns for path in runs]
     assert run(*words).out == reply.out
     assert [path.stat().st_mtime_ns for path in runs] == before
+    # And `train` takes what it recommends, at either clip, for these settings alone.
+    train = ["train", *words[1:-1], "lambda=predicted", "lam.warmup_updates=2"]
+    for clip, recommended in zip(("c5", "c2"), table.recommended, strict=True):
+        reply = run(*train, f"clip={clip}", "seed=3")
+        if recommended > 1.0:
+            assert reply.code == 0, reply.err
+            lam = math.floor(recommended * 1e4) / 1e4
+            assert list((workshop / "runs").glob(f"*/{clip}-lam{lam:.4f}-*-s3-*"))
+        else:
+            assert reply.code == 2
+            assert "recommends no lambda above 1 at c = " in reply.line
+    reply = run(*train, "optim.lr=1e-4")
+    assert reply.code == 2
+    assert "finds no prediction for these settings and models; run `opdcliff predict`" in reply.line
+    reply = run(*train, "clip=c3")
+    assert reply.code == 2
+    assert "is for clip strengths 5, 2, not 3.0; add it to calibration.strengths" in reply.line
+
+
+def test_a_recommended_lambda_is_never_rounded_up() -> None:
+    assert floored(1.23459) == 1.2345
+    assert floored(1.2) == 1.2
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ PLUMBING = {
     "data.rubric",
     "data.study_seeds",
     "lam.of_threshold",
+    "lam.predicted",
     "evaluation.stop_when_collapsed",
     "rollout.backend",
 }
@@ -298,6 +299,7 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
 }
 # Any value of its type is fine, or what is wrong with it is another test's.
 FREE = {
+    "lam.predicted",
     "data.chat_template",
     "data.system_prompt",
     "data.template_args",

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 
-from opdcliff.paths import StudyPaths
 from opdcliff.prereg import Predicted
 from opdcliff.settings import RunConfig
 from opdcliff.storage import encode_floats, write_json_atomic, write_text_atomic
+from opdcliff.study import PREDICTION
 from opdcliff.terminal import print_table, print_text
 
 
-def report(found: Predicted, config: RunConfig, paths: StudyPaths, console: Console) -> Path:
-    """Print the prediction; write prediction.csv and prediction.json; returns their folder."""
+def report(found: Predicted, config: RunConfig, console: Console) -> None:
+    """Print the prediction; write prediction.csv and prediction.json."""
     facts = found.pilot
     print_text(
         console,
@@ -46,9 +45,8 @@ def report(found: Predicted, config: RunConfig, paths: StudyPaths, console: Cons
         "lambda* is the limit of small steps and of positions that are alike. The prediction holds "
         "for these settings: another optim.lr, batch, warm-up or budget needs its own pilot.",
     )
-    folder = paths.output.study_dir(config.data.name, "prediction")
-    folder.mkdir(parents=True, exist_ok=True)
-    table = found.table()
-    write_text_atomic(folder / "prediction.csv", table.to_csv(index=False, float_format="%.6g"))
-    write_json_atomic(folder / "prediction.json", encode_floats(asdict(found)))
-    return folder
+    found.folder.mkdir(parents=True, exist_ok=True)
+    table = found.table().to_csv(index=False, float_format="%.6g")
+    write_text_atomic(found.folder / "prediction.csv", table)
+    content = {name: value for name, value in asdict(found).items() if name != "folder"}
+    write_json_atomic(found.folder / PREDICTION, encode_floats(content))

@@ -202,8 +202,8 @@ Calibrates, runs a pilot at that share of the way from 1 to lambda* with these s
 batch, warm-up, budget), and predicts from its spread and wobble where the onset will lie at each of
 calibration.strengths, and which lambda keeps clear of it. lambda* is the limit of small steps and
 of positions that are alike; this says how far below it your settings fall. Finished pilot runs are
-reused. Writes prediction.csv and prediction.json in
-runs/results/studies/<data.name>/prediction/.""",
+reused. Writes prediction.csv and prediction.json in a folder of these settings below
+runs/results/predictions/; `train lambda=predicted` finds them there.""",
 )
 def predict(words: list[str]) -> int:
     """Run a pilot below the cliff and predict the onset from it."""
@@ -218,7 +218,8 @@ def predict(words: list[str]) -> int:
     found = predict_onset(config, paths, pilot=pilot, seeds=int(seeds))
     from opdcliff.cli.prediction_table import report
 
-    say(f"written to {report(found, config, paths, console())}")
+    report(found, config, console())
+    say(f"written to {found.folder}, where `train lambda=predicted` with these settings looks")
     return 0
 
 

@@ -22,6 +22,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -33,7 +34,7 @@ from opdcliff.prereg.pilot import PilotFacts, overshoot, pilot_facts
 from opdcliff.prereg.windows import Masses, Setting, masses_of, onset_bounds
 from opdcliff.records import read_record
 from opdcliff.settings import RunConfig
-from opdcliff.study import LAM_DECIMALS, Cell, incomplete, run_cells
+from opdcliff.study import LAM_DECIMALS, Cell, incomplete, prediction_folder, run_cells
 from opdcliff.theory import LEVEL, ClipRule, Population, threshold
 
 # Protocol name of the pilot's records.
@@ -83,8 +84,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Predictions at all calibrated strengths, and the pilot that they rest on."""
+    """Predictions at all calibrated strengths, and the pilot that they rest on.
 
+    folder: where `lambda=predicted` looks for what is said here of these settings and models.
+    """
+
+    folder: Path
     pilot_lam: float
     pilot: PilotFacts
     overshoot: float
@@ -151,7 +156,8 @@ def predict(config: RunConfig, paths: StudyPaths, *, pilot: float, seeds: int) -
         for strength in config.calibration.strengths
         if math.isfinite(strength)
     ]
-    return Predicted(lam, facts, above, [record.folder.name for record in records], at)
+    folder = prediction_folder(config, prepared, paths)
+    return Predicted(folder, lam, facts, above, [record.folder.name for record in records], at)
 
 
 def _at(

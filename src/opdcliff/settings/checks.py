@@ -76,6 +76,7 @@ def science_of(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept = {k: copy.deepcopy(v) for k, v in plain.items() if k not in _NOT_SCIENCE}
     # lambda as a multiple of the threshold has become a value by the time a run starts.
     kept["lam"].pop("of_threshold")
+    kept["lam"].pop("predicted", None)
     for key in ("path", "rubric", "study_seeds"):
         kept["data"].pop(key)
     # How prompts are put to a chat model: records from before there was a choice have none.
@@ -172,10 +173,10 @@ def _check_clip(config: RunConfig) -> None:
 
 def _check_lam(config: RunConfig) -> None:
     lam = config.lam
-    if lam.value is None and lam.of_threshold is None:
+    if lam.value is None and lam.of_threshold is None and not lam.predicted:
         raise ConfigError(
             "lam.value and lam.of_threshold are both null; set lam.value (a number >= 0) or "
-            "lam.of_threshold (a multiple of the calibrated lambda*)"
+            "lam.of_threshold (a multiple of the calibrated lambda*), or choose lambda=predicted"
         )
 
 

@@ -114,9 +114,10 @@ class TuneConfig:
 
 @dataclass
 class LamConfig:
-    """Reward extrapolation: `value`, or else `of_threshold` times the calibrated lambda*."""
+    """Reward extrapolation: `value`, or what a pilot recommends, or `of_threshold` x lambda*."""
 
     value: float | None
+    predicted: bool
     of_threshold: float | None
     warmup_updates: int
 
@@ -236,11 +237,7 @@ class ProtocolArm:
 
 @dataclass
 class PredictionConfig:
-    """What turns a calibration and a pilot into locked windows; see prereg/README.md.
-
-    A null means no such test: extended of a longer budget, small_clip of another clip, far_below
-    of flatness, larger_model of parity.
-    """
+    """What makes locked windows of calibration and pilot; an arm or model of null has no test."""
 
     pilot: list[ProtocolArm]
     decide_by: str

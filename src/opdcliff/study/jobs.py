@@ -45,9 +45,9 @@ def run_one(config: RunConfig, paths: StudyPaths, console: Console, label: str =
     """
     prepared = prepare(config, paths, config.optim.updates)
     binding: Binding | None = None
-    if config.lam.value is None:
+    if config.lam.value is None and not config.lam.predicted:
         binding = prepare_calibration(config, paths, prepared)[0].binding
-    cell = Cell(config, resolve_lam(config, binding), config.protocol.name)
+    cell = Cell(config, resolve_lam(config, binding, prepared, paths), config.protocol.name)
     reused = is_finished(cell, prepared, paths)
     if not reused:
         title = f"training {label}{cell.name}"

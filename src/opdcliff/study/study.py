@@ -10,12 +10,13 @@ from pathlib import Path
 
 from opdcliff.calibration import Binding, prepare_calibration
 from opdcliff.errors import ConfigError
-from opdcliff.models import models_asset, prepare, prepare_data
+from opdcliff.models import Prepared, models_asset, prepare, prepare_data
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import ProtocolArm, RunConfig, check, clip_option
 from opdcliff.study.cells import Cell, is_finished
 from opdcliff.study.duration import announcement, planned_updates
 from opdcliff.study.pool import run_cells
+from opdcliff.study.predicted import predicted_lam
 from opdcliff.study.summary import Summary, summarise_study, write_summary
 from opdcliff.training import references
 
@@ -160,9 +161,19 @@ def threshold(config: RunConfig, binding: Binding | None) -> float:
     return binding.lambda_star(config.clip.strength or config.calibration.strengths[0])
 
 
-def resolve_lam(config: RunConfig, binding: Binding | None) -> float:
-    """lambda of a single run: `lam.value`, or `lam.of_threshold` times lambda*."""
+def floored(lam: float) -> float:
+    """A lambda that must not be passed, to the decimals that names and records have."""
+    scale: int = 10**LAM_DECIMALS
+    return math.floor(lam * scale) / scale
+
+
+def resolve_lam(
+    config: RunConfig, binding: Binding | None, prepared: Prepared, paths: StudyPaths
+) -> float:
+    """lambda of a single run: `lam.value`, what a pilot recommends, or a multiple of lambda*."""
     if config.lam.value is not None:
         return config.lam.value
+    if config.lam.predicted:
+        return floored(predicted_lam(config, prepared, paths))
     assert config.lam.of_threshold is not None, "checked by settings.check"
     return round(config.lam.of_threshold * threshold(config, binding), LAM_DECIMALS)
