@@ -125,7 +125,8 @@ def test_the_verb_predicts_from_a_pilot_and_finds_it_again(run: Run, workshop: P
     assert [path.stat().st_mtime_ns for path in runs] == before
     # And `train` takes what it recommends, at either clip, for these settings alone.
     train = ["train", *words[1:-1], "lambda=predicted", "lam.warmup_updates=2"]
-    for clip, recommended in zip(("c5", "c2"), table.recommended, strict=True):
+    for clip, at in zip(("c5", "c2"), written["at"], strict=True):
+        recommended = at["recommended"]
         reply = run(*train, f"clip={clip}", "seed=3")
         if recommended > 1.0:
             assert reply.code == 0, reply.err
