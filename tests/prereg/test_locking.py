@@ -22,10 +22,11 @@ from opdcliff.errors import ConfigError, InadmissibleError, StudyIncompleteError
 from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg import confirm, locking
+from opdcliff.prereg.clock import LOGIT
 from opdcliff.prereg.confirm import keyed_cells, run_locked
 from opdcliff.prereg.grounds import Grounds
 from opdcliff.prereg.locking import baseline_config, locked_arms, make_lock
-from opdcliff.prereg.pilot import HEADROOM, LOGIT, SPREAD
+from opdcliff.prereg.pilot import HEADROOM, SPREAD
 from opdcliff.records.identity import OPD
 from opdcliff.records.record import Record
 from opdcliff.settings.checks import load, science
@@ -98,7 +99,7 @@ def pilot_record(folder: Path) -> Record:
         }
     )
     manifest = {"status": "finished", "identity": "1" * 64}
-    return Record(folder, manifest, {"lam": {"warmup_updates": 100}}, history)
+    return Record(folder, manifest, {"lam": {"warmup_updates": 100}, "optim": {}}, history)
 
 
 @pytest.fixture
@@ -177,7 +178,7 @@ def test_protocols_that_cannot_run_are_not_locked(untouched: Stage) -> None:
     ("dotted", "value", "words"),
     [
         ("protocol.predictions.fine_grid", "fine", "fine_grid=fine is no arm; allowed: fine_grid"),
-        ("protocol.predictions.extended", "longer", "extended=longer is no arm"),
+        ("protocol.predictions.extended", ["longer"], "extended=longer is no arm"),
         ("protocol.predictions.small_clip", "c2", "small_clip=c2 is no arm"),
         ("protocol.predictions.far_below", "far", "far_below=far is no arm"),
         ("protocol.predictions.safe_multiple", 0.9, "safe_multiple=0.9 is not on the fine grid"),

@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 
 from opdcliff.errors import ConfigError
+from opdcliff.prereg.clock import LOGIT, RESIDUAL
 from opdcliff.prereg.pilot import (
     HEADROOM,
-    LOGIT,
-    RESIDUAL,
     SPREAD,
     PilotFacts,
     overshoot,
@@ -35,7 +34,7 @@ METRICS = {"spread": SPREAD, "headroom": HEADROOM, "logit": LOGIT, "residual": R
 
 def run(name: str = "a", status: str = "finished", **changes: list[float]) -> Record:
     manifest = {"status": status, "identity": f"identity of {name}"}
-    config = {"lam": {"warmup_updates": WARMUP}}
+    config = {"lam": {"warmup_updates": WARMUP}, "optim": {}}
     history = pd.DataFrame(COLUMNS | changes).rename(columns=METRICS)
     return Record(Path("runs") / name, manifest, config, history)
 

@@ -56,9 +56,9 @@ def test_a_null_leaves_its_test_out(lock: Lock) -> None:
         *("T1", "T2", "T3", "T1_exact", "T3_exact"),
         *("flatness", "lift", "parity"),
     ]
-    fewer = written(lock, extended=None, larger_model=None)
+    fewer = written(lock, extended=[], larger_model=None)
     assert list(fewer) == ["T1", "T3", "T1_exact", "T3_exact", "flatness", "lift"]
-    least = written(lock, extended=None, small_clip=None, far_below=None, larger_model=None)
+    least = written(lock, extended=[], small_clip=None, far_below=None, larger_model=None)
     assert list(least) == ["T1", "T1_exact", "lift"]
 
 

@@ -16,6 +16,7 @@ from opdcliff.theory import budget_flow, threshold
 from opdcliff.theory.spread import (
     Flow,
     Population,
+    class_tokens,
     end_of_room,
     onset_on_budget,
     trajectory,
@@ -235,6 +236,35 @@ def onset(updates: int) -> float:
     return onset_on_budget(alike(), Flow(eta=1.0), updates=updates, warmup_updates=0, z_end=Z_C)
 
 
+# ---- the share of tokens ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("q", [0.1, 0.5, 0.9, 0.999])
+def test_the_tokens_of_a_class_are_the_mean_of_its_lengths(q: float) -> None:
+    room = 50
+    # A text of n tokens has ended at its n-th place, or been cut at the last one.
+    by_hand = sum(n * (1 - q) * q ** (n - 1) for n in range(1, room)) + room * q ** (room - 1)
+    assert class_tokens(threshold.logit(q), room) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_the_share_goes_from_that_of_one_token_to_that_of_a_full_room() -> None:
+    flow = Flow(eta=1.0, rest=14.0, room=136)
+    assert flow.share(-40.0) == pytest.approx(1 / 15)
+    assert flow.share(40.0) == pytest.approx(136 / 150)
+    assert Flow(eta=1.0).share(0.0) == 1.0
+    assert Flow(eta=1.0, rest=0.0, room=136).share(0.0) == 1.0
+
+
+def test_a_share_slows_the_clock_where_answers_are_short() -> None:
+    options = {"updates": 60, "warmup_updates": 0}
+    plain = trajectory(alike(), Flow(eta=0.05), 1.2, **options)
+    sharing = Flow(eta=0.05, rest=14.0, room=136)
+    shared = trajectory(alike(), sharing, 1.2, **options)
+    share = sharing.share(float(plain[0]))
+    assert shared[1] - shared[0] == pytest.approx(share * (plain[1] - plain[0]), rel=0.02)
+    assert (shared[1:] < plain[1:]).all()
+
+
 BAD: list[tuple[Callable[[], object], str]] = [
     (Flow, "give one of them"),
     (lambda: Flow(eta=0.1, speed=0.1), "give one of them"),
@@ -242,6 +272,9 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: Flow(eta=math.nan), "eta = nan"),
     (lambda: Flow(speed=-0.1), "speed = -0.1"),
     (lambda: Flow(speed=math.inf), "speed = inf"),
+    (lambda: Flow(eta=1.0, rest=14.0), "give both, rest at least 0, or none"),
+    (lambda: Flow(eta=1.0, rest=-1.0, room=136), "rest = -1.0, room = 136"),
+    (lambda: Flow(eta=1.0, rest=math.nan, room=136), "rest = nan"),
     (lambda: Population(P, B, C, -0.1), "spread = -0.1"),
     (lambda: Population(P, B, C, math.nan), "spread = nan"),
     (lambda: Population(P, B, C, math.inf), "spread = inf"),

@@ -123,9 +123,11 @@ def check_predictions(arms: Sequence[ProtocolArm], predictions: PredictionConfig
             of different seeds (a lock derives one list of seeds for all).
     """
     named = {arm.name: arm for arm in arms}
-    for field in ("fine_grid", "extended", "small_clip", "far_below"):
-        name = getattr(predictions, field)
-        if name not in named and (name is not None or field == "fine_grid"):
+    asked = [(field, getattr(predictions, field)) for field in ("small_clip", "far_below")]
+    asked = [(field, name) for field, name in asked if name is not None]
+    asked += [("fine_grid", predictions.fine_grid)]
+    for field, name in asked + [("extended", name) for name in predictions.extended]:
+        if name not in named:
             raise ConfigError(
                 f"protocol.predictions.{field}={name} is no arm; allowed: {', '.join(named)}"
             )

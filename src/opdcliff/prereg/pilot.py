@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from opdcliff.errors import ConfigError
+from opdcliff.prereg.clock import LOGIT, RESIDUAL, sgd_clock
 from opdcliff.records import Record
 
-SPREAD, HEADROOM, LOGIT = "train/headroom_spread", "train/headroom", "train/modal_logit"
-RESIDUAL = "train/residual_mean"
+SPREAD, HEADROOM = "train/headroom_spread", "train/headroom"
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class PilotFacts:
         but the first.
     wobble: standard deviation over time of a run's median headroom, after the warm-up.
     speed_lo, speed_hi: logits per update from the start to the first evaluation, over runs.
+    eta_lo, eta_hi, rest: of plain gradient steps, see `clock`; None for AdamW, whose steps do not
+        shrink with the gradient.
     """
 
     spread_lo: float
@@ -37,10 +39,13 @@ class PilotFacts:
     wobble: float
     speed_lo: float
     speed_hi: float
+    eta_lo: float | None = None
+    eta_hi: float | None = None
+    rest: float | None = None
 
     def as_dict(self) -> dict[str, float]:
-        """Plain values for the lock."""
-        return asdict(self)
+        """Plain values for the lock, none that were not measured."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def pilot_facts(records: Sequence[Record]) -> PilotFacts:
@@ -70,13 +75,22 @@ def pilot_facts(records: Sequence[Record]) -> PilotFacts:
         ever.append(float(warming[SPREAD].max()))
         wobbles.append(float(settled[HEADROOM].std(ddof=1)))
         speeds.append(_speed(record))
+    clocks = [sgd_clock(record) for record in records if _plain_steps(record)]
+    etas = [clock.eta for clock in clocks if clock.eta is not None]
     return PilotFacts(
         spread_lo=min(arrived),
         spread_hi=max(ever),
         wobble=float(np.sqrt(np.mean(np.square(wobbles)))),
         speed_lo=min(speeds),
         speed_hi=max(speeds),
+        eta_lo=min(etas, default=None),
+        eta_hi=max(etas, default=None),
+        rest=clocks[0].rest if clocks else None,
     )
+
+
+def _plain_steps(record: Record) -> bool:
+    return bool(record.config["optim"].get("name") == "sgd")
 
 
 def overshoot(records: Sequence[Record]) -> float:

@@ -35,7 +35,7 @@ def write_tests(grounds: Grounds) -> list[LockedTest]:
             hypothesis=f"the onset at c = {grounds.strength(named.fine_grid):g} lies in the window "
             "computed from calibration and pilot",
         ),
-        *([] if named.extended is None else [_budget_test(grounds, named.extended, t1)]),
+        *(_budget_test(grounds, arm, t1) for arm in named.extended),
         *([] if named.small_clip is None else [_small_clip_test(grounds, named.small_clip)]),
     ]
     exact = [
@@ -51,7 +51,7 @@ def write_tests(grounds: Grounds) -> list[LockedTest]:
             correction="none",
         )
         for test, arm in (("T1", named.fine_grid), ("T3", named.small_clip))
-        if arm is not None
+        if named.exact and arm is not None
     ]
     return [*onset_tests, *exact, *contrasts(grounds)]
 
@@ -60,10 +60,12 @@ def _budget_test(grounds: Grounds, arm: str, t1: Window) -> LockedTest:
     """T2: as T1 with more updates, and not above its window."""
     own = _allowed(grounds, arm)
     (lo, hi), (_, highest) = own.bounds, t1.bounds
-    settings, base = (grounds.arms[a].settings for a in (arm, grounds.predictions.fine_grid))
+    named = grounds.predictions
+    settings, base = (grounds.arms[a].settings for a in (arm, named.fine_grid))
+    name = "T2" if len(named.extended) == 1 else f"T2_{settings['optim']['updates']}"
     return _onset_test(
         grounds,
-        "T2",
+        name,
         arm,
         checked_window(
             lo,

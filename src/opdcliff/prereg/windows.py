@@ -3,6 +3,11 @@
     lo = min over masses of critical_lambda(spread_hi), less 2 wobble/(logit p - logit b)
     hi = max over masses of onset_on_budget(spread_lo, speed_lo)
 
+or, for plain gradient steps, whose budget decides where the cliff is seen,
+
+    lo = min over masses of onset_on_budget(spread_hi, eta_hi), less 2 wobble/(logit p - logit b)
+    hi = max over masses of onset_on_budget(spread_lo, eta_lo)
+
 over the masses of the binding offsets and of all offsets, each moved to the end of the 95%
 interval of its lambda*, and both widened by half a grid step, the resolution of an onset read off
 a grid. Nothing is taken from runs at or above the cliff. Source: docs/theory.md, points 14 and 16.
@@ -13,6 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
@@ -102,15 +108,21 @@ def onset_bounds(
             for spread in (pilot.spread_hi, pilot.spread_lo)
         )
         star = wide.lambda_star
-        lows.append(wide.critical_lambda() * row.star_lo / star - 2.0 * pilot.wobble / row.gain)
-        budgeted = onset_on_budget(
-            narrow,
-            Flow(speed=pilot.speed_lo),
+        budgeted = partial(
+            onset_on_budget,
             updates=setting.updates,
             warmup_updates=setting.warmup_updates,
             z_end=z_end,
         )
-        highs.append(budgeted * row.star_hi / star)
+        if pilot.eta_lo is None:
+            earliest = wide.critical_lambda()
+            latest = budgeted(narrow, Flow(speed=pilot.speed_lo))
+        else:
+            clock = partial(Flow, rest=pilot.rest, room=setting.room)
+            earliest = budgeted(wide, clock(eta=pilot.eta_hi))
+            latest = budgeted(narrow, clock(eta=pilot.eta_lo))
+        lows.append(earliest * row.star_lo / star - 2.0 * pilot.wobble / row.gain)
+        highs.append(latest * row.star_hi / star)
     return lows, highs
 
 
@@ -124,14 +136,19 @@ def onset_window(
     """
     lows, highs = onset_bounds(masses, pilot, setting)
     half = 0.5 * grid_step(lams)
+    low, high = (", ".join(f"{end:.4f}" for end in ends) for ends in (lows, highs))
+    budget = f"onset within {setting.updates} updates (warm-up {setting.warmup_updates})"
+    wide, narrow = f"with spread {pilot.spread_hi:.4f}", f"with spread {pilot.spread_lo:.4f}"
+    if pilot.eta_lo is None:
+        lower = f"critical lambda {wide}"
+        upper = f"{budget} {narrow} at {pilot.speed_lo:.4f} logits per update"
+    else:
+        lower = f"{budget} {wide} at eta {pilot.eta_hi:.4f} and {pilot.rest:.1f} other tokens"
+        upper = f"with eta {pilot.eta_lo:.4f} and spread {pilot.spread_lo:.4f}"
     derivation = (
-        f"critical lambda with spread {pilot.spread_hi:.4f} less 2 wobble {pilot.wobble:.4f}, "
-        f"lowest of {', '.join(f'{low:.4f}' for low in lows)}; onset within {setting.updates} "
-        f"updates (warm-up {setting.warmup_updates}) with spread {pilot.spread_lo:.4f} at "
-        f"{pilot.speed_lo:.4f} logits per update, highest of "
-        f"{', '.join(f'{high:.4f}' for high in highs)}; over masses of "
-        f"{' and '.join(row.where for row in masses)}; each side "
-        f"half a grid step, {half:.4f}, wider"
+        f"{lower} less 2 wobble {pilot.wobble:.4f}, lowest of {low}; {upper}, highest of {high}; "
+        f"over masses of {' and '.join(row.where for row in masses)}; each side half a grid step, "
+        f"{half:.4f}, wider"
     )
     lo, hi = min(lows) - half, max(highs) + half
     return checked_window(lo, hi, derivation, lams)

@@ -241,9 +241,10 @@ class PredictionConfig:
 
     pilot: list[ProtocolArm]
     decide_by: str
+    exact: bool
     blind_from: float | None
     fine_grid: str
-    extended: str | None
+    extended: list[str]
     small_clip: str | None
     far_below: str | None
     larger_model: str | None

@@ -26,6 +26,7 @@ from opdcliff.theory.simulate import Rule, even_position, simulate_position
 from opdcliff.theory.spread import (
     Flow,
     Population,
+    class_tokens,
     critical_lambda,
     end_of_room,
     onset_on_budget,
@@ -52,6 +53,7 @@ __all__ = [
     "bisected",
     "bootstrap_interval",
     "bracket_test",
+    "class_tokens",
     "clip_safe_logit",
     "critical_lambda",
     "end_of_room",

@@ -16,7 +16,9 @@ taken not to be clipped itself (p/c <= q), which a start b under p/c breaks for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +40,10 @@ _LAM_TOLERANCE = 1e-4
 class Flow:
     """How fast the shared logit follows its force, per update: one of two laws.
 
-    eta: plain gradient steps, dZ/dn = eta w(Z) G(Z), as in `budget_flow.updates_to_exit`.
+    eta: plain gradient steps, dZ/dn = eta w(Z) G(Z), as in `budget_flow.updates_to_exit`. A loss
+        that is a mean over the tokens of an answer gives the class its share of them, eta
+        l/(l + rest), l = (1 - q^room)/(1 - q) its tokens within `room` at q = s(Z) and `rest` all
+        others (point 21); without `rest` the share is 1.
     speed: logits per update whatever the size of the force, dZ/dn = speed sign G(Z): what an
         optimizer that divides the gradient by its own running size (AdamW) does far from a rest
         point. Near one it is slower than that; the windows that use it say so.
@@ -46,6 +51,8 @@ class Flow:
 
     eta: float | None = None
     speed: float | None = None
+    rest: float | None = None
+    room: int | None = None
 
     def __post_init__(self) -> None:
         rate = self.eta if self.speed is None else self.speed
@@ -53,6 +60,36 @@ class Flow:
             raise TheoryDomainError(
                 f"eta = {self.eta!r}, speed = {self.speed!r}: give one of them, finite and above 0"
             )
+        if (self.rest is None) != (self.room is None) or not (self.rest or 0.0) >= 0.0:
+            raise TheoryDomainError(
+                f"rest = {self.rest!r}, room = {self.room!r}: give both, rest at least 0, or none"
+            )
+
+    def share(self, z: float) -> float:
+        """Share of an answer's tokens that the class has at logit z, 1 without `rest`."""
+        if self.rest is None or self.room is None:
+            return 1.0
+        tokens = class_tokens(z, self.room)
+        return tokens / (tokens + self.rest)
+
+    def advanced(self, z: float, force: Callable[[float], float]) -> float:
+        """Logit z one update on, under a force in logits that depends on where it is."""
+        for _ in range(_PARTS):
+            pull = force(z)
+            if self.eta is not None:
+                weight = self.share(z) * float(special.expit(z) * special.expit(-z))
+                z += self.eta / _PARTS * weight * pull
+            elif self.speed is not None:
+                ahead = z + self.speed / _PARTS * float(np.sign(pull))
+                # A step across the rest point would only come back: it is there.
+                z = ahead if force(ahead) * pull > 0.0 else z
+        return z
+
+
+def class_tokens(z: float, room: int) -> float:
+    """Mean tokens of a class that goes on with logit z, within `room`: (1 - q^room)/(1 - q)."""
+    # 1 - q and log q to full precision for q near 1.
+    return float(-np.expm1(room * special.log_expit(z)) / special.expit(-z))
 
 
 @dataclass(frozen=True)
@@ -205,20 +242,9 @@ def trajectory(
         if path[-1] >= z_end:
             break
         lam_now = budget_flow.lambda_at(update, lam, warmup_updates)
-        path.append(_advanced(population, flow, path[-1], lam_now))
+        path.append(flow.advanced(path[-1], partial(_force_at, population, lam_now)))
     return np.array(path)
 
 
-def _advanced(population: Population, flow: Flow, z: float, lam: float) -> float:
-    def force(at: float) -> float:
-        return float(population.force(np.array([at]), lam)[0])
-
-    for _ in range(_PARTS):
-        pull = force(z)
-        if flow.eta is not None:
-            z += flow.eta / _PARTS * float(special.expit(z) * special.expit(-z)) * pull
-        elif flow.speed is not None:
-            ahead = z + flow.speed / _PARTS * float(np.sign(pull))
-            # A step across the rest point would only come back: it is there.
-            z = ahead if force(ahead) * pull > 0.0 else z
-    return z
+def _force_at(population: Population, lam: float, z: float) -> float:
+    return float(population.force(np.array([z]), lam)[0])
