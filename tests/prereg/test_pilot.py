@@ -77,8 +77,12 @@ def test_a_spread_before_half_of_the_warm_up_is_that_of_the_repair() -> None:
 def test_the_overshoot_is_the_highest_over_runs_and_no_start() -> None:
     lagging = run(residual=[0.9, -0.5, -0.2, -0.1, -0.1])
     above = run(residual=[0.9, -0.5, 0.2, 0.1, math.nan])
-    assert overshoot([lagging]) == 0.0
-    assert overshoot([lagging, above]) == overshoot([above, lagging]) == 0.2
+    assert overshoot([lagging]) == (0.0, 0.0)
+    assert overshoot([lagging, above]) == overshoot([above, lagging]) == (0.2, 0.2)
+    # On arrival, before half of the warm-up: it is told apart.
+    early = {**{k: [*v, v[-1]] for k, v in COLUMNS.items()}, "step": [0, 10, 40, 60, 80, 100]}
+    early["residual"] = [0.9, 0.5, 0.1, 0.02, math.nan, -0.1]
+    assert overshoot([lagging, run(**early)]) == (0.5, 0.1)
 
 
 def test_evaluations_without_the_binding_class_are_left_out() -> None:

@@ -39,36 +39,35 @@ def test_the_margin_is_the_sum_of_its_parts(
     facts: PilotFacts, above: float, star_lo: float
 ) -> None:
     row = dataclasses.replace(EXACT, star_lo=star_lo)
-    found = _at(CONFIG, [row], C, facts, above, 1.5)
+    found = _at(CONFIG, [row], C, facts, above)
     assert sum(found.parts.values()) == pytest.approx(found.margin, abs=1e-9)
     assert found.parts["calibration"] == pytest.approx((STAR - star_lo) * GAIN)
     assert found.parts["wobble"] == 2 * facts.wobble
     short = STAR - Population(P, B, C, facts.spread_hi).critical_lambda()
     assert found.parts["spread"] == pytest.approx(short * star_lo / STAR * GAIN)
-    # What the pilot rose above its fixed point at 1.5, in proportion to lambda - 1.
-    rise = above * (found.recommended - 1.0) / 0.5
-    assert found.parts["overshoot"] == pytest.approx(rise)
-    assert found.recommended == pytest.approx(found.low - rise / GAIN)
+    # What the pilot rose above its fixed point late in its warm-up or after it.
+    assert found.parts["overshoot"] == above
+    assert found.recommended == pytest.approx(found.low - above / GAIN)
 
 
 def test_without_noise_it_is_the_closed_form() -> None:
-    found = _at(CONFIG, [EXACT], C, STILL, 0.0, 1.5)
+    found = _at(CONFIG, [EXACT], C, STILL, 0.0)
     assert found.recommended == found.low == pytest.approx(STAR)
     assert found.high == pytest.approx(STAR)
 
 
 def test_the_row_whose_onset_is_lowest_decides() -> None:
     other = Masses("text, offsets all", 0.9, B, 1.7, 1.75)
-    found = _at(CONFIG, [EXACT, other], C, PILOT, 0.1, 1.5)
-    alone = _at(CONFIG, [other], C, PILOT, 0.1, 1.5)
+    found = _at(CONFIG, [EXACT, other], C, PILOT, 0.1)
+    alone = _at(CONFIG, [other], C, PILOT, 0.1)
     assert (found.low, found.recommended) == (alone.low, alone.recommended)
     assert found.star == pytest.approx(STAR)
 
 
 def test_the_largest_part_names_its_remedy() -> None:
     noisy = dataclasses.replace(PILOT, wobble=1.0)
-    assert _at(CONFIG, [EXACT], C, noisy, 0.0, 1.5).sharper.startswith("wobble: more rollout.")
-    assert _at(CONFIG, [EXACT], C, PILOT, 0.9, 1.5).sharper.startswith("overshoot: a longer")
+    assert _at(CONFIG, [EXACT], C, noisy, 0.0).sharper.startswith("wobble: more rollout.")
+    assert _at(CONFIG, [EXACT], C, PILOT, 0.9).sharper.startswith("overshoot: a longer")
 
 
 @pytest.mark.parametrize(("above", "crowded"), [(0.15, []), (0.3, [1.5]), (0.4, [2.0, 1.5])])
@@ -79,10 +78,10 @@ def test_an_overshoot_that_fills_the_room_at_one_is_told(
     for c in (2.0, 1.5):
         star = threshold.lambda_star(0.98, B, c)
         row = Masses("text, offsets all", 0.98, B, star, star)
-        at.append(_at(CONFIG, [row], c, PILOT, above, 1.1))
+        at.append(_at(CONFIG, [row], c, PILOT, above))
         # About log c, as p nears 1.
         assert at[-1].arrival == pytest.approx(math.log(c), rel=0.02)
-    found = Predicted(Path(), 1.1, PILOT, above, ["a"], at)
+    found = Predicted(Path(), 1.1, PILOT, 0.0, above, ["a"], at)
     assert [each.strength for each in found.crowded()] == crowded
 
 

@@ -21,7 +21,8 @@ def report(found: Predicted, config: RunConfig, console: Console) -> None:
         f"Pilot: {len(found.runs)} runs at lambda = {found.pilot_lam:g} over "
         f"{config.optim.updates} updates, warm-up {config.lam.warmup_updates}. In logits: spread "
         f"of positions {facts.spread_lo:.3f} to {facts.spread_hi:.3f}, wobble {facts.wobble:.3f}, "
-        f"logit q up to {found.overshoot:.3f} above its moving fixed point, speed "
+        f"logit q up to {found.arrival:.3f} above its moving fixed point and {found.overshoot:.3f} "
+        "from half of the warm-up on, speed "
         f"{facts.speed_lo:.3f} to {facts.speed_hi:.3f} an update.",
     )
     print_table(console, "Predicted onset, and the lambda that keeps clear of it", found.table())
@@ -37,7 +38,7 @@ def report(found: Predicted, config: RunConfig, console: Console) -> None:
         print_text(
             console,
             f"At c = {at.strength:g} there are {at.arrival:.3f} logits above the fixed point at "
-            f"lambda = 1, and the pilot overshot by {found.overshoot:.3f}: a run may be lost on "
+            f"lambda = 1, and the pilot overshot by {found.arrival:.3f}: a run may be lost on "
             "arrival, whatever lambda. Take a smaller optim.lr or a larger clip.",
         )
     print_text(

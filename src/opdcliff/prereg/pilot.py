@@ -93,13 +93,20 @@ def _plain_steps(record: Record) -> bool:
     return bool(record.config["optim"].get("name") == "sgd")
 
 
-def overshoot(records: Sequence[Record]) -> float:
-    """Logits that a run's mean logit q rose above its moving fixed point, at the most over runs.
+def overshoot(records: Sequence[Record]) -> tuple[float, float]:
+    """Logits that a run's mean logit q rose above its moving fixed point: at any time, and late.
 
-    Counted at every evaluation but the first; 0 for runs that only ever lagged behind it.
+    The most over runs and evaluations after the start; late ones are those from half of the
+    warm-up on. 0 for runs that only ever lagged behind it.
     """
-    above = [float(record.history[RESIDUAL].iloc[1:].max()) for record in records]
-    return max(0.0, *above)
+    ever, late = [0.0], [0.0]
+    for record in records:
+        after = record.history.iloc[1:]
+        ever.append(float(after[RESIDUAL].max()))
+        warmup = record.config["lam"]["warmup_updates"]
+        late.append(float(after[RESIDUAL][after.step >= warmup / 2].max()))
+    # No comparison with a NaN, where nothing was measured.
+    return float(np.nanmax(ever)), float(np.nanmax(late))
 
 
 def pilot_rows(records: Sequence[Record]) -> list[dict[str, Any]]:

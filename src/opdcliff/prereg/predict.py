@@ -6,14 +6,11 @@ theory of positions that differ makes an interval for the onset of it, at any cl
 `windows`, without a grid).
 
 The recommended lambda stays below the lower end l of that interval by what the pilot's logit q rose
-above its moving fixed point, o logits at lambda_pilot. Taken to grow with the distance that the
-fixed point is moved, lambda - 1, and with g = logit p - logit b logits for each unit of lambda,
+above its moving fixed point, o logits from half of the warm-up on: l - o/(logit p - logit b). What
+it rose before, on arrival at a fixed point that is still that of lambda near 1, threatens any
+lambda or none (`crowded`).
 
-    lambda = l - o (lambda - 1)/((lambda_pilot - 1) g),  that is  (l + k)/(1 + k),
-    k = o/((lambda_pilot - 1) g).
-
-Source: [D] docs/theory.md, points 14, 16 and 20. That o grows so is an assumption, which the runs
-at p = .98 and c = 1.5 refute: there it is an overshoot on arrival, whatever lambda (`crowded`).
+Source: [D] docs/theory.md, points 14, 16 and 20.
 """
 
 from __future__ import annotations
@@ -87,12 +84,14 @@ class Predicted:
     """Predictions at all calibrated strengths, and the pilot that they rest on.
 
     folder: where `lambda=predicted` looks for what is said here of these settings and models.
+    overshoot, arrival: logits above the moving fixed point, late and at any time (`overshoot`).
     """
 
     folder: Path
     pilot_lam: float
     pilot: PilotFacts
     overshoot: float
+    arrival: float
     runs: list[str]
     at: list[Prediction]
 
@@ -102,7 +101,7 @@ class Predicted:
         A student arrives at its fixed point with momentum while lambda is still near 1; what passes
         z_c then is lost at any lambda [M: docs/reproduction.md, near_p98].
         """
-        return [found for found in self.at if self.overshoot > _CROWDED * found.arrival]
+        return [found for found in self.at if self.arrival > _CROWDED * found.arrival]
 
     def table(self) -> pd.DataFrame:
         """One row per clip strength."""
@@ -150,14 +149,15 @@ def predict(config: RunConfig, paths: StudyPaths, *, pilot: float, seeds: int) -
     if failures:
         raise incomplete(failures, len(cells), "pilot runs")
     records = [read_record(cell.folder(prepared, paths)) for cell in cells]
-    facts, above = pilot_facts(records), overshoot(records)
+    facts, (arrival, late) = pilot_facts(records), overshoot(records)
     at = [
-        _at(config, masses_of(calibration.table, strength), strength, facts, above, lam)
+        _at(config, masses_of(calibration.table, strength), strength, facts, late)
         for strength in config.calibration.strengths
         if math.isfinite(strength)
     ]
     folder = prediction_folder(config, prepared, paths)
-    return Predicted(folder, lam, facts, above, [record.folder.name for record in records], at)
+    runs = [record.folder.name for record in records]
+    return Predicted(folder, lam, facts, late, arrival, runs, at)
 
 
 def _at(
@@ -166,7 +166,6 @@ def _at(
     strength: float,
     facts: PilotFacts,
     above: float,
-    pilot_lam: float,
 ) -> Prediction:
     setting = Setting(
         strength,
@@ -180,15 +179,14 @@ def _at(
     row = masses[lows.index(low)]
     # The binding row's closed form is what users know as lambda*.
     star, gain = masses[0].star(strength), row.gain
-    k = above / ((pilot_lam - 1.0) * gain)
-    recommended = (low + k) / (1.0 + k)
+    recommended = low - above / gain
     spread_out = Population(row.p, row.b, strength, facts.spread_hi).critical_lambda()
     shrunk = row.star_lo / row.star(strength)
     parts = {
         "calibration": (star - row.star_lo) * gain,
         "spread": (row.star(strength) - spread_out) * shrunk * gain,
         "wobble": 2.0 * facts.wobble,
-        "overshoot": (low - recommended) * gain,
+        "overshoot": above,
     }
     # A step that carries Z over a narrow barrier can put the upper end under the lower one.
     high = max(*highs, low)
