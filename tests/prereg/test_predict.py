@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 
 from opdcliff.errors import ConfigError
+from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg.pilot import PilotFacts
 from opdcliff.prereg.predict import Predicted, _at, predict
 from opdcliff.prereg.windows import Masses
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
+from opdcliff.study.predicted import PREDICTION, predicted_lam, prediction_folder
 from opdcliff.study.study import floored
 from opdcliff.theory import Population, threshold
 from workshop import SECONDS, Run
@@ -127,19 +129,49 @@ def test_the_verb_predicts_from_a_pilot_and_finds_it_again(run: Run, workshop: P
     for clip, at in zip(("c5", "c2"), written["at"], strict=True):
         recommended = at["recommended"]
         reply = run(*train, f"clip={clip}", "seed=3")
-        if recommended > 1.0:
+        if recommended > 1.0 and at["strength"] not in written["crowded"]:
             assert reply.code == 0, reply.err
             lam = math.floor(recommended * 1e4) / 1e4
             assert list((workshop / "runs").glob(f"*/{clip}-lam{lam:.4f}-*-s3-*"))
         else:
             assert reply.code == 2
-            assert "recommends no lambda above 1 at c = " in reply.line
+            assert f"at c = {at['strength']:g}: see what its margin is made of" in reply.line
     reply = run(*train, "optim.lr=1e-4")
     assert reply.code == 2
     assert "finds no prediction for these settings and models; run `opdcliff predict`" in reply.line
     reply = run(*train, "clip=c3")
     assert reply.code == 2
     assert "is for clip strengths 5, 2, not 3.0; add it to calibration.strengths" in reply.line
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"crowded": [5.0]},
+            "the pilot overshot on arrival, so that a run may be lost at any lambda",
+        ),
+        (
+            {"at": [{"strength": 5.0, "recommended": 0.98}]},
+            "the pilot leaves no lambda above 1 at c = 5",
+        ),
+        ({"at": [{"strength": 2.0, "recommended": 1.3}]}, "for clip strengths 2, not 5.0"),
+        ({"at": None}, "is no prediction; run `opdcliff predict` again"),
+    ],
+)
+def test_a_prediction_that_names_no_safe_lambda_is_not_taken(
+    changes: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    prepared, paths = Prepared(tmp_path, tmp_path, "ab" * 32), StudyPaths(tmp_path / "runs")
+    path = prediction_folder(CONFIG, prepared, paths) / PREDICTION
+    path.parent.mkdir(parents=True)
+    content = {"at": [{"strength": 5.0, "recommended": 1.2}], "crowded": []}
+    path.write_text(json.dumps(content))
+    assert predicted_lam(CONFIG, prepared, paths) == 1.2
+    path.write_text(json.dumps(content | changes))
+    with pytest.raises(ConfigError) as caught:
+        predicted_lam(CONFIG, prepared, paths)
+    assert text in str(caught.value)
 
 
 def test_a_recommended_lambda_is_never_rounded_up() -> None:

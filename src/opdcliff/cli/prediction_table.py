@@ -50,4 +50,5 @@ def report(found: Predicted, config: RunConfig, console: Console) -> None:
     table = found.table().to_csv(index=False, float_format="%.6g")
     write_text_atomic(found.folder / "prediction.csv", table)
     content = {name: value for name, value in asdict(found).items() if name != "folder"}
+    content["crowded"] = [at.strength for at in found.crowded()]
     write_json_atomic(found.folder / PREDICTION, encode_floats(content))

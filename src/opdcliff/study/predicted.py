@@ -29,13 +29,14 @@ def predicted_lam(config: RunConfig, prepared: Prepared, paths: StudyPaths) -> f
 
     Raises:
         ConfigError: no pilot of these settings has run, its prediction cannot be read, does not
-            know this clip strength, or recommends nothing above 1.
+            know this clip strength, or the pilot leaves no safe lambda above 1.
     """
     path = prediction_folder(config, prepared, paths) / PREDICTION
     strength = config.clip.strength
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["at"]
-        found = {row["strength"]: float(row["recommended"]) for row in rows}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = {row["strength"]: float(row["recommended"]) for row in content["at"]}
+        crowded = strength in content["crowded"]
     except FileNotFoundError as error:
         raise ConfigError(
             "lambda=predicted finds no prediction for these settings and models; run `opdcliff "
@@ -49,9 +50,10 @@ def predicted_lam(config: RunConfig, prepared: Prepared, paths: StudyPaths) -> f
             f"the prediction for these settings is for clip strengths {known}, not "
             f"{strength}; add it to calibration.strengths and run `opdcliff predict` again"
         )
-    if not found[strength] > 1.0:
+    if crowded or not found[strength] > 1.0:
+        why = "overshot on arrival, so that a run may be lost at any lambda," if crowded else ""
         raise ConfigError(
-            f"the pilot recommends no lambda above 1 at c = {strength:g}: see what its margin is "
-            f"made of ({path}), or set lam.value"
+            f"the pilot {why or 'leaves no lambda above 1'} at c = {strength:g}: see what its "
+            f"margin is made of ({path}), take smaller steps, or set lam.value"
         )
     return found[strength]
