@@ -568,6 +568,17 @@ def test_an_arm_that_is_read_by_brackets_runs_what_bisection_asks_for(
     assert [lam for lam in dict.fromkeys(fine) if lam in path] == path
 
 
+def test_arms_may_be_run_alone_and_one_that_is_not_there_is_refused(
+    stage: Stage, lock: Lock, run: Callable[[], list[Cell]], prepared: Prepared
+) -> None:
+    run_locked(stage.config, stage.paths, only=["far_below", "warm_start"])
+    asked = {lock.cells()[cell.identity(prepared)][0] for cell in stage.cells}
+    assert asked == {"far_below", "warm_start"}
+    assert len(stage.cells) == 4
+    with pytest.raises(ConfigError, match="arm=near is no arm of the lock of mini; allowed: fine"):
+        run_locked(stage.config, stage.paths, only=["near"])
+
+
 def seen_record(folder: Path, weights: str, lam: float) -> Record:
     manifest = {
         "protocol": "looked",

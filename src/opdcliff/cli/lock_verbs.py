@@ -33,11 +33,11 @@ def lock(words: list[str]) -> int:
 
 @verb(
     "run the cells of a lock",
-    """usage: opdcliff confirm [protocol=mini] [experiment=NAME] [key.field=value] ...
+    """usage: opdcliff confirm [protocol=mini] [experiment=NAME] [arm=NAME,...] [key.field=value] ...
 
 Runs the cells of the lock in prereg/<protocol.name>/ with the seeds derived from it, of bisected
-arms those that bisection asks for. Finished cells are reused; settings other than the locked ones
-are refused.""",
+arms those that bisection asks for. arm: these arms alone, all of them unless given. Finished cells
+are reused; settings other than the locked ones are refused.""",
 )
 def confirm(words: list[str]) -> int:
     """Run the cells of a lock that have no outcome yet."""
@@ -45,9 +45,11 @@ def confirm(words: list[str]) -> int:
     from opdcliff.prereg import run_locked
     from opdcliff.settings import compose_one, load
 
-    config = load(compose_one(locked_words(words)))
-    run_locked(config, StudyPaths())
-    say(f"all runs are done; `opdcliff verify protocol={config.protocol.name}` says what they say")
+    arms, settings = own_word("arm", words)
+    config = load(compose_one(locked_words(settings)))
+    run_locked(config, StudyPaths(), only=arms.split(",") if arms else ())
+    which = f"runs of {arms}" if arms else "runs"
+    say(f"all {which} are done; `opdcliff verify protocol={config.protocol.name}` says the rest")
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from opdcliff.errors import ConfigError, TamperedError
@@ -33,23 +33,27 @@ Key = tuple[str, float, int]
 _log = logging.getLogger(__name__)
 
 
-def run_locked(config: RunConfig, paths: StudyPaths) -> None:
-    """Run every locked cell that has no outcome yet.
+def run_locked(config: RunConfig, paths: StudyPaths, *, only: Collection[str] = ()) -> None:
+    """Run every locked cell that has no outcome yet; of bisected arms, those that are asked for.
+
+    only: arms to run, all of them if empty.
 
     Raises:
         InadmissibleError: there is no lock. TamperedError: it does not hold any more.
-        ConfigError: a setting is not the locked one.
+        ConfigError: a setting is not the locked one, or an arm is none of the lock's.
         StudyIncompleteError: cells failed; the others are finished.
     """
     lock, broken = read_lock(paths.prereg_dir(config.protocol.name))
     if lock is None or broken:
         raise TamperedError(f"nothing is run under a broken lock: {'; '.join(broken)}")
+    _require_arms(only, lock)
     _require_models(config, paths, lock)
     prepared = prepare(config, paths, planned_updates(config))
     _compare_assets(lock, prepared)
     folder = paths.prereg_dir(lock.protocol)
     tests = [read_test(folder / name) for name in lock.tests]
     cells = keyed_cells(config, lock, prepared)
+    cells = {key: cell for key, cell in cells.items() if not only or key[0] in only}
     done: dict[Key, CellValue] = {}
     while wanted := [key for key in _wanted(tests, lock, cells, done) if key not in done]:
         asked = [cells[key] for key in wanted]
@@ -102,6 +106,15 @@ def keyed_cells(config: RunConfig, lock: Lock, prepared: Prepared) -> dict[Key, 
                     raise ConfigError(_difference(science(own), locked, prepared, lock))
                 cells[locked.name, lam, seed] = cell
     return cells
+
+
+def _require_arms(only: Collection[str], lock: Lock) -> None:
+    names = [arm.name for arm in lock.arms]
+    for name in only:
+        if name not in names:
+            raise ConfigError(
+                f"arm={name} is no arm of the lock of {lock.protocol}; allowed: {', '.join(names)}"
+            )
 
 
 def _require_models(config: RunConfig, paths: StudyPaths, lock: Lock) -> None:
