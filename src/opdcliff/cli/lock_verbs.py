@@ -33,7 +33,7 @@ def lock(words: list[str]) -> int:
 
 @verb(
     "run the cells of a lock",
-    """usage: opdcliff confirm [protocol=mini] [experiment=NAME] [arm=NAME,...] [key.field=value] ...
+    """usage: opdcliff confirm [protocol=mini] [experiment=NAME] [arm=NAME,...] [field=value] ...
 
 Runs the cells of the lock in prereg/<protocol.name>/ with the seeds derived from it, of bisected
 arms those that bisection asks for. arm: these arms alone, all of them unless given. Finished cells
