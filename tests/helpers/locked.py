@@ -63,6 +63,9 @@ def onset_test(**changes: Any) -> LockedTest:
     return LockedTest.model_validate(plain | changes)
 
 
+BY_BRACKETS = {"kind": "onset", "level": 0.5, "confidence": 0.95, "by": "brackets"}
+
+
 def contrast_test(**changes: Any) -> LockedTest:
     """Fine grid at 1.70 less the warm start: parse rate, at least 0.3 more."""
     plain = onset_test().model_dump() | {
@@ -115,7 +118,8 @@ def settings_of(arm: str) -> dict[str, Any]:
 def make_lock(repo: Path, number: int = 2) -> Lock:
     """Write and commit prereg/tiny: one onset test and one contrast, six derived seeds.
 
-    number: format of the lock; of format 1 the sealed code is that of the lock in prereg/mini.
+    number: format of the lock; of format 1 the sealed code is that of the lock in prereg/mini, one
+        of format 3 is decided by brackets and names the runs that existed.
     """
     folder = repo / "prereg" / PROTOCOL
     folder.mkdir(parents=True)
@@ -133,7 +137,10 @@ def make_lock(repo: Path, number: int = 2) -> Lock:
             ("warm_start", "warm_start", [1.0]),
         )
     ]
-    for test in (onset_test(), contrast_test()):
+    for test in (
+        onset_test(**({"estimator": BY_BRACKETS} if number == 3 else {})),
+        contrast_test(),
+    ):
         write_test(folder / f"{test.id}.yaml", test)
     content: dict[str, Any] = {
         "format": number,
@@ -148,6 +155,7 @@ def make_lock(repo: Path, number: int = 2) -> Lock:
             "binding": {"token_class": "text", "offsets": "0-27", "p": 0.86, "b": 0.46}
         },
         "pilot": {},
+        **({"seen": []} if number == 3 else {}),
         "prompts_sha256": "ef" * 32,
         "models_identity": MODELS,
         "models_sha256": WEIGHTS,
@@ -166,7 +174,7 @@ def make_lock(repo: Path, number: int = 2) -> Lock:
 
 def _sealed(folder: Path, number: int) -> dict[str, Any]:
     """The sealed copy of a lock of that format, and what the lock says of it."""
-    if number == 2:
+    if number > 1:
         return {"sources": write_copy(folder), "entry": JUDGE}
     shutil.copytree(REPO_ROOT / "prereg" / "mini" / SEALED, folder / SEALED)
     real, _ = read_lock(REPO_ROOT / "prereg" / "mini")
@@ -223,10 +231,15 @@ def write_run(
 
 def write_runs(repo: Path, lock: Lock) -> None:
     """Runs of every locked cell: the cliff between 1.75 and 1.80, or 1.80 and 1.85."""
-    for arm, lam, seed in lock.cells().values():
-        last = 1.80 if seed == lock.seeds[0] else 1.75
-        rate = 0.3 if arm == "warm_start" else 0.95 if lam <= last else 0.05
-        write_run(repo, lock, (arm, lam, seed), {"eval/parse_rate": rate})
+    for key in lock.cells().values():
+        write_run(repo, lock, key, {"eval/parse_rate": rate_at(lock, key)})
+
+
+def rate_at(lock: Lock, key: tuple[str, float, int]) -> float:
+    """The parse rate of a cell in these studies."""
+    arm, lam, seed = key
+    last = 1.80 if seed == lock.seeds[0] else 1.75
+    return 0.3 if arm == "warm_start" else 0.95 if lam <= last else 0.05
 
 
 def make_study(repo: Path, number: int = 2) -> Lock:

@@ -16,7 +16,7 @@ import pytest
 
 from built import ensure
 from grid_frames import calibration
-from locked import contrast_test, onset_test
+from locked import BY_BRACKETS, contrast_test, onset_test
 from opdcliff.calibration.class_masses import Binding, Calibration
 from opdcliff.errors import ConfigError, InadmissibleError, StudyIncompleteError, TamperedError
 from opdcliff.models.prepare import Prepared
@@ -538,12 +538,11 @@ def test_an_arm_that_is_read_by_brackets_runs_what_bisection_asks_for(
 ) -> None:
     lams = next(arm.lams for arm in locked_arms(stage.config, BINDING) if arm.name == "fine_grid")
     design = onset_test().design.model_copy(update={"lams": lams, "seeds": 2})
-    by = {"kind": "onset", "level": 0.5, "confidence": 0.95, "by": "brackets"}
     contrast = contrast_test().estimator.model_copy(
         update={"of": CellRef(arm="fine_grid", lam=lams[0])}
     )
     tests = [
-        onset_test(estimator=by, design=design.model_dump()),
+        onset_test(estimator=BY_BRACKETS, design=design.model_dump()),
         contrast_test(estimator=contrast.model_dump()),
     ]
     shutil.rmtree(stage.folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from locked import LAMS, SEEDS, cliff_cells, contrast_test, onset_test, value
+from locked import BY_BRACKETS, LAMS, SEEDS, cliff_cells, contrast_test, onset_test, value
 from opdcliff.verification.locked_test import LockedTest
 from opdcliff.verification.verdicts import CellValue, Outcome, Verdict, corrected, judge
 
@@ -63,8 +63,6 @@ def test_the_same_cell_of_the_grid_gives_an_interval_of_no_width_inside_it() -> 
 
 
 # ---- onset by brackets ----------------------------------------------------------------------
-
-BY_BRACKETS = {"kind": "onset", "level": 0.5, "confidence": 0.95, "by": "brackets"}
 
 
 def read_by_brackets(

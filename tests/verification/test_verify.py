@@ -20,7 +20,7 @@ from opdcliff.records.files import CONFIG, METRICS, RUN_MANIFEST, read_manifest,
 from opdcliff.records.metric_stream import _encode_line, _genesis
 from opdcliff.verification import report as report_module
 from opdcliff.verification.committed import seal_tables
-from opdcliff.verification.lock import LOCK_FILE, Lock, lock_text, read_lock, seal_of
+from opdcliff.verification.lock import FORMAT, LOCK_FILE, Lock, lock_text, read_lock, seal_of
 from opdcliff.verification.run_sources import runs_of
 from opdcliff.verification.verdicts import Outcome
 from opdcliff.verification.verification import Integrity, Verification, verify_runs
@@ -498,7 +498,7 @@ def lock_of_another_name(repo: Path) -> None:
         (no_runs, "there are no runs of protocol tiny"),
         (empty_runs, "there are no runs of protocol tiny"),
         (no_lock, "nothing is locked there"),
-        (newer_lock, "has format 99 and this version reads up to 2"),
+        (newer_lock, f"has format 99 and this version reads up to {FORMAT}"),
         (another_protocol, "of protocol quick, not of tiny alone"),
         (two_protocols, "of protocol quick and tiny, not of tiny alone"),
         (lock_of_another_name, "is of protocol other, not tiny"),

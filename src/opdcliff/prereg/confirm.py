@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from opdcliff.errors import ConfigError, TamperedError
@@ -19,12 +19,11 @@ from opdcliff.verification import (
     CellValue,
     Lock,
     LockedArm,
-    LockedTest,
     final_of,
     find_anchor,
-    needed,
     read_lock,
     read_test,
+    wanted,
 )
 
 # Arm, lambda and seed of a cell.
@@ -55,30 +54,14 @@ def run_locked(config: RunConfig, paths: StudyPaths, *, only: Collection[str] = 
     cells = keyed_cells(config, lock, prepared)
     cells = {key: cell for key, cell in cells.items() if not only or key[0] in only}
     done: dict[Key, CellValue] = {}
-    while wanted := [key for key in _wanted(tests, lock, cells, done) if key not in done]:
-        asked = [cells[key] for key in wanted]
+    while missing := [k for k in wanted(tests, lock, done) if k in cells and k not in done]:
+        asked = [cells[key] for key in missing]
         failures = run_cells(asked, prepared, paths, workers=config.protocol.workers)
         if failures:
             raise incomplete(failures, len(asked))
-        for key in wanted:
+        for key in missing:
             record = read_record(cells[key].folder(prepared, paths))
             done[key] = CellValue(record.status, final_of(record.history))
-
-
-def _wanted(
-    tests: Sequence[LockedTest], lock: Lock, cells: Iterable[Key], done: Mapping[Key, CellValue]
-) -> list[Key]:
-    """Cells that have to run, in the order of the lock, as far as those that are done tell.
-
-    All of an arm, unless a test bisects it; then what its tests ask for next.
-    """
-    bisected = {
-        test.design.arm
-        for test in tests
-        if test.estimator.kind == "onset" and test.estimator.by == "brackets"
-    }
-    asked = {key for test in tests for key in needed(test, done, lock.seeds)}
-    return [key for key in cells if key[0] not in bisected or key in asked]
 
 
 def keyed_cells(config: RunConfig, lock: Lock, prepared: Prepared) -> dict[Key, Cell]:

@@ -129,6 +129,12 @@ def _observed(found: dict[str, Any]) -> str:
     return " ".join(_halves(found))
 
 
+def _bootstrap(found: dict[str, Any]) -> str:
+    """What brackets alone do not have."""
+    known = not math.isnan(found["bootstrap"][0])
+    return f"; bootstrap over seeds {span(*found['bootstrap'])}" if known else ""
+
+
 def _whole(text: str) -> Html:
     """A text that no line end breaks."""
     return tag("span", text, class_="whole")
@@ -164,7 +170,7 @@ def _detail(inputs: ReportInputs, test: LockedTest) -> Html:
         "window": f"{_window(tuple(found['window']))}: {test.window.derivation}",
         "runs": f"arm {design.arm}, clip {design.clip}, {design.updates} updates, warm-up "
         f"{design.warmup_updates}, {design.seeds} seeds",
-        "observed": f"{_observed(found)}; bootstrap over seeds {span(*found['bootstrap'])}; mean "
+        "observed": f"{_observed(found)}{_bootstrap(found)}; mean "
         f"{'inside' if found['point_inside'] else 'outside'} the window",
         "seeds": ", ".join(map(number, found["points"])) or "none",
         "grid cells": span(*found["bracket"]),

@@ -11,6 +11,7 @@ from opdcliff.verification.committed import (
     check_tables,
     seal_tables,
 )
+from opdcliff.verification.judging import wanted
 from opdcliff.verification.lock import (
     FORMAT,
     LOCK_FILE,
@@ -43,7 +44,7 @@ from opdcliff.verification.run_views import (
 )
 from opdcliff.verification.sealed_code import JUDGE, write_copy
 from opdcliff.verification.tables import bracket_table, number, span
-from opdcliff.verification.verdicts import METRIC_VERSIONS, CellValue, Outcome, needed
+from opdcliff.verification.verdicts import METRIC_VERSIONS, CellValue, Outcome
 from opdcliff.verification.verification import Integrity, verify, verify_runs
 
 __all__ = [
@@ -76,7 +77,6 @@ __all__ = [
     "final_of",
     "find_anchor",
     "lock_text",
-    "needed",
     "number",
     "read_lock",
     "read_test",
@@ -90,6 +90,7 @@ __all__ = [
     "verify",
     "verify_runs",
     "view_of_record",
+    "wanted",
     "write_copy",
     "write_table",
     "write_test",

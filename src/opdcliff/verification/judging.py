@@ -1,4 +1,5 @@
-"""Verdicts of a sealed copy, as today's values, and where today's code would give others."""
+"""Verdicts of a sealed copy as today's values, where today's code would give others, and what a
+lock has to run."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ from dataclasses import fields
 from types import ModuleType
 from typing import Any
 
+from opdcliff.verification.lock import Lock
 from opdcliff.verification.locked_test import LockedTest
-from opdcliff.verification.verdicts import Cells, Outcome, Verdict
+from opdcliff.verification.verdicts import Cells, Outcome, Verdict, needed
 
 
 def sealed_verdicts(
@@ -22,6 +24,20 @@ def sealed_verdicts(
     theirs = {key: copy.CellValue(cell.status, cell.metrics) for key, cell in cells.items()}
     found = copy.corrected(tests, [copy.judge(test, theirs, seeds) for test in tests])
     return [_as_today(verdict) for verdict in found]
+
+
+def wanted(tests: Sequence[LockedTest], lock: Lock, done: Cells) -> list[tuple[str, float, int]]:
+    """Cells of a lock that have to run, in its order, as far as those that are done tell.
+
+    All of an arm, unless a test bisects it; then what its tests ask for.
+    """
+    bisected = {
+        test.design.arm
+        for test in tests
+        if test.estimator.kind == "onset" and test.estimator.by == "brackets"
+    }
+    asked = {key for test in tests for key in needed(test, done, lock.seeds)}
+    return [k for k in lock.cells().values() if k[0] not in bisected or k in asked]
 
 
 def told_apart(sealed: Sequence[Verdict], today: Sequence[Verdict]) -> list[str]:

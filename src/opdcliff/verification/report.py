@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,18 @@ BRACKETS_SAY = (
     "Not part of the lock, hence no verdicts: the interval of the mean onset if each seed is known "
     "to its grid cell only (docs/theory.md, point 19). It covers where the t interval is too short."
 )
+
+
+# What the numbers of the table are, by whether cells alone decide.
+_READING = {
+    False: "`p` is that of the mean lying outside the window, by t tests, Holm-corrected over T1 "
+    "to T3. An onset is read off a grid: where all seeds fall in one grid cell the interval has no "
+    "width, and nothing finer than that cell is claimed.",
+    True: "Onsets are decided by the grid cells of the seeds alone, found by bisection: the "
+    "interval is that of docs/theory.md, point 19, `p` that of the mean lying outside the window, "
+    "Holm-corrected over the tests of windows. Nothing finer than a cell is claimed; a seed's "
+    "number is the middle of its cell.",
+}
 
 
 def print_verification(found: Verification, console: Console) -> None:
@@ -91,7 +104,7 @@ def as_json(found: Verification) -> dict[str, Any]:
         "integrity": found.integrity.value,
         "exit_code": found.exit_code,
         "cells": len(found.cells),
-        "cells_locked": len(found.lock.cells()),
+        "cells_locked": found.count,
         "runs_sha256": digest(streams, "verified-runs"),
         "tests": {verdict.id: _verdict(verdict) for verdict in found.verdicts},
         "exploratory": exploratory_onsets(found).to_dict("records"),
@@ -115,7 +128,7 @@ def as_markdown(found: Verification) -> str:
         f"{_headline(found)}. Written by `opdcliff verify protocol={found.protocol}`; do not edit.",
         "",
         f"- Lock: made {lock.created} at commit `{lock.code_commit[:12]}`, seal "
-        f"`{lock.sha256[:16]}`; {len(found.cells)} of {len(lock.cells())} locked cells have an "
+        f"`{lock.sha256[:16]}`; {len(found.cells)} of {found.count} locked cells have an "
         f"outcome; metrics from source `{found.source}`.",
         f"- Seeds, derived from the lock: {', '.join(map(str, lock.seeds))}.",
         f"- Calibration: {_binding(lock)}",
@@ -124,9 +137,7 @@ def as_markdown(found: Verification) -> str:
         "",
         *_markdown_table(verdict_table(found)),
         "",
-        "`p` is that of the mean lying outside the window, by t tests, Holm-corrected over T1 to "
-        "T3. An onset is read off a grid: where all seeds fall in one grid cell the interval has "
-        "no width, and nothing finer than that cell is claimed.",
+        _READING[found.by_brackets],
         "",
         *(f"- {line}." for line in found.otherwise_today),
         "## Test by test",
@@ -159,9 +170,11 @@ def _test_section(test: LockedTest, verdict: Verdict) -> list[str]:
     ]
     if verdict.points:
         points = ", ".join(number(point) for point in verdict.points)
+        known = not math.isnan(verdict.bootstrap[0])
+        beside = f", seed bootstrap {span(*verdict.bootstrap)}" if known else ""
         lines.append(
-            f"- Mean {number(verdict.mean)}, interval {span(verdict.low, verdict.high)}, "
-            f"seed bootstrap {span(*verdict.bootstrap)}; the mean alone is "
+            f"- Mean {number(verdict.mean)}, interval {span(verdict.low, verdict.high)}{beside}; "
+            "the mean alone is "
             f"{'inside' if verdict.point_inside else 'outside'} the window. Seeds: {points}."
         )
     if verdict.widths:

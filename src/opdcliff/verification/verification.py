@@ -27,7 +27,7 @@ from opdcliff.paths import StudyPaths
 from opdcliff.records import cell_identity
 from opdcliff.settings import science_of
 from opdcliff.verification.anchor import Anchor, find_anchor
-from opdcliff.verification.judging import sealed_verdicts, told_apart
+from opdcliff.verification.judging import sealed_verdicts, told_apart, wanted
 from opdcliff.verification.lock import LOCK_FILE, Lock, read_lock
 from opdcliff.verification.locked_test import LockedTest, read_test
 from opdcliff.verification.run_sources import Runs, runs_of
@@ -88,6 +88,17 @@ class Verification:
     def arms(self) -> dict[str, str]:
         """Arm of every locked identity."""
         return {} if self.lock is None else {k: v[0] for k, v in self.lock.cells().items()}
+
+    @property
+    def by_brackets(self) -> bool:
+        """Whether onsets are decided by grid cells alone."""
+        onsets = (test.estimator for test in self.tests if test.estimator.kind == "onset")
+        return any(estimator.by == "brackets" for estimator in onsets)
+
+    @property
+    def count(self) -> int:
+        """Cells that the lock has to run, as far as is known: of bisected arms those asked for."""
+        return 0 if self.lock is None else len(wanted(self.tests, self.lock, self.cells))
 
     @property
     def exit_code(self) -> int:
