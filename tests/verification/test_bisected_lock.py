@@ -56,7 +56,7 @@ def test_rounds_end_in_verdicts_on_fewer_runs(lock: Lock, tmp_path: Path) -> Non
     assert (found.integrity, found.mismatches) == (Integrity.CLEAN, [])
     assert found.count == len(found.cells) == 42 < len(lock.cells())
     (onset,) = (verdict for verdict in found.verdicts if verdict.id == "T1")
-    assert onset.outcome is Outcome.INCONCLUSIVE
+    assert onset.outcome is Outcome.CONFIRMED
     assert onset.points == pytest.approx([1.825] + [1.775] * 5)
     assert found.otherwise_today == []
 
@@ -84,8 +84,8 @@ def test_the_report_says_how_onsets_were_decided(
     lock: Lock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_rounds(lock, tmp_path)
-    assert main(["verify", f"protocol={PROTOCOL}"]) == 11
-    assert "INCONCLUSIVE" in capsys.readouterr().out
+    assert main(["verify", f"protocol={PROTOCOL}"]) == 0
+    assert "CONFIRMED" in capsys.readouterr().out
     text = (tmp_path / "runs" / "results" / "locked" / PROTOCOL / "report.md").read_text()
     assert "42 of 42 locked cells have an outcome" in text
     assert "decided by the grid cells of the seeds alone" in text
