@@ -32,7 +32,7 @@ def made(flow: Flow, *, every: int = 5, warmup: int = 0, name: str = "sgd") -> R
             RESIDUAL: z[steps] - star,
             LENGTH: [rest + class_tokens(float(at), ROOM) for at in z[steps]],
             SPREAD: 0.03,
-            HEADROOM: 0.4,
+            HEADROOM: star - z[steps] + 0.4,
         }
     )
     config = {
@@ -47,7 +47,9 @@ def made(flow: Flow, *, every: int = 5, warmup: int = 0, name: str = "sgd") -> R
     ("eta", "rest", "warmup"), [(3.4, 13.6, 0), (1.0, 0.0, 0), (2.0, 14.0, 60)]
 )
 def test_eta_and_the_other_tokens_are_found_again(eta: float, rest: float, warmup: int) -> None:
-    found = sgd_clock(made(Flow(eta=eta, rest=rest, room=ROOM), warmup=warmup))
+    clock = sgd_clock(made(Flow(eta=eta, rest=rest, room=ROOM), warmup=warmup))
+    found = clock.flow
+    assert 15 <= clock.arrived <= 100
     assert found.eta == pytest.approx(eta, rel=0.01)
     assert found.rest == pytest.approx(rest, abs=1e-6)
     assert found.room == ROOM
@@ -67,6 +69,8 @@ def test_the_facts_of_a_pilot_hold_the_clock_of_plain_steps_alone() -> None:
     facts = pilot_facts(runs)
     assert (facts.eta_lo, facts.eta_hi) == pytest.approx((3.0, 4.0), rel=0.01)
     assert facts.rest == pytest.approx(13.6)
+    # The way to the fixed point is no wobble.
+    assert facts.wobble < 0.05
     adam = pilot_facts([made(Flow(eta=3.0, rest=13.6, room=ROOM), name="adamw")])
     assert (adam.eta_lo, adam.eta_hi, adam.rest) == (None, None, None)
     assert "eta_lo" not in adam.as_dict()

@@ -9,6 +9,7 @@ Source: docs/theory.md, points 9 and 21 [D].
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -27,8 +28,16 @@ _RATES = (1e-3, 1e3)
 _Array = NDArray[np.float64]
 
 
-def sgd_clock(record: Record) -> Flow:
-    """eta of a pilot run by plain gradient steps, and the tokens of its answers beside the text.
+@dataclass(frozen=True)
+class Clock:
+    """The flow that a run followed, with eta, and the update at which it had arrived."""
+
+    flow: Flow
+    arrived: int
+
+
+def sgd_clock(record: Record) -> Clock:
+    """The clock of a pilot run by plain gradient steps.
 
     Raises:
         ConfigError: it has not moved most of the way to its fixed point within some evaluations.
@@ -56,7 +65,7 @@ def sgd_clock(record: Record) -> Flow:
 
     ends = np.log(_RATES)
     found = optimize.minimize_scalar(squares, bounds=(ends[0], ends[1]), method="bounded")
-    return Flow(eta=float(np.exp(found.x)), rest=rest, room=room)
+    return Clock(Flow(eta=float(np.exp(found.x)), rest=rest, room=room), int(seen[-1]))
 
 
 def _path(flow: Flow, start: float, star_N: _Array, steps: NDArray[np.int_], last: int) -> _Array:

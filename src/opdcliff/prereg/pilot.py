@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from opdcliff.errors import ConfigError
-from opdcliff.prereg.clock import LOGIT, RESIDUAL, sgd_clock
+from opdcliff.prereg.clock import LOGIT, RESIDUAL, Clock, sgd_clock
 from opdcliff.records import Record
 
 SPREAD, HEADROOM = "train/headroom_spread", "train/headroom"
@@ -64,19 +64,21 @@ def pilot_facts(records: Sequence[Record]) -> PilotFacts:
     ever: list[float] = []
     wobbles: list[float] = []
     speeds: list[float] = []
+    clocks: list[Clock] = []
     for record in records:
         if record.status != "finished":
             raise ConfigError(
                 f"the pilot run {record.folder.name} is {record.status}; a pilot has to stay below "
                 "the cliff: lower its multiple of lambda*"
             )
-        warming, settled = _evaluations(record)
+        clock = sgd_clock(record) if record.config["optim"].get("name") == "sgd" else None
+        clocks += [] if clock is None else [clock]
+        warming, settled = _evaluations(record, 0 if clock is None else clock.arrived)
         arrived.append(float(settled[SPREAD].iloc[0]))
         ever.append(float(warming[SPREAD].max()))
         wobbles.append(float(settled[HEADROOM].std(ddof=1)))
         speeds.append(_speed(record))
-    clocks = [sgd_clock(record) for record in records if _plain_steps(record)]
-    etas = [clock.eta for clock in clocks if clock.eta is not None]
+    etas = [clock.flow.eta for clock in clocks if clock.flow.eta is not None]
     return PilotFacts(
         spread_lo=min(arrived),
         spread_hi=max(ever),
@@ -85,12 +87,8 @@ def pilot_facts(records: Sequence[Record]) -> PilotFacts:
         speed_hi=max(speeds),
         eta_lo=min(etas, default=None),
         eta_hi=max(etas, default=None),
-        rest=clocks[0].rest if clocks else None,
+        rest=clocks[0].flow.rest if clocks else None,
     )
-
-
-def _plain_steps(record: Record) -> bool:
-    return bool(record.config["optim"].get("name") == "sgd")
 
 
 def overshoot(records: Sequence[Record]) -> tuple[float, float]:
@@ -117,8 +115,11 @@ def pilot_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def _evaluations(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Those from half of the warm-up on, but the start, and of them those at the full lambda."""
+def _evaluations(record: Record, arrived: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Those from half of the warm-up on, but the start, and of them those at the full lambda.
+
+    The latter not before the update `arrived`, which a warm-up makes sure of.
+    """
     for name in (SPREAD, HEADROOM, LOGIT):
         if name not in record.history:
             raise ConfigError(
@@ -127,7 +128,7 @@ def _evaluations(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
             )
     warmup = record.config["lam"]["warmup_updates"]
     moving: pd.DataFrame = record.history[record.history.step > 0].dropna(subset=[SPREAD, HEADROOM])
-    settled: pd.DataFrame = moving[moving.step >= warmup]
+    settled: pd.DataFrame = moving[moving.step >= max(warmup, arrived)]
     if len(settled) < 3:
         raise ConfigError(
             f"the pilot run {record.folder.name} has {len(settled)} evaluations after its warm-up "
