@@ -72,16 +72,22 @@ class ReportInputs:
         found = _DESCRIPTION.search(svg.decode("utf-8", "replace"))
         provenance = html.unescape(found[1]).strip() if found else ""
         for protocol, lock, records in _LOCKED.findall(provenance):
-            ours = (self.protocol, self.lock.sha256, str(self.verdicts["runs_sha256"]))
-            if protocol != ours[0] or not (
-                ours[1].startswith(lock) and ours[2].startswith(records)
-            ):
+            verdicts = self._verdicts_of(protocol)
+            current = str(verdicts.get("lock_sha256")).startswith(lock)
+            if not (current and str(verdicts.get("runs_sha256")).startswith(records)):
                 return Drawing(
                     name,
                     missing=f"drawn from {protocol}, lock {lock}, records {records}, which are not "
-                    "those of this report; `opdcliff figures` draws it again",
+                    f"those of its verdicts; `opdcliff figures` draws it again",
                 )
         return Drawing(name, svg, provenance or "not noted in the file")
+
+    def _verdicts_of(self, protocol: str) -> dict[str, Any]:
+        """Verdicts of this or another locked protocol, empty where it has none."""
+        if protocol == self.protocol:
+            return self.verdicts
+        path = self.paths.readable.locked_dir(protocol) / VERDICTS
+        return _verdicts(path, protocol) if path.is_file() else {}
 
 
 def read_inputs(protocol: str, paths: StudyPaths) -> ReportInputs:

@@ -26,7 +26,7 @@ from opdcliff.verification import (
 )
 
 LOCKED, EXPLORATORY = "locked", "exploratory"
-# The protocol whose lock and verdicts the figures show.
+# The protocol whose lock and verdicts figures show unless they name another.
 PROTOCOL = "mini"
 SIMULATION = "simulation (opdcliff.theory.simulate): no data, no lock, no records, no code commit"
 THEORY = "closed form (docs/theory.md): no data, no lock, no records, no code commit"
@@ -91,11 +91,11 @@ class Inputs:
 
     paths: StudyPaths
 
-    def locked(self) -> LockedStudy:
-        """The study of the lock in prereg/mini."""
-        folder, prereg = self._locked_dir(), self.paths.prereg_dir(PROTOCOL)
-        command = f"opdcliff verify protocol={PROTOCOL}"
-        _there(prereg / LOCK_FILE, f"opdcliff lock protocol={PROTOCOL}")
+    def locked(self, protocol: str = PROTOCOL) -> LockedStudy:
+        """The study of the lock in prereg/<protocol>."""
+        folder, prereg = self._locked_dir(protocol), self.paths.prereg_dir(protocol)
+        command = f"opdcliff verify protocol={protocol}"
+        _there(prereg / LOCK_FILE, f"opdcliff lock protocol={protocol}")
         lock, broken = read_lock(prereg)
         if lock is None or broken:
             raise MissingInputError(f"{prereg} does not hold what was locked: {'; '.join(broken)}")
@@ -106,19 +106,21 @@ class Inputs:
         tests = {test.id: test for test in (read_test(prereg / name) for name in lock.tests)}
         commits = ", ".join(sorted(commit[:12] for commit in set(cells.code_commit)))
         origin = (
-            f"{PROTOCOL}: locked, lock {lock.sha256[:12]}, records "
+            f"{protocol}: locked, lock {lock.sha256[:12]}, records "
             f"{verdicts['runs_sha256'][:12]}, code {commits}"
         )
         return LockedStudy(lock, cells, verdicts, tests, origin)
 
     def trajectories(self) -> pd.DataFrame:
         """Every evaluation of every run of the locked study."""
-        path = _there(self._locked_dir() / TRAJECTORIES, f"opdcliff collect protocol={PROTOCOL}")
+        path = _there(
+            self._locked_dir(PROTOCOL) / TRAJECTORIES, f"opdcliff collect protocol={PROTOCOL}"
+        )
         _checked(path.parent)
         return pd.read_csv(path)
 
-    def _locked_dir(self) -> Path:
-        return self.paths.readable.locked_dir(PROTOCOL)
+    def _locked_dir(self, protocol: str) -> Path:
+        return self.paths.readable.locked_dir(protocol)
 
     def study(self, data: str, protocol: str, command: str) -> Study:
         """An exploratory study on one data set; `command` makes it."""
