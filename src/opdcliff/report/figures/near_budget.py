@@ -70,7 +70,7 @@ def build(inputs: Inputs) -> Page:
         7.4,
         5.0,
         "Onset against the budget of plain gradient steps",
-        f"Locked: c = 2, p = {study.binding[0]:.3f}, {seeds} seeds a budget; windows from the clock "
+        f"Locked: c = 2, p = {study.binding[0]:.3f}, {seeds} seeds a budget; windows by the clock "
         f"of a pilot below the cliff. {said}. Lines: the law at the pilot's slowest and fastest "
         "clock. Bars: windows; error bars: intervals from grid cells; dashes: seeds.",
     )
