@@ -12,6 +12,7 @@ from opdcliff.errors import ConfigError
 from opdcliff.prereg.clock import LENGTH, LOGIT, RESIDUAL, sgd_clock
 from opdcliff.prereg.pilot import HEADROOM, SPREAD, pilot_facts
 from opdcliff.records.record import Record
+from opdcliff.theory.onset import t_interval
 from opdcliff.theory.spread import Flow, Population, class_tokens, trajectory
 from opdcliff.theory.threshold import fixed_point_logit
 
@@ -69,6 +70,9 @@ def test_the_facts_of_a_pilot_hold_the_clock_of_plain_steps_alone() -> None:
     facts = pilot_facts(runs)
     assert (facts.eta_lo, facts.eta_hi) == pytest.approx((3.0, 4.0), rel=0.01)
     assert facts.rest == pytest.approx(13.6)
+    many = pilot_facts([made(Flow(eta=eta, rest=13.6, room=ROOM)) for eta in (3.0, 3.2, 3.4, 3.8)])
+    low, high = t_interval(np.log([3.0, 3.2, 3.4, 3.8]).tolist())
+    assert (many.eta_lo, many.eta_hi) == pytest.approx((np.exp(low), np.exp(high)), rel=0.01)
     # The way to the fixed point is no wobble.
     assert facts.wobble < 0.05
     adam = pilot_facts([made(Flow(eta=3.0, rest=13.6, room=ROOM), name="adamw")])

@@ -5,6 +5,7 @@ Its runs have seeds and lambdas of their own and are never part of a test.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +16,10 @@ import pandas as pd
 from opdcliff.errors import ConfigError
 from opdcliff.prereg.clock import LOGIT, RESIDUAL, Clock, sgd_clock
 from opdcliff.records import Record
+from opdcliff.theory import t_interval
 
+# Runs from which on a mean has an interval that is of use.
+_MANY = 4
 SPREAD, HEADROOM = "train/headroom_spread", "train/headroom"
 
 
@@ -78,17 +82,29 @@ def pilot_facts(records: Sequence[Record]) -> PilotFacts:
         ever.append(float(warming[SPREAD].max()))
         wobbles.append(float(settled[HEADROOM].std(ddof=1)))
         speeds.append(_speed(record))
-    etas = [clock.flow.eta for clock in clocks if clock.flow.eta is not None]
+    eta_lo, eta_hi = _eta_bounds([clock.flow.eta for clock in clocks if clock.flow.eta])
     return PilotFacts(
         spread_lo=min(arrived),
         spread_hi=max(ever),
         wobble=float(np.sqrt(np.mean(np.square(wobbles)))),
         speed_lo=min(speeds),
         speed_hi=max(speeds),
-        eta_lo=min(etas, default=None),
-        eta_hi=max(etas, default=None),
-        rest=clocks[0].flow.rest if clocks else None,
+        eta_lo=eta_lo,
+        eta_hi=eta_hi,
+        rest=float(np.median([clock.flow.rest for clock in clocks])) if clocks else None,
     )
+
+
+def _eta_bounds(etas: Sequence[float]) -> tuple[float | None, float | None]:
+    """95% interval of the mean clock, in its logarithm; the range of fewer than `_MANY` runs.
+
+    A run's first batches have answers of chance length, which its own fit sees and a whole budget
+    does not.
+    """
+    if len(etas) < _MANY:
+        return min(etas, default=None), max(etas, default=None)
+    low, high = t_interval(np.log(etas).tolist())
+    return math.exp(low), math.exp(high)
 
 
 def overshoot(records: Sequence[Record]) -> tuple[float, float]:
