@@ -27,10 +27,11 @@ def lock() -> Lock:
     return made
 
 
-def written(lock: Lock, **changes: Any) -> dict[str, LockedTest]:
+def written(lock: Lock, *, bisect: bool = False, **changes: Any) -> dict[str, LockedTest]:
     """The tests of the protocol `mini` from what its lock rests on."""
     config = load(compose_one(["protocol=mini"]))
     assert config.protocol.predictions is not None
+    config.protocol.bisect = bisect
     predictions = dataclasses.replace(config.protocol.predictions, **changes)
     facts = PilotFacts(**lock.pilot["facts"])
     arms = {arm.name: arm for arm in lock.arms}
@@ -63,10 +64,10 @@ def test_a_null_leaves_its_test_out(lock: Lock) -> None:
 
 
 def test_brackets_decide_where_the_protocol_says_so(lock: Lock) -> None:
-    for by in ("points", "brackets"):
+    for bisect, by in ((False, "points"), (True, "brackets")):
         onsets = [
             test
-            for test in written(lock, decide_by=by).values()
+            for test in written(lock, bisect=bisect).values()
             if isinstance(test.estimator, OnsetEstimator)
         ]
         assert len(onsets) == 5

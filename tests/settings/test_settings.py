@@ -135,9 +135,8 @@ def test_every_option_says_what_it_is_for(group: str, option: str) -> None:
 def test_the_header_of_an_experiment_is_its_command(name: str) -> None:
     lines = (conf_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
-    assert lines[1].startswith(
-        (f"# opdcliff train -m experiment={name}", f"# opdcliff study experiment={name}")
-    )
+    verbs = ("train -m", "study", "lock")
+    assert lines[1].startswith(tuple(f"# opdcliff {verb} experiment={name}" for verb in verbs))
     assert len(lines) < 30
 
 
@@ -272,7 +271,6 @@ COUNTS = """
 CHOICES = """
     data.name data.contract optim.name optim.estimator evaluation.gain engine.name engine.device
     engine.launcher model.dtype
-    protocol.predictions.decide_by
     model.arch.family rollout.backend checkpoint.resume tracking.mode clip.rule"""
 
 BAD: dict[str, st.SearchStrategy[Any]] = {
@@ -299,6 +297,7 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
 }
 # Any value of its type is fine, or what is wrong with it is another test's.
 FREE = {
+    "protocol.bisect",
     "protocol.predictions.exact",
     "lam.predicted",
     "data.chat_template",

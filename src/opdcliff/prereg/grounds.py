@@ -26,9 +26,8 @@ _EXCLUSIONS = (
     "without an outcome makes the test NOT_RUN"
 )
 _STOPPING = {
-    "points": "all cells of the design are run once; none is added, repeated or dropped after a "
-    "look",
-    "brackets": "the cells that bisection of the grid asks for (opdcliff.theory.bisected) are run "
+    False: "all cells of the design are run once; none is added, repeated or dropped after a look",
+    True: "the cells that bisection of the grid asks for (opdcliff.theory.bisected) are run "
     "once; none is added, repeated or dropped after a look",
 }
 
@@ -104,7 +103,7 @@ def locked_test(
             "window": window,
             "minimum_seeds": grounds.predictions.least_seeds,
             "exclusions": _EXCLUSIONS,
-            "stopping": _STOPPING[grounds.predictions.decide_by],
+            "stopping": _STOPPING[grounds.config.protocol.bisect],
             "correction": correction,
             "provenance": {
                 "design.lams": "[D] multiples of the calibrated lambda*, in conf/protocol",

@@ -112,7 +112,7 @@ def _onset_test(
     refutes: str = _ONSET_REFUTED,
     correction: str = "holm",
 ) -> LockedTest:
-    by = grounds.predictions.decide_by
+    by = "brackets" if grounds.config.protocol.bisect else "points"
     estimator = OnsetEstimator.model_validate(
         {"kind": "onset", "level": grounds.level, "confidence": 0.95, "by": by}
     )

@@ -72,14 +72,21 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Text whose positions differ, item titles: parse rates against lambda at two step sizes, "
         "and candidates for the onset.",
     ),
+    "near_budget": (
+        "locked",
+        "Onset against the budget of plain gradient steps: windows, observed onsets and the law of "
+        "the pilot's clock.",
+    ),
 }
 
 
 def figure_section(inputs: ReportInputs) -> Html:
-    """All figures that were drawn from these results, and a line on each that was not."""
+    """All figures but those of other locks, and a line on each that is not there."""
     shown, missing = [], []
     for name in sorted(NAMES, key=lambda name: _ORDER.index(CAPTIONS[name][0])):
         drawing = inputs.drawing(name)
+        if drawing.elsewhere:
+            continue
         evidence, caption = CAPTIONS[name]
         if drawing.missing:
             missing.append(tag("li", tag("b", name), ": ", prose(drawing.missing)))

@@ -36,12 +36,16 @@ _LOCKED = re.compile(r"(\S+): locked, lock ([0-9a-f]+), records ([0-9a-f]+)")
 
 @dataclass(frozen=True)
 class Drawing:
-    """One committed figure: its bytes and provenance, or why it is left out."""
+    """One committed figure: its bytes and provenance, or why it is left out.
+
+    elsewhere: it rests on locks, and none of them is the one of this report.
+    """
 
     name: str
     svg: bytes = b""
     provenance: str = ""
     missing: str = ""
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,23 +75,19 @@ class ReportInputs:
         svg = path.read_bytes()
         found = _DESCRIPTION.search(svg.decode("utf-8", "replace"))
         provenance = html.unescape(found[1]).strip() if found else ""
-        for protocol, lock, records in _LOCKED.findall(provenance):
-            verdicts = self._verdicts_of(protocol)
-            current = str(verdicts.get("lock_sha256")).startswith(lock)
-            if not (current and str(verdicts.get("runs_sha256")).startswith(records)):
+        locked = _LOCKED.findall(provenance)
+        mine = [row for row in locked if row[0] == self.protocol]
+        if locked and not mine:
+            return Drawing(name, elsewhere=True)
+        for protocol, lock, records in mine:
+            runs = str(self.verdicts["runs_sha256"])
+            if not (self.lock.sha256.startswith(lock) and runs.startswith(records)):
                 return Drawing(
                     name,
                     missing=f"drawn from {protocol}, lock {lock}, records {records}, which are not "
-                    f"those of its verdicts; `opdcliff figures` draws it again",
+                    "those of this report; `opdcliff figures` draws it again",
                 )
         return Drawing(name, svg, provenance or "not noted in the file")
-
-    def _verdicts_of(self, protocol: str) -> dict[str, Any]:
-        """Verdicts of this or another locked protocol, empty where it has none."""
-        if protocol == self.protocol:
-            return self.verdicts
-        path = self.paths.readable.locked_dir(protocol) / VERDICTS
-        return _verdicts(path, protocol) if path.is_file() else {}
 
 
 def read_inputs(protocol: str, paths: StudyPaths) -> ReportInputs:

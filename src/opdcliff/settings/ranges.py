@@ -86,7 +86,6 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("protocol.predictions.flat_delta protocol.predictions.least_lift", _INSIDE),
         ("protocol.predictions.parity_margin", _INSIDE),
         ("protocol.predictions.blind_from", _POSITIVE),
-        ("protocol.predictions.decide_by", _one_of("points", "brackets")),
         # An interval over seeds needs two of them.
         ("protocol.predictions.least_seeds", ("a whole number >= 2", lambda value: value >= 2)),
         ("sft.teacher.corrupt_rate sft.student.corrupt_rate sft.long_share", _RATE),

@@ -240,7 +240,6 @@ class PredictionConfig:
     """What makes locked windows of calibration and pilot; an arm or model of null has no test."""
 
     pilot: list[ProtocolArm]
-    decide_by: str
     exact: bool
     blind_from: float | None
     fine_grid: str
@@ -263,6 +262,7 @@ class ProtocolConfig:
 
     name: str
     arms: list[ProtocolArm]
+    bisect: bool
     workers: int
     predictions: PredictionConfig | None
 

@@ -15,7 +15,7 @@ import torch
 
 from opdcliff.models import build, pick_device
 from opdcliff.processes import open_channel, worker_pool
-from opdcliff.settings import ArchConfig, RunConfig
+from opdcliff.settings import ArchConfig, ProtocolArm, RunConfig
 
 # One unit: a batch of this many answers of this many tokens is sampled, and trained on once.
 _ANSWERS, _TOKENS, _VOCABULARY = 16, 48, 343
@@ -63,11 +63,17 @@ def announcement(config: RunConfig, updates: int, *, fine_tuning: bool) -> str |
 
 
 def planned_updates(config: RunConfig) -> int:
-    """Updates of all cells of the study's arms."""
+    """Updates of all cells of the study's arms, or of as many as bisection asks for at most."""
     return sum(
-        len(arm.multiples) * len(arm.seeds) * (arm.updates or config.optim.updates)
+        _runs(arm, bisect=config.protocol.bisect) * (arm.updates or config.optim.updates)
         for arm in config.protocol.arms
     )
+
+
+def _runs(arm: ProtocolArm, *, bisect: bool) -> int:
+    lambdas = len(arm.multiples)
+    # floor(log2 n) + 1 halvings find the cell of n lambdas.
+    return len(arm.seeds) * (lambdas.bit_length() if bisect else lambdas)
 
 
 def seconds(updates: int, steps: int, workers: int, unit: float) -> float:

@@ -13,6 +13,7 @@ from opdcliff.errors import ConfigError
 from opdcliff.models import Prepared, models_asset, prepare, prepare_data
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import ProtocolArm, RunConfig, check, clip_option
+from opdcliff.study.bisection import asked_for
 from opdcliff.study.cells import Cell, is_finished
 from opdcliff.study.duration import announcement, planned_updates
 from opdcliff.study.pool import run_cells
@@ -55,12 +56,30 @@ def run_study(
     if not to_tune and tell is not None:
         missing = [cell for cell in cells if not is_finished(cell, prepared, paths)]
         updates = sum(cell.config.optim.updates for cell in missing)
+        if config.protocol.bisect:
+            updates = min(updates, planned_updates(config))
         _announce(config, updates, tell, fine_tuning=False)
-    failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
+    cells, failures = _run(config, cells, prepared, paths)
     summary = summarise_study(config, cells, prepared, paths, calibration, reference)
     folder = paths.output.study_dir(config.data.name, config.protocol.name)
     write_summary(summary, folder)
     return StudyResult(folder, summary, failures, len(cells))
+
+
+def _run(
+    config: RunConfig, cells: list[Cell], prepared: Prepared, paths: StudyPaths
+) -> tuple[list[Cell], dict[str, str]]:
+    """Run the cells, or round by round those that bisection asks for; which, and what failed."""
+    workers = config.protocol.workers
+    if not config.protocol.bisect:
+        return cells, run_cells(cells, prepared, paths, workers=workers)
+    while True:
+        asked = asked_for(cells, prepared, paths)
+        if all(is_finished(cell, prepared, paths) for cell in asked):
+            return asked, {}
+        failures = run_cells(asked, prepared, paths, workers=workers)
+        if failures:
+            return asked, failures
 
 
 def _announce(

@@ -25,7 +25,7 @@ from opdcliff.storage import (
 )
 from opdcliff.study.cells import Cell
 from opdcliff.terminal import ARM_KEYS, print_table, print_text, with_intervals
-from opdcliff.theory import LEVEL, Onset, onset_of_seed, t_interval, wilson
+from opdcliff.theory import LEVEL, Onset, bracket_interval, onset_of_seed, t_interval, wilson
 from opdcliff.verification import about_runs, seal_tables, view_of_record
 
 _BINDING = next(iter(TAIL_NEEDED)).value
@@ -72,7 +72,7 @@ def summarise_study(
     views = [view_of_record(record) for _, record in done]
     return Summary(
         table,
-        onset_table(table),
+        onset_table(table, bisected=config.protocol.bisect),
         calibration.table,
         reference,
         asset_cache.manifest(prepared.data)["facts"].get("report"),
@@ -118,11 +118,13 @@ def _cell_row(cell: Cell, record: Record, calibration: Calibration) -> dict[str,
     }
 
 
-def onset_table(cells: pd.DataFrame) -> pd.DataFrame:
+def onset_table(cells: pd.DataFrame, *, bisected: bool = False) -> pd.DataFrame:
     """Onset per arm: every seed's point, their mean, a t-interval, the bracketing grid cells.
 
     Arms of a single lambda have no onset. A seed that does not cross the level, or that lacks a
-    lambda of its arm, leaves the mean undefined; nothing is averaged around it.
+    lambda of its arm, leaves the mean undefined; nothing is averaged around it. Of a bisected arm
+    a seed lacks most lambdas, but none between those that it falls between; its interval is that of
+    `bracket_interval`.
     """
     rows: list[dict[str, Any]] = []
     if cells.empty:
@@ -133,12 +135,14 @@ def onset_table(cells: pd.DataFrame) -> pd.DataFrame:
             continue
         onsets = [
             onset_of_seed(part.lam.tolist(), part.parse_rate.tolist(), LEVEL)
-            if len(part) >= lambdas
+            if len(part) >= (2 if bisected else lambdas)
             else _UNKNOWN
             for _, part in arm.groupby("seed")
         ]
+        if bisected:
+            onsets = [_known(onset, arm.lam.tolist()) for onset in onsets]
         points = [onset.point for onset in onsets]
-        low, high = t_interval(points)
+        low, high = bracket_interval(onsets) if bisected else t_interval(points)
         mean, star = float(np.mean(points)), float(arm.lambda_star.iloc[0])
         rows.append(
             {
@@ -155,6 +159,11 @@ def onset_table(cells: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _known(onset: Onset, lams: Sequence[float]) -> Onset:
+    """The onset, unless another seed was run between its ends: this one is still to be halved."""
+    return _UNKNOWN if any(onset.below < lam < onset.above for lam in lams) else onset
 
 
 def write_summary(summary: Summary, folder: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from opdcliff.theory import threshold
 from opdcliff.theory.bisection import bisected
-from opdcliff.theory.brackets import bracket_test
+from opdcliff.theory.brackets import bracket_interval, bracket_test
 from opdcliff.theory.budget_flow import lambda_at
 from opdcliff.theory.clip_rules import ClipRule, validate_clip
 from opdcliff.theory.onset import (
@@ -52,6 +52,7 @@ __all__ = [
     "WindowTest",
     "bisected",
     "bootstrap_interval",
+    "bracket_interval",
     "bracket_test",
     "class_tokens",
     "clip_safe_logit",

@@ -27,6 +27,7 @@ NAMES = (
     "calibration",
     "scope",
     "titles_onset",
+    "near_budget",
 )
 
 
