@@ -22,7 +22,7 @@ FLOORS = (
     ("models", "verification"),
     ("calibration", "engine"),
     ("training",),
-    ("planning", "study"),
+    ("planning", "preview", "study"),
     ("prereg",),
     ("report",),
     ("cli",),

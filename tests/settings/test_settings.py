@@ -54,7 +54,7 @@ PLUMBING = {
     "evaluation.stop_when_collapsed",
     "rollout.backend",
 }
-PLUMBING_GROUPS = {"engine", "checkpoint", "tracking", "protocol", "tune"}
+PLUMBING_GROUPS = {"engine", "checkpoint", "tracking", "protocol", "tune", "preview"}
 
 
 def needs(group: str, option: str, data: Path) -> list[str]:
@@ -241,7 +241,7 @@ POSITIVE = """
     lam.of_threshold rollout.temperature optim.lr optim.grad_clip
     sft.teacher.lr sft.student.lr sft.grad_clip tune.epochs tune.lr tune.grad_clip
     model.lora.alpha protocol.predictions.safe_multiple protocol.predictions.blind_from"""
-NOT_NEGATIVE = "lam.value sft.weight_decay optim.weight_decay tune.weight_decay"
+NOT_NEGATIVE = "lam.value preview.margin sft.weight_decay optim.weight_decay tune.weight_decay"
 INSIDE = """
     sft.teacher.continue_mass sft.student.continue_mass
     protocol.predictions.upper_plateau protocol.predictions.lower_plateau
@@ -254,7 +254,7 @@ RATES = """
 FROM_0 = """
     checkpoint.every engine.persistent_elements lam.warmup_updates sft.warmup_steps
     data.max_history"""
-SEEDS = "seed data.seed sft.seed calibration.seed tune.seed"
+SEEDS = "seed data.seed sft.seed calibration.seed tune.seed preview.seed"
 COUNTS = """
     rollout.prompts_per_update rollout.max_new_tokens rollout.updates_per_batch
     optim.updates optim.topk protocol.workers
@@ -264,7 +264,7 @@ COUNTS = """
     sft.long_words sft.teacher.steps sft.student.steps sft.batch_size
     tune.batch_size model.lora.rank
     engine.ranks engine.threads engine.micro_batch engine.score_chunk_tokens
-    engine.bucket_elements checkpoint.keep
+    engine.bucket_elements checkpoint.keep preview.prompts
     data.train data.calibration data.test data.min_items data.max_title_words data.answer_room
     model.arch.hidden_size model.arch.intermediate_size model.arch.layers model.arch.heads
     model.arch.kv_heads model.arch.head_dim model.arch.max_positions"""
@@ -286,6 +286,8 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
         ("data.candidates", st.integers(max_value=1) | st.integers(min_value=27)),
         ("protocol.predictions.least_seeds", st.just(1) | st.integers(max_value=1)),
         ("data.tokenizer_entries", st.integers(max_value=257)),
+        ("preview.lams", st.lists(st.floats(max_value=0.99) | NOT_FINITE, max_size=3)),
+        ("preview.strengths", st.lists(st.floats(max_value=1) | NOT_FINITE, max_size=3)),
         ("calibration.strengths", st.lists(st.floats(max_value=1) | NOT_FINITE, max_size=3)),
         ("model.lora.targets", st.sampled_from([[], [""], ["all-linear", "q_proj"]])),
         # The rule of the default clip needs a strength.

@@ -195,6 +195,34 @@ def calibrate(words: list[str]) -> int:
 
 
 @verb(
+    "parse rates of settled students over lambda, and what breaks, before any run",
+    """usage: opdcliff preview [preview.lams=[1,1.3,1.6]] [group=option] [key.field=value] ...
+
+Samples answers of the student as it would settle at each lambda, at the clip strengths of
+preview.strengths and without a clip, by mixing teacher and warm start token by token, and judges
+them: parse rate, failures, length, KL to the teacher, the entries whose loss breaks answers, and
+the largest lambda at which the rate stays at the teacher's or the warm start's. Nothing is
+trained. Writes preview.csv, preview.json, preview.png and .svg in
+runs/results/studies/<data.name>/preview/.""",
+)
+def preview(words: list[str]) -> int:
+    """Sample settled students over lambda and say what breaks."""
+    paths, words = paths_of(words)
+    begin_loading()
+    from opdcliff.preview import preview as sample_curve
+    from opdcliff.settings import compose_one, load
+    from opdcliff.terminal import Stage
+
+    config = load(compose_one([NO_ARMS, *words]))
+    with Stage("sampling settled students", 1000) as stage:
+        found = sample_curve(config, paths, stage.advance_of("preview"))
+    from opdcliff.cli.preview_table import report
+
+    say(f"written to {report(found, config, paths, console())}")
+    return 0
+
+
+@verb(
     "where the onset of your settings will lie, from a pilot below it; a lambda to run at",
     """usage: opdcliff predict [pilot=0.6] [seeds=2] [group=option] [key.field=value] ...
 

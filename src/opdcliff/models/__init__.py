@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opdcliff.models.answering import sample_answers
-from opdcliff.models.batches import batch_of_update
+from opdcliff.models.batches import batch_of_update, prompt_batch
 from opdcliff.models.decoding import Decoding, without_compiled
 from opdcliff.models.device import free_device, pick_device
 from opdcliff.models.load import build
@@ -51,6 +51,7 @@ __all__ = [
     "pick_device",
     "prepare",
     "prepare_data",
+    "prompt_batch",
     "put_adapter",
     "sample_answers",
     "save_model",

@@ -27,13 +27,12 @@ from opdcliff.settings.schema import (
     LoraConfig,
     ModelConfig,
     OptimConfig,
-    PredictionConfig,
-    ProtocolArm,
     RoleConfig,
     RolloutConfig,
     RunConfig,
     SftConfig,
 )
+from opdcliff.settings.study_schema import PredictionConfig, ProtocolArm
 
 __all__ = [
     "ROOT_CONFIG",

@@ -23,12 +23,13 @@ from opdcliff.paths import StudyPaths
 from opdcliff.settings.engine_checks import check_stage
 from opdcliff.settings.hostfile import check_slots
 from opdcliff.settings.ranges import RANGES, value_at
-from opdcliff.settings.schema import ArchConfig, PredictionConfig, RunConfig
+from opdcliff.settings.schema import ArchConfig, RunConfig
+from opdcliff.settings.study_schema import PredictionConfig
 from opdcliff.storage import refuse_secrets
 from opdcliff.theory import ClipRule, validate_clip
 
 # Plumbing: where a run executes and is mirrored, and the study it belongs to.
-_NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol", "tune")
+_NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol", "tune", "preview")
 _CHAT_DEFAULTS: dict[str, Any] = {
     "chat_template": "auto",
     "system_prompt": None,

@@ -36,6 +36,10 @@ def _strengths(values: list[float]) -> bool:
     return bool(values) and all(1 < value < math.inf for value in values)
 
 
+def _extrapolations(values: list[float]) -> bool:
+    return bool(values) and all(1 <= value < math.inf for value in values)
+
+
 def _names(values: list[str]) -> bool:
     return bool(values) and all(values) and ("all-linear" not in values or len(values) == 1)
 
@@ -55,7 +59,7 @@ _RATE = ("a number from 0 up to, not including, 1", _rate)
 RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
     (name, allowed, holds)
     for names, (allowed, holds) in (
-        ("seed data.seed sft.seed calibration.seed tune.seed", _SEED),
+        ("seed data.seed sft.seed calibration.seed tune.seed preview.seed", _SEED),
         ("lam.value lam.warmup_updates", _NOT_NEGATIVE),
         ("lam.of_threshold protocol.predictions.safe_multiple", _POSITIVE),
         ("sft.warmup_steps sft.weight_decay optim.weight_decay data.max_history", _NOT_NEGATIVE),
@@ -80,6 +84,10 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("model.arch.hidden_size model.arch.intermediate_size model.arch.layers", _COUNT),
         ("model.arch.heads model.arch.kv_heads model.arch.head_dim", _COUNT),
         ("model.arch.max_positions", _COUNT),
+        ("preview.lams", ("one or more numbers >= 1", _extrapolations)),
+        ("preview.strengths", ("one or more numbers > 1", _strengths)),
+        ("preview.prompts", _COUNT),
+        ("preview.margin", _NOT_NEGATIVE),
         ("calibration.strengths", ("one or more numbers > 1", _strengths)),
         ("sft.teacher.continue_mass sft.student.continue_mass", _MASS),
         ("protocol.predictions.upper_plateau protocol.predictions.lower_plateau", _INSIDE),

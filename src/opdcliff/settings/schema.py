@@ -8,6 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+# A setting is found by the name of its type in this module, those of inner fields included.
+from opdcliff.settings.study_schema import (
+    PredictionConfig,  # noqa: F401
+    PreviewConfig,
+    ProtocolArm,  # noqa: F401
+    ProtocolConfig,
+)
+
 
 @dataclass
 class ArchConfig:
@@ -223,51 +231,6 @@ class TrackingConfig:
 
 
 @dataclass
-class ProtocolArm:
-    """Cells of a study: every multiple of lambda* with every seed under one clip option."""
-
-    name: str
-    clip: str
-    multiples: list[float]
-    seeds: list[int]
-    estimator: str | None
-    warmup_updates: int | None
-    updates: int | None
-
-
-@dataclass
-class PredictionConfig:
-    """What makes locked windows of calibration and pilot; an arm or model of null has no test."""
-
-    pilot: list[ProtocolArm]
-    exact: bool
-    blind_from: float | None
-    fine_grid: str
-    extended: list[str]
-    small_clip: str | None
-    far_below: str | None
-    larger_model: str | None
-    upper_plateau: float
-    lower_plateau: float
-    safe_multiple: float
-    flat_delta: float
-    least_lift: float
-    parity_margin: float
-    least_seeds: int
-
-
-@dataclass
-class ProtocolConfig:
-    """A study: its arms, how many cells run side by side, and for a locked one its predictions."""
-
-    name: str
-    arms: list[ProtocolArm]
-    bisect: bool
-    workers: int
-    predictions: PredictionConfig | None
-
-
-@dataclass
 class RunConfig:
     """One run, fully resolved."""
 
@@ -282,6 +245,7 @@ class RunConfig:
     optim: OptimConfig
     evaluation: EvaluationConfig
     calibration: CalibrationConfig
+    preview: PreviewConfig
     engine: EngineConfig
     checkpoint: CheckpointConfig
     tracking: TrackingConfig

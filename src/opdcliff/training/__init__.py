@@ -9,7 +9,8 @@ from opdcliff.training.checkpoints.resume import (
     find_start,
     remove_checkpoints,
 )
-from opdcliff.training.evaluation.answers import EVALUATION_BATCH
+from opdcliff.training.evaluation.answers import EVALUATION_BATCH, gain_of
+from opdcliff.training.evaluation.metrics import Judged, answer_metrics, judge
 from opdcliff.training.evaluation.references import references
 from opdcliff.training.evaluation.run_evaluation import CLASS_ANSWERS
 from opdcliff.training.job import Job, Place
@@ -22,11 +23,15 @@ __all__ = [
     "CLASS_ANSWERS",
     "EVALUATION_BATCH",
     "Job",
+    "Judged",
     "Place",
     "RunOutcome",
     "about_run",
+    "answer_metrics",
     "drop_checkpoints_after",
     "find_start",
+    "gain_of",
+    "judge",
     "references",
     "remove_checkpoints",
     "train_here",

@@ -1,0 +1,64 @@
+"""The typed configuration of what is run around single runs: studies, locks, previews.
+
+Values live in conf/*.yaml, as those of `schema`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class ProtocolArm:
+    """Cells of a study: every multiple of lambda* with every seed under one clip option."""
+
+    name: str
+    clip: str
+    multiples: list[float]
+    seeds: list[int]
+    estimator: str | None
+    warmup_updates: int | None
+    updates: int | None
+
+
+@dataclass
+class PredictionConfig:
+    """What makes locked windows of calibration and pilot; an arm or model of null has no test."""
+
+    pilot: list[ProtocolArm]
+    exact: bool
+    blind_from: float | None
+    fine_grid: str
+    extended: list[str]
+    small_clip: str | None
+    far_below: str | None
+    larger_model: str | None
+    upper_plateau: float
+    lower_plateau: float
+    safe_multiple: float
+    flat_delta: float
+    least_lift: float
+    parity_margin: float
+    least_seeds: int
+
+
+@dataclass
+class ProtocolConfig:
+    """A study: its arms, how many cells run side by side, and for a locked one its predictions."""
+
+    name: str
+    arms: list[ProtocolArm]
+    bisect: bool
+    workers: int
+    predictions: PredictionConfig | None
+
+
+@dataclass
+class PreviewConfig:
+    """Where settled students are sampled: lambdas, clip strengths, prompts, and the margin."""
+
+    lams: list[float] | None
+    strengths: list[float] | None
+    prompts: int
+    margin: float
+    seed: int

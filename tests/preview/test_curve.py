@@ -1,0 +1,218 @@
+"""Settled students sampled: draws, batching, and curves of chains whose rates are known exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+import markov
+from opdcliff.calibration.class_masses import Binding
+from opdcliff.contract.parse import get_contract
+from opdcliff.errors import ConfigError
+from opdcliff.models.loaded import Loaded
+from opdcliff.models.tokens.train_bpe import pad_left
+from opdcliff.preview.curve import Preview, curve
+from opdcliff.preview.sampling import SettledAnswers, sample_settled
+from opdcliff.rollout import reference
+from opdcliff.rollout.draws import uniforms
+from opdcliff.settings.schema import RunConfig
+from opdcliff.theory import threshold
+from opdcliff.theory.clip_rules import ClipRule
+from tiny_rollout import EOS, PAD, PROMPTS, SETTINGS, tiny_model
+from workshop import SECONDS, Run
+
+P, B, WORDS, ROOM = 0.86, 0.46, 6, 136
+
+
+# ---- draws ------------------------------------------------------------------------------------
+
+
+def pair() -> tuple[Any, Any]:
+    teacher, base = tiny_model(), tiny_model()
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return teacher, base
+
+
+def answers(
+    rows: list[int], lams: list[float], strength: float = math.inf, **changes: Any
+) -> SettledAnswers:
+    """Rows of `PROMPTS` at their lambdas."""
+    prompt_BL, attention_BL = pad_left([PROMPTS[row] for row in rows], PAD)
+    lam_B1 = torch.tensor(lams, dtype=torch.float64)[:, None]
+    uniform_BT = uniforms(rows, SETTINGS["max_new_tokens"], SETTINGS["seed"], SETTINGS["stream"])
+    options: dict[str, Any] = {
+        "lam_B1": lam_B1,
+        "strength_B1": torch.full_like(lam_B1, strength),
+        "rule": ClipRule.NONE if math.isinf(strength) else ClipRule.MASK,
+        "margin": 0.0,
+        "uniform_BT": uniform_BT,
+        "temperature": SETTINGS["temperature"],
+        "end_ids": (EOS,),
+        "pad_id": PAD,
+    }
+    return sample_settled(*pair(), prompt_BL, attention_BL, **options | changes)
+
+
+def test_without_extrapolation_the_answers_are_the_teachers_own() -> None:
+    rows = list(range(len(PROMPTS)))
+    found = answers(rows, [1.0] * len(rows))
+    prompt_BL, attention_BL = pad_left(PROMPTS, PAD)
+    own = reference.sample(pair()[0], prompt_BL, attention_BL, numbers=rows, **SETTINGS)
+    assert found.rollout.answers() == own.answers()
+    assert found.rollout.ended_B.equal(own.ended_B)
+    assert float(found.kl_BT.abs().max()) < 1e-6
+    assert float(found.lost_BT.max()) == 0.0
+
+
+def test_a_row_does_not_depend_on_those_beside_it() -> None:
+    rows, lams = [0, 1, 2, 3, 4, 5, 6, 7], [1.0, 1.3, 1.6, 1.9, 2.2, 1.1, 1.5, 2.6]
+    together = answers(rows, lams, 2.0)
+    whole = together.rollout.answers()
+    assert len({len(answer) for answer in whole}) > 2
+    for row, lam in zip(rows, lams, strict=True):
+        alone = answers([row], [lam], 2.0)
+        assert alone.rollout.answers() == [whole[row]]
+        length = len(whole[row])
+        torch.testing.assert_close(alone.lost_BT[0, :length], together.lost_BT[row, :length])
+        assert alone.gone_BT[0, :length].equal(together.gone_BT[row, :length])
+        # Behind its end nothing is counted.
+        assert float(together.lost_BT[row, length:].sum()) == 0.0
+    part = together.rows(slice(2, 4))
+    assert part.rollout.answers() == whole[2:4]
+
+
+def test_the_models_are_left_as_they_were() -> None:
+    teacher, base = pair()
+    teacher.train()
+    prompt_BL, attention_BL = pad_left(PROMPTS[:2], PAD)
+    one_B1 = torch.ones(2, 1, dtype=torch.float64)
+    sample_settled(
+        teacher,
+        base,
+        prompt_BL,
+        attention_BL,
+        lam_B1=one_B1,
+        strength_B1=one_B1 * 2.0,
+        rule=ClipRule.MASK,
+        margin=0.0,
+        uniform_BT=uniforms([0, 1], 4, 0, 1),
+        temperature=1.0,
+        end_ids=(EOS,),
+        pad_id=PAD,
+    )
+    assert teacher.training
+    assert not base.training
+
+
+# ---- curves -----------------------------------------------------------------------------------
+
+
+def chained(*words: str) -> tuple[RunConfig, Loaded, Binding]:
+    """A pair of chains whose text goes on with P and B at every offset."""
+    config = markov.config("rollout.max_new_tokens=138", *words)
+    teacher, base = (
+        markov.chain([mass] * WORDS, torch.float64, opens=1.0 - 1e-12, ends=1.0 - 1e-12)
+        for mass in (P, B)
+    )
+    trio = markov.trio(teacher, base)
+    trio = replace(trio, student=trio.base)
+    contract = get_contract(config.data.contract)
+    loaded = Loaded(trio, markov.splits(calibration=200), trio.codec.modal_sets(contract))
+    return config, loaded, Binding("text", "0-27", P, B)
+
+
+def at(found: Preview, c: float, lam: float) -> Any:
+    table = found.table
+    return table[(table.c == c) & (table.lam == lam)].iloc[0]
+
+
+def test_the_rate_falls_where_the_closed_form_says_and_names_what_is_gone() -> None:
+    star = threshold.lambda_star(P, B, 5.0)
+    lams = [1.0, round(0.99 * star, 4), round(1.01 * star, 4)]
+    config, loaded, binding = chained("preview.prompts=200", "preview.strengths=[5.0]")
+    config.preview.lams = lams
+    steps: list[int] = []
+    found = curve(config, loaded, binding, steps.append)
+    assert found.stars == {5.0: pytest.approx(star)}
+    # Nine tenths of the tail close the text, the last tenth breaks the answer.
+    for lam in lams[:2]:
+        assert at(found, 5.0, lam).parse_rate == pytest.approx(0.9, abs=0.07)
+    assert at(found, 5.0, lams[2]).parse_rate < 0.05
+    assert at(found, 5.0, lams[2]).truncated_rate > 0.9
+    # Without a clip it goes on closing.
+    assert at(found, math.inf, lams[2]).parse_rate > 0.7
+    costly = max(found.breaks, key=lambda each: each.rate)
+    assert (costly.c, costly.lam, costly.entry) == (5.0, lams[2], markov.CLOSE)
+    assert costly.lost == pytest.approx(1.0 - P, abs=0.01)
+    assert "reason" in costly.context or "w" in costly.context
+    assert steps == sorted(steps)
+    assert steps[-1] <= 1000
+
+
+def test_a_margin_moves_the_fall_down() -> None:
+    star = threshold.lambda_star(P, B, 5.0)
+    gain = threshold.logit(P) - threshold.logit(B)
+    config, loaded, binding = chained("preview.prompts=100", "preview.strengths=[5.0]")
+    config.preview.lams = [round(star - 0.2 / gain, 4)]
+    rates = []
+    for margin in (0.1, 0.3):
+        config.preview.margin = margin
+        rates.append(at(curve(config, loaded, binding), 5.0, config.preview.lams[0]).parse_rate)
+    assert rates[0] > 0.8
+    assert rates[1] < 0.1
+
+
+def test_lambdas_go_past_the_largest_threshold_where_none_are_given() -> None:
+    config, loaded, binding = chained("preview.prompts=4")
+    found = curve(config, loaded, binding)
+    assert sorted(set(found.table.c)) == [2.0, 5.0, math.inf]
+    lams = sorted(set(found.table.lam))
+    assert (len(lams), lams[0]) == (8, 1.0)
+    assert lams[-1] == pytest.approx(1.0 + 1.4 * binding.lambda_star(5.0) - 1.0, abs=1e-3)
+    without = curve(config, loaded, None)
+    assert without.stars == {}
+    assert without.table.lam.max() == 3.0
+
+
+def test_what_is_recommended_holds_up_to_there() -> None:
+    rows = [(1.0, 0.99), (1.2, 0.97), (1.4, 0.5), (1.6, 0.98), (1.8, 0.2)]
+    table = pd.DataFrame([{"c": 5.0, "lam": lam, "parse_hi": rate} for lam, rate in rows])
+    made = Preview(table, [], {}, {"teacher": 0.96, "warm_start": 0.4, "none": 0.995})
+    assert made.recommended("teacher") == {5.0: 1.2}
+    assert made.recommended("warm_start") == {5.0: 1.6}
+    assert made.recommended("none") == {5.0: 1.0}
+
+
+def test_a_rule_on_another_ratio_is_refused() -> None:
+    config, loaded, binding = chained("preview.prompts=4")
+    config.clip.rule = "ppo"
+    with pytest.raises(ConfigError, match=r"clip\.rule=ppo"):
+        curve(config, loaded, binding)
+
+
+def test_the_verb_prints_writes_and_draws(run: Run, workshop: Path) -> None:
+    reply = run("preview", *SECONDS, "preview.lams=[1.0,1.5]", "preview.prompts=8")
+    assert reply.code == 0, reply.err
+    assert "predicted, no run made" in reply.out
+    assert "Not below the teacher's rate" in reply.out
+    folder = workshop / "runs/results/studies/mini/preview"
+    assert {path.name for path in folder.iterdir()} == {
+        f"preview.{kind}" for kind in ("csv", "json", "png", "svg")
+    }
+    table = pd.read_csv(folder / "preview.csv")
+    assert table.lam.tolist() == [1.0, 1.5] * 3
+    content = json.loads((folder / "preview.json").read_text())
+    assert content["floors"].keys() == {"teacher", "warm_start"}
+    reply = run("preview", *SECONDS, "preview.lams=[0.5]")
+    assert reply.code == 2
+    assert "preview.lams=[0.5] is not allowed; allowed: one or more numbers >= 1" in reply.line
