@@ -29,6 +29,8 @@ NAMES = (
     "titles_onset",
     "near_budget",
 )
+# Where it is no module of `figures` itself.
+_FOLDERS = {"near_budget": "figures.near"}
 
 
 def build_figure(name: str, inputs: Inputs) -> Page:
@@ -37,7 +39,8 @@ def build_figure(name: str, inputs: Inputs) -> Page:
     Raises:
         MissingInputError: a table it needs is not there.
     """
-    module = importlib.import_module(f"opdcliff.report.figures.{name}")
+    place = _FOLDERS.get(name, "figures")
+    module = importlib.import_module(f"opdcliff.report.{place}.{name}")
     with mpl.rc_context(style.RC):
         page: Page = module.build(inputs)
     return page

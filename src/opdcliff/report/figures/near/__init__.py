@@ -1,0 +1,1 @@
+"""Figures of nearly deterministic text and its budgets."""
