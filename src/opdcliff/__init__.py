@@ -15,18 +15,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from opdcliff.calibration import calibrate
     from opdcliff.contract import Contract
+    from opdcliff.preview import preview_pair
     from opdcliff.records import read_runs
     from opdcliff.theory import critical_lambda, lambda_star
     from opdcliff.verification import verify
 
 __version__ = "0.1.0"
-__all__ = ["Contract", "calibrate", "critical_lambda", "lambda_star", "read_runs", "verify"]
+__all__ = [
+    "Contract",
+    "calibrate",
+    "critical_lambda",
+    "lambda_star",
+    "preview_pair",
+    "read_runs",
+    "verify",
+]
 
 _ROOMS = {
     "Contract": "contract",
     "calibrate": "calibration",
     "critical_lambda": "theory",
     "lambda_star": "theory",
+    "preview_pair": "preview",
     "read_runs": "records",
     "verify": "verification",
 }

@@ -65,8 +65,10 @@ SMALLER = {
     "data.path=PROMPTS.jsonl": ["optim.updates=8", "lam.warmup_updates=2"],
     "opdcliff preview model.student=STUDENT model.teacher=TEACHER data=prompts "
     "data.path=PROMPTS.jsonl": ["preview.lams=[1.0,1.5]", "preview.strengths=[5.0]"],
-    "opdcliff preview model.student=DIR model.teacher=DIR data=prompts "
-    "data.path=PROMPTS.jsonl": ["preview.lams=[1.0,1.5]", "preview.strengths=[5.0]"],
+    "opdcliff preview model.student=DIR model.teacher=DIR data=prompts data.path=PROMPTS.jsonl": [
+        "preview.lams=[1.0,1.5]",
+        "preview.strengths=[5.0]",
+    ],
     "lam.of_threshold=0.9,0.94,0.98,1.02 seed=0,1,2 protocol.name=own_cliff": [
         "lam.of_threshold=0.9,1.02",
         "seed=0",

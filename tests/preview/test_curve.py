@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import markov
+import opdcliff
 from opdcliff.calibration.class_masses import Binding
 from opdcliff.contract.parse import get_contract
 from opdcliff.errors import ConfigError
@@ -26,7 +27,7 @@ from opdcliff.settings.schema import RunConfig
 from opdcliff.theory import threshold
 from opdcliff.theory.clip_rules import ClipRule
 from tiny_rollout import EOS, PAD, PROMPTS, SETTINGS, tiny_model
-from workshop import SECONDS, Run
+from workshop import OWN_SIZES, SECONDS, Run, prepared_pair, write_own_prompts
 
 P, B, WORDS, ROOM = 0.86, 0.46, 6, 136
 
@@ -216,3 +217,15 @@ def test_the_verb_prints_writes_and_draws(run: Run, workshop: Path) -> None:
     reply = run("preview", *SECONDS, "preview.lams=[0.5]")
     assert reply.code == 2
     assert "preview.lams=[0.5] is not allowed; allowed: one or more numbers >= 1" in reply.line
+
+
+def test_a_pair_of_ones_own_from_python(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop)
+    student, teacher = (word.partition("=")[2] for word in prepared_pair(workshop))
+    prompts = write_own_prompts(workshop / "own.jsonl")
+    sizes = [f"data.{name}={getattr(OWN_SIZES, name)}" for name in ("train", "calibration", "test")]
+    words = [*SECONDS, *sizes, "preview.lams=[1.0]", "preview.prompts=4", "preview.strengths=[3.0]"]
+    found = opdcliff.preview_pair(student, teacher, prompts, *words)
+    assert found.table.c.tolist() == [3.0, math.inf]
+    # Without grades there is no ranking to be worth anything.
+    assert found.table.prompts.tolist() == [4.0, 4.0]

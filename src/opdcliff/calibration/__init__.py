@@ -11,7 +11,7 @@ from opdcliff.calibration.distribution import (
 )
 from opdcliff.calibration.modal_mass import CLASSES, Positions, label, label_classes, modal_logits
 from opdcliff.calibration.outside import Outside
-from opdcliff.calibration.pair import calibrate
+from opdcliff.calibration.pair import calibrate, own_pair
 
 __all__ = [
     "CLASSES",
@@ -24,6 +24,7 @@ __all__ = [
     "label",
     "label_classes",
     "modal_logits",
+    "own_pair",
     "prepare_calibration",
     "tabulate_curves",
     "tabulate_distribution",

@@ -8,12 +8,21 @@ from opdcliff.calibration.asset import prepare_calibration
 from opdcliff.calibration.class_masses import Calibration
 from opdcliff.models import prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.settings import compose_one, load, quoted
+from opdcliff.settings import RunConfig, compose_one, load, quoted
 
 # Nothing is evaluated, so prompts for that need not be there.
 WITHOUT_EVALUATION = tuple(
     f"evaluation.{name}=${{data.test}}" for name in ("prompts", "final_prompts")
 )
+
+
+def own_pair(
+    student: Path | str, teacher: Path | str, prompts: Path | str, *settings: str
+) -> RunConfig:
+    """The settings for a pair and prompts of one's own; `settings` as on the command line."""
+    own = (f"model.student={quoted(student)}", f"model.teacher={quoted(teacher)}")
+    words = ["protocol=grid", *WITHOUT_EVALUATION, "data=prompts", f"data.path={quoted(prompts)}"]
+    return load(compose_one([*words, *own, *settings]))
 
 
 def calibrate(
@@ -32,9 +41,6 @@ def calibrate(
     Raises:
         ConfigError, DataError, ModelError: one line that names the value and what to do.
     """
-    own = (f"model.student={quoted(student)}", f"model.teacher={quoted(teacher)}")
-    words = ["protocol=grid", *WITHOUT_EVALUATION, "data=prompts", f"data.path={quoted(prompts)}"]
-    config = load(compose_one([*words, *own, *settings]))
-    paths = StudyPaths()
+    config, paths = own_pair(student, teacher, prompts, *settings), StudyPaths()
     found, _ = prepare_calibration(config, paths, prepare(config, paths))
     return found

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from opdcliff.preview.curve import Preview, preview
+from opdcliff.preview.pair import preview_pair
 
-__all__ = ["Preview", "preview"]
+__all__ = ["Preview", "preview", "preview_pair"]
