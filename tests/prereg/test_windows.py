@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import pandas as pd
 import pytest
 
 from grid_frames import calibration
 from opdcliff.errors import ConfigError
-from opdcliff.paths import REPO_ROOT
 from opdcliff.prereg.pilot import PilotFacts
 from opdcliff.prereg.windows import (
     Masses,
@@ -23,8 +21,7 @@ from opdcliff.prereg.windows import (
 )
 from opdcliff.theory import threshold
 from opdcliff.theory.spread import Flow, Population, end_of_room, onset_on_budget
-from opdcliff.verification.lock import read_lock
-from opdcliff.verification.locked_test import Window, read_test
+from opdcliff.verification.locked_test import Window
 
 P, B, C = 0.876, 0.476, 5.0
 STAR = threshold.lambda_star(P, B, C)
@@ -142,28 +139,6 @@ def test_a_coarser_grid_widens_each_side_by_half_of_the_difference(plain: Window
 def test_a_budget_that_no_lambda_is_enough_for_has_no_window() -> None:
     with pytest.raises(ConfigError, match=r"window \[.*, inf\] .* says little"):
         window(setting=dataclasses.replace(SETTING, updates=12))
-
-
-@pytest.mark.parametrize(("name", "arm"), [("T1", "fine_grid"), ("T3", "small_clip")])
-def test_the_locked_windows_are_what_the_rules_give(name: str, arm: str) -> None:
-    folder = REPO_ROOT / "prereg" / "mini"
-    lock, _ = read_lock(folder)
-    assert lock is not None
-    settings = lock.arm(arm).settings
-    strength = settings["clip"]["strength"]
-    made = onset_window(
-        masses_of(pd.DataFrame(lock.calibration["table"]), strength),
-        PilotFacts(**lock.pilot["facts"]),
-        Setting(
-            strength,
-            settings["optim"]["updates"],
-            settings["lam"]["warmup_updates"],
-            settings["rollout"]["max_new_tokens"],
-            closing_share=0.5 / 0.95,
-        ),
-        lock.arm(arm).lams,
-    )
-    assert made == read_test(folder / f"{name}.yaml").window
 
 
 # ---- one cell of the grid ----------------------------------------------------------------------

@@ -36,9 +36,9 @@ def flow(teacher: Array, base: Array, lam: float, c: float, rule: ClipRule) -> A
     """
     log_t, log_b, log_c = np.log(teacher), np.log(base), math.log(c)
     logits = log_b.copy()
-    for step in range(12000):
+    for step in range(3000):
         logp = logits - logsumexp(logits)
-        now = 1.0 + (lam - 1.0) * min(1.0, step / 4000)
+        now = 1.0 + (lam - 1.0) * min(1.0, step / 1000)
         ratio = log_t - logp
         weight = {
             ClipRule.NONE: np.ones_like(ratio),
@@ -47,7 +47,7 @@ def flow(teacher: Array, base: Array, lam: float, c: float, rule: ClipRule) -> A
             ClipRule.TRUNCATE: np.minimum(1.0, np.exp(log_c - ratio)),
         }[rule]
         push = weight * (now * log_t - logp - (now - 1.0) * log_b)
-        logits = logits + 0.02 * (push - (np.exp(logp) * push).sum())
+        logits = logits + 0.05 * (push - (np.exp(logp) * push).sum())
     return np.asarray(np.exp(logits - logsumexp(logits)))
 
 
