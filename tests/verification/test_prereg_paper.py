@@ -222,13 +222,18 @@ def test_nothing_claims_a_registration_of_the_papers_predictions_here() -> None:
         assert "pre-registered by us" not in words, path
 
 
-def test_the_readme_tells_the_windows_of_the_lock_and_of_the_paper() -> None:
-    mini, _, paper = (PREREG / "README.md").read_text("ascii").partition("## paper")
-    rows = {line.split(" ")[1]: line for line in mini.splitlines() if line.startswith("| ")}
-    for path in (PREREG / "mini").glob("*.yaml"):
-        assert told(rows[path.stem], read_test(path)), path
+def test_the_readme_tells_the_windows_of_the_locks_and_of_the_paper() -> None:
+    _, *parts = re.split(r"^## (\w+): .*$", (PREREG / "README.md").read_text("ascii"), flags=re.M)
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    locked = {path.parent.name for path in PREREG.glob("*/lock.json")}
+    assert sections.keys() == locked | {"paper"}
+    for name in locked:
+        lines = sections[name].splitlines()
+        rows = {line.split(" ")[1]: line for line in lines if line.startswith("| ")}
+        for path in (PREREG / name).glob("*.yaml"):
+            assert told(rows[path.stem], read_test(path)), path
     for path in TESTS:
-        assert told(paper, read_test(path)), path
+        assert told(sections["paper"], read_test(path)), path
 
 
 def told(text: str, test: LockedTest) -> bool:
