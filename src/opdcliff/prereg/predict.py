@@ -6,9 +6,10 @@ theory of positions that differ makes an interval for the onset of it, at any cl
 `windows`, without a grid).
 
 The recommended lambda stays below the lower end l of that interval by what the pilot's logit q rose
-above its moving fixed point, o logits from half of the warm-up on: l - o/(logit p - logit b). What
-it rose before, on arrival at a fixed point that is still that of lambda near 1, threatens any
-lambda or none (`crowded`).
+above its moving fixed point at any time, o logits: l - o/(logit p - logit b). Most of o is on
+arrival, at a fixed point that is still that of lambda near 1; it is taken whole, since l is of the
+mean over runs and single runs fall below it [M: the locked study], and because on arrival it may
+lose a run at any lambda (`crowded`).
 
 Source: [D] docs/theory.md, points 14, 16 and 20.
 """
@@ -151,7 +152,7 @@ def predict(config: RunConfig, paths: StudyPaths, *, pilot: float, seeds: int) -
     records = [read_record(cell.folder(prepared, paths)) for cell in cells]
     facts, (arrival, late) = pilot_facts(records), overshoot(records)
     at = [
-        _at(config, masses_of(calibration.table, strength), strength, facts, late)
+        _at(config, masses_of(calibration.table, strength), strength, facts, arrival)
         for strength in config.calibration.strengths
         if math.isfinite(strength)
     ]
