@@ -34,9 +34,7 @@ def report(found: Preview, config: RunConfig, paths: StudyPaths, console: Consol
         title = "What breaks: the entry whose loss costs most answers (all: preview.json)"
         print_table(console, title, pd.DataFrame(costly))
     for floor, rate in found.floors.items():
-        said = ", ".join(
-            f"{lam:g} at c = {_clip(c)}" for c, lam in found.recommended(floor).items()
-        )
+        said = ", ".join(f"{lam:g} {_under(c)}" for c, lam in found.recommended(floor).items())
         name = floor.replace("_", " ")
         print_text(console, f"Not below the {name}'s rate, {rate:.3f}, up to lambda = {said}.")
     print_text(
@@ -84,6 +82,10 @@ def _view(table: pd.DataFrame) -> pd.DataFrame:
     for name in (column for column in table.columns if column.startswith("ndcg")):
         view[name.replace("_", " ")] = table[name].round(3)
     return view
+
+
+def _under(strength: float) -> str:
+    return "without a clip" if math.isinf(strength) else f"at c = {strength:g}"
 
 
 def _clip(strength: float) -> str:
