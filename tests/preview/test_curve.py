@@ -201,6 +201,13 @@ def test_a_rule_on_another_ratio_is_refused() -> None:
         curve(config, loaded, binding)
 
 
+def test_a_margin_as_wide_as_the_clip_is_refused() -> None:
+    config, loaded, binding = chained("preview.prompts=4", "preview.strengths=[2.0]")
+    config.preview.margin = 0.7
+    with pytest.raises(ConfigError, match=r"preview\.margin=0\.7 .* below log c = 0\.693"):
+        curve(config, loaded, binding)
+
+
 def test_the_verb_prints_writes_and_draws(run: Run, workshop: Path) -> None:
     reply = run("preview", *SECONDS, "preview.lams=[1.0,1.5]", "preview.prompts=8")
     assert reply.code == 0, reply.err

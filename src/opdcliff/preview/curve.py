@@ -13,20 +13,21 @@ import torch
 from opdcliff.calibration import Binding, prepare_calibration
 from opdcliff.contract import get_contract
 from opdcliff.data import Example
-from opdcliff.models import Loaded, load_kept, prepare, prompt_batch, sample_answers
+from opdcliff.errors import ConfigError
+from opdcliff.models import Loaded, load_kept, prepare, prompt_batch
 from opdcliff.paths import StudyPaths
 from opdcliff.preview.breaks import Break, breaks_of
 from opdcliff.preview.sampling import SettledAnswers, sample_settled
 from opdcliff.rollout import EVALUATION_STREAM, uniforms
 from opdcliff.settings import RunConfig
 from opdcliff.theory import ClipRule, wilson
-from opdcliff.training import answer_metrics, gain_of, judge
+from opdcliff.training import answer_metrics, evaluate_model, gain_of, judge
+from opdcliff.verification import PARSE_RATE
 
 # Lambdas where none are given: so many, evenly up to this share of the largest lambda*.
 _LAMS, _FARTHEST, _WITHOUT_STAR = 8, 1.4, 3.0
 # Rows that decode together.
 _ROWS = 1024
-PARSED = "eval/parse_rate"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ def curve(
     """`preview` of models that are loaded; binding: what lambda* is shown for, if anything."""
     examples = loaded.splits.calibration[: config.preview.prompts]
     strengths = strengths_of(config)
+    if not config.preview.margin < math.log(min(strengths)):
+        raise ConfigError(
+            f"preview.margin={config.preview.margin:g} takes in the teacher itself at c = "
+            f"{min(strengths):g}; allowed: below log c = {math.log(min(strengths)):.3f}"
+        )
     stars = _stars(binding, strengths)
     lams = config.preview.lams or _default_lams(stars)
     rows, breaks = [], []
@@ -101,7 +107,7 @@ def curve(
             ok = sum(j.verdict.ok for j in judged)
             low, high = wilson(ok, len(judged))
             tokens = float(answers.rollout.mask_BT.sum())
-            about = {"c": strength, "lam": lam, "parse_rate": metrics[PARSED]}
+            about = {"c": strength, "lam": lam, "parse_rate": metrics[PARSE_RATE]}
             beside = {"kl_teacher": float(answers.kl_BT.sum()) / tokens}
             named = {name.removeprefix("eval/"): value for name, value in metrics.items()}
             rows.append({**about, "parse_lo": low, "parse_hi": high, **beside, **named})
@@ -175,14 +181,13 @@ def _told(told: Callable[[float], None], before: float, step_share: float, step:
 
 
 def _own_rate(config: RunConfig, loaded: Loaded, examples: Sequence[Example], model: str) -> float:
-    rollout = sample_answers(
+    metrics = evaluate_model(
         getattr(loaded.trio, model),
         loaded.trio.codec,
-        list(enumerate(examples)),
+        examples,
+        get_contract(config.data.contract),
+        config.evaluation,
         config.rollout,
         seed=config.preview.seed,
-        stream=EVALUATION_STREAM,
     )
-    contract = get_contract(config.data.contract)
-    judged = judge(rollout, examples, contract, loaded.trio.codec)
-    return sum(j.verdict.ok for j in judged) / len(judged)
+    return metrics[PARSE_RATE]

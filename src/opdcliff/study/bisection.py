@@ -12,8 +12,7 @@ from opdcliff.settings import science
 from opdcliff.storage import digest
 from opdcliff.study.cells import Cell
 from opdcliff.theory import LEVEL, bisected
-
-_RATE = "eval/parse_rate"
+from opdcliff.verification import PARSE_RATE
 
 
 def asked_for(cells: Sequence[Cell], prepared: Prepared, paths: StudyPaths) -> list[Cell]:
@@ -43,4 +42,4 @@ def _holds(cell: Cell, prepared: Prepared, paths: StudyPaths) -> bool | None:
         return None
     if status == "diverged":
         return False
-    return bool(read_record(cell.folder(prepared, paths)).history[_RATE].iloc[-1] >= LEVEL)
+    return bool(read_record(cell.folder(prepared, paths)).history[PARSE_RATE].iloc[-1] >= LEVEL)

@@ -9,7 +9,7 @@ from opdcliff.training.checkpoints.resume import (
     find_start,
     remove_checkpoints,
 )
-from opdcliff.training.evaluation.answers import EVALUATION_BATCH, gain_of
+from opdcliff.training.evaluation.answers import EVALUATION_BATCH, evaluate_model, gain_of
 from opdcliff.training.evaluation.metrics import Judged, answer_metrics, judge
 from opdcliff.training.evaluation.references import references
 from opdcliff.training.evaluation.run_evaluation import CLASS_ANSWERS
@@ -29,6 +29,7 @@ __all__ = [
     "about_run",
     "answer_metrics",
     "drop_checkpoints_after",
+    "evaluate_model",
     "find_start",
     "gain_of",
     "judge",

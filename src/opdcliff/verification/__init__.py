@@ -44,7 +44,7 @@ from opdcliff.verification.run_views import (
 )
 from opdcliff.verification.sealed_code import JUDGE, write_copy
 from opdcliff.verification.tables import bracket_table, number, span
-from opdcliff.verification.verdicts import METRIC_VERSIONS, CellValue, Outcome
+from opdcliff.verification.verdicts import METRIC_VERSIONS, PARSE_RATE, CellValue, Outcome
 from opdcliff.verification.verification import Integrity, verify, verify_runs
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "JUDGE",
     "LOCK_FILE",
     "METRIC_VERSIONS",
+    "PARSE_RATE",
     "PROVENANCE",
     "TABLE",
     "TRAJECTORIES",

@@ -9,7 +9,7 @@ from opdcliff.report.drawing import style
 from opdcliff.report.drawing.inputs import Inputs, LockedStudy
 from opdcliff.report.drawing.page import Page, each, new_figure
 from opdcliff.theory import Flow, Population, end_of_room, onset_on_budget, threshold
-from opdcliff.verification import OnsetEstimator
+from opdcliff.verification import LockedTest, OnsetEstimator
 
 PROTOCOL = "near_budget"
 # Parse rate below the cliff that the windows reckon with: predictions.upper_plateau of conf.
@@ -32,14 +32,15 @@ def table(study: LockedStudy) -> pd.DataFrame:
             | {"window_lo": lo, "window_hi": hi, "lo": low, "hi": high}
         )
         rows += [about | {"row": "seed", "lam": point} for point in found["points"]]
-    return pd.DataFrame(rows + _law(study, tests[0].estimator, tests[0].design.arm))
+    return pd.DataFrame(rows + _law(study, tests[0]))
 
 
-def _law(study: LockedStudy, estimator: object, arm: str) -> list[dict[str, object]]:
+def _law(study: LockedStudy, test: LockedTest) -> list[dict[str, object]]:
     """The onset on each budget at the pilot's slowest and fastest clock."""
-    assert isinstance(estimator, OnsetEstimator), "the table's are"
+    estimator = test.estimator
+    assert isinstance(estimator, OnsetEstimator), "a test of an onset"
     (p, b), facts = study.binding, study.lock.pilot["facts"]
-    settings = study.lock.arm(arm).settings
+    settings = study.lock.arm(test.design.arm).settings
     strength, room = settings["clip"]["strength"], settings["rollout"]["max_new_tokens"]
     z_end = end_of_room(room, (estimator.level or 0.5) / UPPER_PLATEAU)
     rows: list[dict[str, object]] = [
