@@ -22,8 +22,8 @@ FLOORS = (
     ("models", "verification"),
     ("calibration", "engine"),
     ("training",),
-    ("planning", "preview", "study"),
-    ("prereg",),
+    ("planning", "study"),
+    ("prereg", "preview"),
     ("report",),
     ("cli",),
 )

@@ -90,6 +90,10 @@ class ResultFolders:
         """`predictions/<digest12>`: the predicted onset of the settings with that digest."""
         return self._folder("predictions", _digest12(digest))
 
+    def preview_dir(self, name: str) -> Path:
+        """`previews/<name>`: settled students at the points of a protocol, or of given settings."""
+        return self._folder("previews", safe_name(name))
+
     def grid_dir(self, protocol: str) -> Path:
         """`grids/<protocol>`: collected tables of a grid of `train -m`."""
         return self._folder("grids", safe_name(protocol))

@@ -20,6 +20,8 @@ from opdcliff.errors import ConfigError
 from opdcliff.models.loaded import Loaded
 from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.preview.curve import Preview, curve
+from opdcliff.preview.kept import KeptPoints
+from opdcliff.preview.points import Clip
 from opdcliff.preview.sampling import SettledAnswers, sample_settled
 from opdcliff.rollout import reference
 from opdcliff.rollout.draws import uniforms
@@ -120,7 +122,7 @@ def test_the_models_are_left_as_they_were() -> None:
 
 def chained(*words: str) -> tuple[RunConfig, Loaded, Binding]:
     """A pair of chains whose text goes on with P and B at every offset."""
-    config = markov.config("rollout.max_new_tokens=138", *words)
+    config = markov.config("rollout.max_new_tokens=138", "protocol=grid", *words)
     teacher, base = (
         markov.chain([mass] * WORDS, torch.float64, opens=1.0 - 1e-12, ends=1.0 - 1e-12)
         for mass in (P, B)
@@ -132,9 +134,9 @@ def chained(*words: str) -> tuple[RunConfig, Loaded, Binding]:
     return config, loaded, Binding("text", "0-27", P, B)
 
 
-def at(found: Preview, c: float, lam: float) -> Any:
+def at(found: Preview, c: float, lam: float, margin: float = 0.0) -> Any:
     table = found.table
-    return table[(table.c == c) & (table.lam == lam)].iloc[0]
+    return table[(table.c == c) & (table.lam == lam) & (table.margin == margin)].iloc[0]
 
 
 def test_the_rate_falls_where_the_closed_form_says_and_names_what_is_gone() -> None:
@@ -144,7 +146,7 @@ def test_the_rate_falls_where_the_closed_form_says_and_names_what_is_gone() -> N
     config.preview.lams = lams
     steps: list[int] = []
     found = curve(config, loaded, binding, steps.append)
-    assert found.stars == {5.0: pytest.approx(star)}
+    assert found.stars[Clip(ClipRule.MASK, 5.0)] == pytest.approx(star)
     # Nine tenths of the tail close the text, the last tenth breaks the answer.
     for lam in lams[:2]:
         assert at(found, 5.0, lam).parse_rate == pytest.approx(0.9, abs=0.07)
@@ -160,17 +162,59 @@ def test_the_rate_falls_where_the_closed_form_says_and_names_what_is_gone() -> N
     assert steps[-1] <= 1000
 
 
-def test_a_margin_moves_the_fall_down() -> None:
+def test_a_margin_moves_the_fall_down_and_makes_a_band() -> None:
     star = threshold.lambda_star(P, B, 5.0)
     gain = threshold.logit(P) - threshold.logit(B)
     config, loaded, binding = chained("preview.prompts=100", "preview.strengths=[5.0]")
-    config.preview.lams = [round(star - 0.2 / gain, 4)]
-    rates = []
-    for margin in (0.1, 0.3):
-        config.preview.margin = margin
-        rates.append(at(curve(config, loaded, binding), 5.0, config.preview.lams[0]).parse_rate)
-    assert rates[0] > 0.8
-    assert rates[1] < 0.1
+    lam = round(star - 0.2 / gain, 4)
+    config.preview.lams = [1.0, lam]
+    config.preview.margin = 0.1
+    found = curve(config, loaded, binding)
+    assert at(found, 5.0, lam, 0.1).parse_rate > 0.8
+    config.preview.margin = 0.3
+    found = curve(config, loaded, binding)
+    assert at(found, 5.0, lam).parse_rate > 0.8
+    assert at(found, 5.0, lam, 0.3).parse_rate < 0.1
+    # What is recommended keeps the margin too; without a clip there is none.
+    found.floors["half"] = 0.5
+    assert found.recommended("half") == {5.0: 1.0, math.inf: lam}
+    assert set(found.table[found.table.c == math.inf].margin) == {0.0}
+
+
+def test_a_run_part_of_the_way_stands_where_a_smaller_lambda_would_settle() -> None:
+    config, loaded, binding = chained("preview.prompts=60", "preview.strengths=[5.0]")
+    config.preview.lams = [2.0]
+    config.preview.reached = 0.75
+    part = at(curve(config, loaded, binding), 5.0, 2.0)
+    config.preview.lams, config.preview.reached = [1.5], 1.0
+    whole = at(curve(config, loaded, binding), 5.0, 1.5)
+    assert part.parse_rate == whole.parse_rate
+    assert part.mean_length == whole.mean_length
+
+
+def test_what_was_sampled_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, loaded, binding = chained("preview.prompts=8", "preview.strengths=[5.0]")
+    config.preview.lams = [1.0, 2.4]
+    kept = KeptPoints(tmp_path)
+    first = curve(config, loaded, binding, kept=kept)
+    assert first.breaks
+    # A file cut short is no point.
+    cut = next(path for path in tmp_path.iterdir() if "2.4" in path.name and "mask" in path.name)
+    cut.write_text(cut.read_text()[:20])
+    sampled: list[list[float]] = []
+
+    def counted(*models: Any, **options: Any) -> SettledAnswers:
+        sampled.append(sorted(set(options["lam_B1"][:, 0].tolist())))
+        return sample_settled(*models, **options)
+
+    monkeypatch.setattr("opdcliff.preview.curve.sample_settled", counted)
+    config.preview.lams = [1.0, 1.7, 2.4]
+    second = curve(config, loaded, binding, kept=kept)
+    assert sampled == [[1.7, 2.4], [1.7]]
+    both = second.table[second.table.lam != 1.7].reset_index(drop=True)
+    pd.testing.assert_frame_equal(both, first.table)
+    assert [each for each in second.breaks if each.lam == 2.4] == first.breaks
+    assert second.floors == first.floors
 
 
 def test_lambdas_go_past_the_largest_threshold_where_none_are_given() -> None:
@@ -187,7 +231,9 @@ def test_lambdas_go_past_the_largest_threshold_where_none_are_given() -> None:
 
 def test_what_is_recommended_holds_up_to_there() -> None:
     rows = [(1.0, 0.99), (1.2, 0.97), (1.4, 0.5), (1.6, 0.98), (1.8, 0.2)]
-    table = pd.DataFrame([{"c": 5.0, "lam": lam, "parse_hi": rate} for lam, rate in rows])
+    table = pd.DataFrame(
+        [{"c": 5.0, "lam": lam, "margin": 0.0, "parse_hi": rate} for lam, rate in rows]
+    )
     made = Preview(table, [], {}, {"teacher": 0.96, "warm_start": 0.4, "none": 0.995})
     assert made.recommended("teacher") == {5.0: 1.2}
     assert made.recommended("warm_start") == {5.0: 1.6}
@@ -213,7 +259,7 @@ def test_the_verb_prints_writes_and_draws(run: Run, workshop: Path) -> None:
     assert reply.code == 0, reply.err
     assert "predicted, no run made" in reply.out
     assert "Not below the teacher's rate" in reply.out
-    folder = workshop / "runs/results/studies/mini/preview"
+    folder = next((workshop / "runs/results/previews").iterdir())
     assert {path.name for path in folder.iterdir()} == {
         f"preview.{kind}" for kind in ("csv", "json", "png", "svg")
     }

@@ -236,6 +236,7 @@ NOT_FINITE = st.sampled_from([math.nan, math.inf, -math.inf])
 AT_MOST_0 = st.floats(max_value=0, allow_nan=False)
 BELOW_0 = st.floats(max_value=0, exclude_max=True, allow_nan=False)
 AT_LEAST_1 = st.floats(min_value=1, allow_nan=False)
+ABOVE_1 = st.floats(min_value=1, exclude_min=True, allow_nan=False)
 
 POSITIVE = """
     lam.of_threshold rollout.temperature optim.lr optim.grad_clip
@@ -283,6 +284,7 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
         (FROM_0, st.integers(max_value=-1)),
         (SEEDS, st.integers(max_value=-1) | st.integers(min_value=2**32)),
         (COUNTS, st.integers(max_value=0)),
+        ("preview.reached preview.floor", AT_MOST_0 | ABOVE_1 | NOT_FINITE),
         ("data.candidates", st.integers(max_value=1) | st.integers(min_value=27)),
         ("protocol.predictions.least_seeds", st.just(1) | st.integers(max_value=1)),
         ("data.tokenizer_entries", st.integers(max_value=257)),

@@ -9,13 +9,16 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from opdcliff.cli.words import NO_ARMS
 from opdcliff.paths import StudyPaths
-from opdcliff.preview import Preview
+from opdcliff.preview import Agreement, Preview, agreement
 from opdcliff.report import draw_preview
 from opdcliff.settings import RunConfig
-from opdcliff.storage import encode_floats, write_json_atomic
+from opdcliff.storage import encode_floats, write_json_atomic, write_text_atomic
 from opdcliff.terminal import print_table, print_text
 
+# The protocol of settings that belong to none (`words.NO_ARMS`).
+_NO_PROTOCOL = NO_ARMS.partition("=")[2]
 # Share of answers from which on a break is printed.
 _WORTH = 0.05
 _SHOWN = {
@@ -26,8 +29,17 @@ _SHOWN = {
 }
 
 
-def report(found: Preview, config: RunConfig, paths: StudyPaths, console: Console) -> Path:
-    """Print the preview; write preview.csv, .json, .png and .svg; returns their folder."""
+def report(
+    found: Preview,
+    seen: pd.DataFrame | None,
+    config: RunConfig,
+    paths: StudyPaths,
+    console: Console,
+) -> Path:
+    """Print the preview, and the rates of runs beside it where some were seen; its folder.
+
+    Writes preview.csv, .json, .png and .svg, and beside.csv and onsets.csv of runs.
+    """
     print_table(console, "Settled students: predicted, no run made", _view(found.table))
     costly = _costliest(found)
     if costly:
@@ -35,25 +47,65 @@ def report(found: Preview, config: RunConfig, paths: StudyPaths, console: Consol
         print_table(console, title, pd.DataFrame(costly))
     for floor, rate in found.floors.items():
         said = ", ".join(f"{lam:g} {_under(c)}" for c, lam in found.recommended(floor).items())
+        owner = "" if floor.startswith("floor") else "'s rate"
         name = floor.replace("_", " ")
-        print_text(console, f"Not below the {name}'s rate, {rate:.3f}, up to lambda = {said}.")
+        print_text(console, f"Not below the {name}{owner}, {rate:.3f}, up to lambda = {said}.")
     print_text(
         console,
         "A settled student has had time and small steps without end, and holds the mixture "
         "exactly: `opdcliff predict` measures how far your steps are from that.",
     )
-    folder = paths.output.study_dir(config.data.name, "preview")
+    name = config.protocol.name
+    folder = paths.output.preview_dir(found.identity[:12] if name == _NO_PROTOCOL else name)
     folder.mkdir(parents=True, exist_ok=True)
+    beside = None if seen is None or seen.empty else agreement(found, seen)
+    if beside is not None:
+        _print_beside(beside, console)
+        for each in ("table", "onsets"):
+            table: pd.DataFrame = getattr(beside, each)
+            file = folder / f"{'beside' if each == 'table' else each}.csv"
+            write_text_atomic(file, table.to_csv(index=False, float_format="%.6g"))
     content = {
         "table": found.table.to_dict("records"),
         "breaks": [asdict(each) for each in found.breaks],
-        "lambda_star": [{"c": c, "lambda_star": star} for c, star in found.stars.items()],
+        "lambda_star": [
+            {"rule": str(clip.rule), "c": clip.strength, "lambda_star": star}
+            for clip, star in found.stars.items()
+        ],
         "floors": found.floors,
         "margin": config.preview.margin,
+        "reached": config.preview.reached,
+        "identity": found.identity,
     }
     write_json_atomic(folder / "preview.json", encode_floats(content))
-    draw_preview(found.table, found.stars, found.floors, folder)
+    stars = {clip.strength: star for clip, star in found.stars.items()}
+    draw_preview(found.table, stars, found.floors, folder, None if beside is None else beside.table)
     return folder
+
+
+def _print_beside(beside: Agreement, console: Console) -> None:
+    table = beside.table
+    view = pd.DataFrame({"c": [_clip(c) for c in table.c], "lambda": table.lam})
+    if (table.rule != "none").any() and table.rule[table.rule != "none"].nunique() > 1:
+        view.insert(0, "rule", table.rule)
+    view["predicted"] = table.predicted.round(3)
+    spans = zip(table.lo, table.hi, strict=True)
+    view["band"] = [f"[{low:.2f}, {high:.2f}]" for low, high in spans]
+    view["runs, mean"] = table.seen.round(3)
+    runs = zip(table.least, table.most, table.seeds, strict=True)
+    view["least to most"] = [f"{least:.2f} to {most:.2f} ({n})" for least, most, n in runs]
+    view["in band"] = table.inside.map({True: "yes", False: "no"})
+    view["length"] = table.length.round(1)
+    view["of runs"] = table.length_seen.round(1)
+    print_table(console, "Predicted beside the final rates of runs", view)
+    onsets = beside.onsets.rename(columns={"with_margin": "with margin"})
+    onsets["c"] = [_clip(c) for c in onsets.c]
+    print_table(console, "Where rates fall through one half", onsets.round(4))
+    print_text(
+        console,
+        f"{beside.inside} of {len(table)} rates of runs lie in the band; the mean difference is "
+        f"{beside.error:.3f}.",
+    )
 
 
 def _costliest(found: Preview) -> list[dict[str, object]]:
@@ -79,6 +131,8 @@ def _view(table: pd.DataFrame) -> pd.DataFrame:
         view[title] = table[name].round(3)
     spans = zip(table.parse_lo, table.parse_hi, strict=True)
     view.insert(3, "95%", [f"[{low:.2f}, {high:.2f}]" for low, high in spans])
+    if table.margin.any():
+        view.insert(2, "margin", table.margin)
     for name in (column for column in table.columns if column.startswith("ndcg")):
         view[name.replace("_", " ")] = table[name].round(3)
     return view

@@ -4,5 +4,21 @@ from __future__ import annotations
 
 from opdcliff.preview.curve import Preview, preview
 from opdcliff.preview.pair import preview_pair
+from opdcliff.preview.seen import (
+    Agreement,
+    agreement,
+    points_in,
+    seen_in_records,
+    seen_in_table,
+)
 
-__all__ = ["Preview", "preview", "preview_pair"]
+__all__ = [
+    "Agreement",
+    "Preview",
+    "agreement",
+    "points_in",
+    "preview",
+    "preview_pair",
+    "seen_in_records",
+    "seen_in_table",
+]

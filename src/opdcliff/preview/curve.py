@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,19 +14,19 @@ import torch
 from opdcliff.calibration import Binding, prepare_calibration
 from opdcliff.contract import get_contract
 from opdcliff.data import Example
-from opdcliff.errors import ConfigError
-from opdcliff.models import Loaded, load_kept, prepare, prompt_batch
+from opdcliff.models import MEASURING_CODE, Loaded, Prepared, load_kept, prepare, prompt_batch
 from opdcliff.paths import StudyPaths
 from opdcliff.preview.breaks import Break, breaks_of
+from opdcliff.preview.kept import KeptPoints
+from opdcliff.preview.points import Clip, check_margin, points_of, stars_of
 from opdcliff.preview.sampling import SettledAnswers, sample_settled
 from opdcliff.rollout import EVALUATION_STREAM, uniforms
 from opdcliff.settings import RunConfig
-from opdcliff.theory import ClipRule, wilson
+from opdcliff.storage import asset_cache, digest
+from opdcliff.theory import wilson
 from opdcliff.training import answer_metrics, evaluate_model, gain_of, judge
 from opdcliff.verification import PARSE_RATE
 
-# Lambdas where none are given: so many, evenly up to this share of the largest lambda*.
-_LAMS, _FARTHEST, _WITHOUT_STAR = 8, 1.4, 3.0
 # Rows that decode together.
 _ROWS = 1024
 
@@ -34,28 +35,30 @@ _ROWS = 1024
 class Preview:
     """Predicted rates of settled students.
 
-    table: one row per clip strength (infinite: no clip) and lambda: parse rate with its Wilson
-    interval over prompts, and the other metrics of an evaluation. breaks: what was gone where
-    answers failed. stars: lambda* per strength, of the calibration. floors: parse rates of the
-    teacher and the warm start on the same prompts.
+    table: one row per clip (rule; strength c, infinite: no clip), lambda and margin: parse rate
+    with its Wilson interval over prompts, and the other metrics of an evaluation. Of two margins
+    the wider one is the lower edge of a band. breaks: what was gone where answers failed. stars:
+    lambda* per clip, of the calibration. floors: parse rates of the teacher and the warm start on
+    the same prompts, and the one asked for. identity: of models, prompts and seed.
     """
 
     table: pd.DataFrame
     breaks: list[Break]
-    stars: dict[float, float]
+    stars: dict[Clip, float]
     floors: dict[str, float]
+    identity: str = ""
 
     def recommended(self, floor: str) -> dict[float, float]:
         """Per strength the largest lambda up to which all parse rates stay at a floor or above.
 
-        Of the teacher's floor each rate may fall short by what its interval allows. 1 where none
+        Of the widest margin. Each rate may fall short by what its interval allows. 1 where none
         does.
         """
         found = {}
         for strength, part in self.table.groupby("c", sort=False):
-            least = self.floors[floor]
-            holds = part.sort_values("lam").parse_hi >= least
-            lams = part.sort_values("lam").lam[holds.cummin().astype(bool)]
+            lower = part[part.margin == part.margin.max()].sort_values("lam")
+            holds = lower.parse_hi >= self.floors[floor]
+            lams = lower.lam[holds.cummin().astype(bool)]
             found[float(str(strength))] = float(lams.max()) if len(lams) else 1.0
         return found
 
@@ -64,17 +67,23 @@ def preview(
     config: RunConfig,
     paths: StudyPaths,
     advance: Callable[[int], None] = lambda steps: None,
+    points: Mapping[Clip, Sequence[float]] | None = None,
 ) -> Preview:
-    """Sample settled students at all lambdas and strengths of `config.preview`.
+    """Sample settled students at all lambdas and clips of `config`, those apart that are kept.
 
-    advance: told the share of the work done, in thousandths.
+    advance: told the share of the work done, in thousandths. points: other lambdas than those.
 
     Raises:
         ConfigError: a rule without a fixed point of its own; what preparing models may raise.
     """
     prepared = prepare(config, paths)
     calibration, _ = prepare_calibration(config, paths, prepared)
-    return curve(config, load_kept(config, prepared), calibration.binding, advance)
+    identity = _identity(config, prepared)
+    kept = KeptPoints(paths.assets_dir("preview", identity))
+    loaded = load_kept(config, prepared)
+    return curve(
+        config, loaded, calibration.binding, advance, points=points, kept=kept, identity=identity
+    )
 
 
 def curve(
@@ -82,60 +91,87 @@ def curve(
     loaded: Loaded,
     binding: Binding | None,
     advance: Callable[[int], None] = lambda steps: None,
+    *,
+    points: Mapping[Clip, Sequence[float]] | None = None,
+    kept: KeptPoints | None = None,
+    identity: str = "",
 ) -> Preview:
     """`preview` of models that are loaded; binding: what lambda* is shown for, if anything."""
     examples = loaded.splits.calibration[: config.preview.prompts]
-    strengths = strengths_of(config)
-    if not config.preview.margin < math.log(min(strengths)):
-        raise ConfigError(
-            f"preview.margin={config.preview.margin:g} takes in the teacher itself at c = "
-            f"{min(strengths):g}; allowed: below log c = {math.log(min(strengths)):.3f}"
-        )
-    stars = _stars(binding, strengths)
-    lams = config.preview.lams or _default_lams(stars)
+    points = points_of(config, binding) if points is None else points
+    check_margin(config.preview.margin, list(points))
+    kept = KeptPoints(None) if kept is None else kept
+    series = [
+        (clip, margin, lams) for clip, lams in points.items() for margin in _margins(config, clip)
+    ]
     rows, breaks = [], []
-    for number, strength in enumerate(strengths):
+    for number, (clip, margin, lams) in enumerate(series):
 
         def told(share: float, number: int = number) -> None:
-            advance(int(1000 * (number + share) / len(strengths)))
+            advance(int(1000 * (number + share) / len(series)))
 
-        for lam, answers in _answers(config, loaded, examples, lams, strength, told):
-            judged = judge(
-                answers.rollout, examples, get_contract(config.data.contract), loaded.trio.codec
-            )
-            metrics = answer_metrics(judged, config.evaluation.ndcg_k, gain_of(config.evaluation))
-            ok = sum(j.verdict.ok for j in judged)
-            low, high = wilson(ok, len(judged))
-            tokens = float(answers.rollout.mask_BT.sum())
-            about = {"c": strength, "lam": lam, "parse_rate": metrics[PARSE_RATE]}
-            beside = {"kl_teacher": float(answers.kl_BT.sum()) / tokens}
-            named = {name.removeprefix("eval/"): value for name, value in metrics.items()}
-            rows.append({**about, "parse_lo": low, "parse_hi": high, **beside, **named})
-            breaks += breaks_of(answers, judged, loaded.trio.codec, strength, lam)
-    floors = {
-        name: _own_rate(config, loaded, examples, model)
-        for name, model in (("teacher", "teacher"), ("warm_start", "base"))
+        missing = [lam for lam in lams if kept.find(clip, lam, margin) is None]
+        made = {}
+        for lam, answers in _answers(config, loaded, examples, missing, clip, margin, told):
+            made[lam] = _judged(config, loaded, examples, answers, (clip, lam, margin))
+            kept.keep(clip, lam, margin, *made[lam])
+        for lam in lams:
+            row, gone = made.get(lam) or kept.find(clip, lam, margin) or ({}, [])
+            rows.append(row)
+            # What breaks is told of the fixed point itself, not of its margin.
+            breaks += gone if margin == 0.0 else []
+    floors = kept.floors(lambda: _own_rates(config, loaded, examples))
+    if config.preview.floor is not None:
+        floors = {**floors, "floor asked for": config.preview.floor}
+    stars = stars_of(binding, list(points))
+    return Preview(pd.DataFrame(rows), breaks, stars, floors, identity)
+
+
+def _identity(config: RunConfig, prepared: Prepared) -> str:
+    """Of all that a sampled point depends on, beside its clip, lambda and margin."""
+    key = {
+        "models": prepared.models_identity,
+        "code": asset_cache.code_digest(*MEASURING_CODE, "preview"),
+        "prompts": config.preview.prompts,
+        "seed": config.preview.seed,
+        "reached": config.preview.reached,
+        "rollout": asdict(config.rollout),
+        "evaluation": asdict(config.evaluation),
+        "contract": config.data.contract,
     }
-    return Preview(pd.DataFrame(rows), breaks, stars, floors)
+    return digest(key, "preview")
 
 
-def strengths_of(config: RunConfig) -> list[float]:
-    """Clip strengths that are looked at, no clip (infinity) last."""
-    if ClipRule(config.clip.rule) is ClipRule.NONE:
-        return [math.inf]
-    return [*(config.preview.strengths or config.calibration.strengths), math.inf]
+def _margins(config: RunConfig, clip: Clip) -> list[float]:
+    margin = config.preview.margin
+    return [0.0, margin] if margin > 0.0 and math.isfinite(clip.strength) else [0.0]
 
 
-def _stars(binding: Binding | None, strengths: Sequence[float]) -> dict[float, float]:
-    if binding is None:
-        return {}
-    return {c: binding.lambda_star(c) for c in strengths if math.isfinite(c)}
-
-
-def _default_lams(stars: dict[float, float]) -> list[float]:
-    finite = [star for star in stars.values() if math.isfinite(star)]
-    top = max(finite) * _FARTHEST if finite else _WITHOUT_STAR
-    return [round(1.0 + (top - 1.0) * k / (_LAMS - 1), 4) for k in range(_LAMS)]
+def _judged(
+    config: RunConfig,
+    loaded: Loaded,
+    examples: Sequence[Example],
+    answers: SettledAnswers,
+    point: tuple[Clip, float, float],
+) -> tuple[dict[str, Any], list[Break]]:
+    """The row of a point, and what broke there."""
+    clip, lam, margin = point
+    codec = loaded.trio.codec
+    judged = judge(answers.rollout, examples, get_contract(config.data.contract), codec)
+    metrics = answer_metrics(judged, config.evaluation.ndcg_k, gain_of(config.evaluation))
+    low, high = wilson(sum(one.verdict.ok for one in judged), len(judged))
+    row = {
+        "rule": str(clip.rule),
+        "c": clip.strength,
+        "lam": lam,
+        "margin": margin,
+        "parse_rate": metrics[PARSE_RATE],
+        "parse_lo": low,
+        "parse_hi": high,
+        "kl_teacher": float(answers.kl_BT.sum()) / float(answers.rollout.mask_BT.sum()),
+    }
+    row |= {name.removeprefix("eval/"): value for name, value in metrics.items()}
+    return row, breaks_of(answers, judged, codec, clip.strength, lam)
 
 
 def _answers(
@@ -143,16 +179,15 @@ def _answers(
     loaded: Loaded,
     examples: Sequence[Example],
     lams: Sequence[float],
-    strength: float,
+    clip: Clip,
+    margin: float,
     told: Callable[[float], None],
-) -> list[tuple[float, SettledAnswers]]:
+) -> Iterator[tuple[float, SettledAnswers]]:
     """Answers at each lambda, several lambdas side by side, all with the same uniform numbers."""
     prompt_BL, attention_BL = prompt_batch(loaded.trio.codec, examples)
     count, limit = len(examples), config.rollout.max_new_tokens
     uniform_BT = uniforms(range(count), limit, config.preview.seed, EVALUATION_STREAM)
-    rule = ClipRule.NONE if math.isinf(strength) else ClipRule(config.clip.rule)
     beside = max(1, _ROWS // count)
-    found = []
     for start in range(0, len(lams), beside):
         some = lams[start : start + beside]
         lam_B1 = torch.tensor(some, dtype=torch.float64).repeat_interleave(count)[:, None]
@@ -161,33 +196,35 @@ def _answers(
             loaded.trio.base,
             prompt_BL.repeat(len(some), 1),
             attention_BL.repeat(len(some), 1),
-            lam_B1=lam_B1,
-            strength_B1=torch.full_like(lam_B1, strength),
-            rule=rule,
-            margin=config.preview.margin,
+            lam_B1=config.preview.reached * lam_B1,
+            strength_B1=torch.full_like(lam_B1, clip.strength),
+            rule=clip.rule,
+            margin=margin,
             uniform_BT=uniform_BT.repeat(len(some), 1),
             temperature=config.rollout.temperature,
             end_ids=loaded.trio.codec.end_ids,
             pad_id=loaded.trio.codec.pad_id,
             advance=partial(_told, told, start / len(lams), len(some) / len(lams) / limit),
         )
-        parts = [answers.rows(slice(k * count, (k + 1) * count)) for k in range(len(some))]
-        found += list(zip(some, parts, strict=True))
-    return found
+        for number, lam in enumerate(some):
+            yield lam, answers.rows(slice(number * count, (number + 1) * count))
 
 
 def _told(told: Callable[[float], None], before: float, step_share: float, step: int) -> None:
     told(before + step_share * step)
 
 
-def _own_rate(config: RunConfig, loaded: Loaded, examples: Sequence[Example], model: str) -> float:
-    metrics = evaluate_model(
-        getattr(loaded.trio, model),
-        loaded.trio.codec,
-        examples,
-        get_contract(config.data.contract),
-        config.evaluation,
-        config.rollout,
-        seed=config.preview.seed,
-    )
-    return metrics[PARSE_RATE]
+def _own_rates(config: RunConfig, loaded: Loaded, examples: Sequence[Example]) -> dict[str, float]:
+    models = {"teacher": loaded.trio.teacher, "warm_start": loaded.trio.base}
+    return {
+        name: evaluate_model(
+            model,
+            loaded.trio.codec,
+            examples,
+            get_contract(config.data.contract),
+            config.evaluation,
+            config.rollout,
+            seed=config.preview.seed,
+        )[PARSE_RATE]
+        for name, model in models.items()
+    }

@@ -54,6 +54,7 @@ _NOT_NEGATIVE = ("a number >= 0", _not_negative)
 _SEED = ("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
 _INSIDE = ("a number between 0 and 1, both excluded", _inside)
 _MASS = ("a number above 0, at most 1 (1 only with data=titles)", lambda value: 0 < value <= 1)
+_SHARE = ("a number above 0, at most 1", lambda value: 0 < value <= 1)
 _RATE = ("a number from 0 up to, not including, 1", _rate)
 
 RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
@@ -88,6 +89,7 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("preview.strengths", ("one or more numbers > 1", _strengths)),
         ("preview.prompts", _COUNT),
         ("preview.margin", _NOT_NEGATIVE),
+        ("preview.reached preview.floor", _SHARE),
         ("calibration.strengths", ("one or more numbers > 1", _strengths)),
         ("sft.teacher.continue_mass sft.student.continue_mass", _MASS),
         ("protocol.predictions.upper_plateau protocol.predictions.lower_plateau", _INSIDE),

@@ -55,10 +55,12 @@ class ProtocolConfig:
 
 @dataclass
 class PreviewConfig:
-    """Where settled students are sampled: lambdas, clip strengths, prompts, and the margin."""
+    """Where settled students are sampled: lambdas, clips, prompts, margin, floor, seed."""
 
     lams: list[float] | None
     strengths: list[float] | None
     prompts: int
     margin: float
+    reached: float
+    floor: float | None
     seed: int

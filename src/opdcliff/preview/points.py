@@ -1,0 +1,83 @@
+"""Where settled students are sampled: clips and lambdas, as given or of a protocol's arms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from opdcliff.calibration import Binding
+from opdcliff.errors import ConfigError
+from opdcliff.settings import RunConfig
+from opdcliff.study import grid
+from opdcliff.theory import ClipRule
+
+# Lambdas where none are given: so many, evenly up to this share of the largest lambda*.
+_LAMS, _FARTHEST, _WITHOUT_STAR = 8, 1.4, 3.0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip rule and its strength, infinite without a clip."""
+
+    rule: ClipRule
+    strength: float
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Clip:
+        """The clip of a run's settings."""
+        rule = ClipRule(config.clip.rule)
+        strength = config.clip.strength
+        return cls(rule, math.inf if rule is ClipRule.NONE or strength is None else strength)
+
+
+def points_of(config: RunConfig, binding: Binding | None) -> dict[Clip, list[float]]:
+    """The lambdas at each clip: `preview.lams`, else those of the protocol's arms, else eight.
+
+    Raises:
+        ConfigError: arms, and no binding class whose lambda* their lambdas are multiples of.
+    """
+    if config.protocol.arms and config.preview.lams is None:
+        found: dict[Clip, list[float]] = {}
+        for cell in grid(config, binding):
+            lams = found.setdefault(Clip.of(cell.config), [])
+            if cell.lam not in lams:
+                lams.append(cell.lam)
+        return {clip: sorted(lams) for clip, lams in found.items()}
+    clips = _clips(config)
+    lams = config.preview.lams or _default_lams(stars_of(binding, clips))
+    return {clip: list(lams) for clip in clips}
+
+
+def stars_of(binding: Binding | None, clips: Sequence[Clip]) -> dict[Clip, float]:
+    """lambda* at each clip that has a threshold."""
+    if binding is None:
+        return {}
+    return {
+        clip: binding.lambda_star(clip.strength) for clip in clips if math.isfinite(clip.strength)
+    }
+
+
+def check_margin(margin: float, clips: Sequence[Clip]) -> None:
+    """Refuse a margin under which the teacher itself would be gone. ConfigError."""
+    narrowest = min(clip.strength for clip in clips)
+    if not margin < math.log(narrowest):
+        raise ConfigError(
+            f"preview.margin={margin:g} takes in the teacher itself at c = {narrowest:g}; "
+            f"allowed: below log c = {math.log(narrowest):.3f}"
+        )
+
+
+def _clips(config: RunConfig) -> list[Clip]:
+    """The strengths that are looked at under the rule of the settings, no clip last."""
+    rule, free = ClipRule(config.clip.rule), Clip(ClipRule.NONE, math.inf)
+    if rule is ClipRule.NONE:
+        return [free]
+    strengths = config.preview.strengths or config.calibration.strengths
+    return [*(Clip(rule, strength) for strength in strengths), free]
+
+
+def _default_lams(stars: dict[Clip, float]) -> list[float]:
+    finite = [star for star in stars.values() if math.isfinite(star)]
+    top = max(finite) * _FARTHEST if finite else _WITHOUT_STAR
+    return [round(1.0 + (top - 1.0) * k / (_LAMS - 1), 4) for k in range(_LAMS)]
