@@ -19,7 +19,12 @@ from opdcliff.prereg.predict import Predicted, _at, predict
 from opdcliff.prereg.windows import Masses
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
-from opdcliff.study.predicted import PREDICTION, predicted_lam, prediction_folder
+from opdcliff.study.predicted import (
+    PREDICTION,
+    predicted_lam,
+    predicted_margins,
+    prediction_folder,
+)
 from opdcliff.study.study import floored
 from opdcliff.theory import Population, threshold
 from workshop import SECONDS, Run
@@ -144,6 +149,17 @@ def test_the_verb_predicts_from_a_pilot_and_finds_it_again(run: Run, workshop: P
     assert "is for clip strengths 5, 2, not 3.0; add it to calibration.strengths" in reply.line
 
 
+def row_of(strength: float, recommended: float) -> dict[str, float]:
+    """What a prediction says of one strength; the onset's lower end is .2 below lambda*."""
+    return {
+        "strength": strength,
+        "recommended": recommended,
+        "star": 1.6,
+        "low": 1.4,
+        "gain": 2.0,
+    }
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -152,10 +168,10 @@ def test_the_verb_predicts_from_a_pilot_and_finds_it_again(run: Run, workshop: P
             "the pilot overshot on arrival, so that a run may be lost at any lambda",
         ),
         (
-            {"at": [{"strength": 5.0, "recommended": 0.98}]},
+            {"at": [row_of(5.0, 0.98)]},
             "the pilot leaves no lambda above 1 at c = 5",
         ),
-        ({"at": [{"strength": 2.0, "recommended": 1.3}]}, "for clip strengths 2, not 5.0"),
+        ({"at": [row_of(2.0, 1.3)]}, "for clip strengths 2, not 5.0"),
         ({"at": None}, "is no prediction; run `opdcliff predict` again"),
     ],
 )
@@ -165,9 +181,13 @@ def test_a_prediction_that_names_no_safe_lambda_is_not_taken(
     prepared, paths = Prepared(tmp_path, tmp_path, "ab" * 32), StudyPaths(tmp_path / "runs")
     path = prediction_folder(CONFIG, prepared, paths) / PREDICTION
     path.parent.mkdir(parents=True)
-    content = {"at": [{"strength": 5.0, "recommended": 1.2}], "crowded": []}
+    content = {"at": [row_of(5.0, 1.2)], "crowded": []}
     path.write_text(json.dumps(content))
     assert predicted_lam(CONFIG, prepared, paths) == 1.2
+    margin_at = predicted_margins(CONFIG, prepared, paths)
+    assert margin_at(5.0) == pytest.approx(0.4)
+    with pytest.raises(ConfigError, match=r"for clip strengths 5, not 3\.0"):
+        margin_at(3.0)
     path.write_text(json.dumps(content | changes))
     with pytest.raises(ConfigError) as caught:
         predicted_lam(CONFIG, prepared, paths)

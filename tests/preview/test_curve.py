@@ -261,7 +261,8 @@ def test_the_verb_prints_writes_and_draws(run: Run, workshop: Path) -> None:
     assert "Not below the teacher's rate" in reply.out
     folder = next((workshop / "runs/results/previews").iterdir())
     assert {path.name for path in folder.iterdir()} == {
-        f"preview.{kind}" for kind in ("csv", "json", "png", "svg")
+        "provenance.json",
+        *(f"preview.{kind}" for kind in ("csv", "json", "png", "svg")),
     }
     table = pd.read_csv(folder / "preview.csv")
     assert table.lam.tolist() == [1.0, 1.5] * 3

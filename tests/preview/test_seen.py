@@ -71,16 +71,20 @@ def test_the_points_of_a_protocol_are_those_of_its_arms() -> None:
 
 
 def test_final_rates_come_from_the_committed_table() -> None:
-    seen = seen_in_table(config("protocol=quick"), committed())
+    found = seen_in_table(config("protocol=quick"), committed())
+    assert len(found.about["runs_sha256"]) == 64
+    seen = found.table
     assert len(seen) == 31
     assert points_in(seen)[FREE] == [2.3595]
     assert points_in(seen)[MASK5] == [1.5101, 1.7743, 1.831, 1.8876, 2.3595]
     one = seen[(seen.lam == 1.7743) & (seen.seed == 0)].iloc[0]
     assert (one.rate, one.length, one.budget) == (0.93359, 42.574, 200)
     # A grid of single runs, and a locked protocol.
-    grid = seen_in_table(config("protocol=grid", "protocol.name=scope_ranking_only"), committed())
+    grid = seen_in_table(
+        config("protocol=grid", "protocol.name=scope_ranking_only"), committed()
+    ).table
     assert len(grid) == 18
-    locked = seen_in_table(config("protocol=mini"), committed())
+    locked = seen_in_table(config("protocol=mini"), committed()).table
     assert set(locked.budget) == {200, 400}
 
 

@@ -11,11 +11,12 @@ from rich.console import Console
 
 from opdcliff.cli.words import NO_ARMS
 from opdcliff.paths import StudyPaths
-from opdcliff.preview import Agreement, Preview, agreement
+from opdcliff.preview import Agreement, Preview, Seen, agreement
 from opdcliff.report import draw_preview
 from opdcliff.settings import RunConfig
 from opdcliff.storage import encode_floats, write_json_atomic, write_text_atomic
 from opdcliff.terminal import print_table, print_text
+from opdcliff.verification import seal_tables
 
 # The protocol of settings that belong to none (`words.NO_ARMS`).
 _NO_PROTOCOL = NO_ARMS.partition("=")[2]
@@ -31,7 +32,7 @@ _SHOWN = {
 
 def report(
     found: Preview,
-    seen: pd.DataFrame | None,
+    seen: Seen | None,
     config: RunConfig,
     paths: StudyPaths,
     console: Console,
@@ -58,7 +59,7 @@ def report(
     name = config.protocol.name
     folder = paths.output.preview_dir(found.identity[:12] if name == _NO_PROTOCOL else name)
     folder.mkdir(parents=True, exist_ok=True)
-    beside = None if seen is None or seen.empty else agreement(found, seen)
+    beside = None if seen is None or seen.table.empty else agreement(found, seen.table)
     if beside is not None:
         _print_beside(beside, console)
         for each in ("table", "onsets"):
@@ -73,13 +74,14 @@ def report(
             for clip, star in found.stars.items()
         ],
         "floors": found.floors,
-        "margin": config.preview.margin,
         "reached": config.preview.reached,
         "identity": found.identity,
     }
     write_json_atomic(folder / "preview.json", encode_floats(content))
     stars = {clip.strength: star for clip, star in found.stars.items()}
     draw_preview(found.table, stars, found.floors, folder, None if beside is None else beside.table)
+    about = {} if seen is None else seen.about
+    seal_tables(folder, {**about, "preview": found.identity})
     return folder
 
 

@@ -222,7 +222,7 @@ def preview(words: list[str]) -> int:
 
     config = load(compose_one([NO_ARMS, *words]))
     seen = None if source is None else seen_in_table(config, paths)
-    points = None if seen is None else points_in(seen)
+    points = None if seen is None else points_in(seen.table)
     with Stage("sampling settled students", 1000) as stage:
         found = sample_curve(config, paths, stage.advance_of("preview"), points)
     if seen is None and config.protocol.arms and config.preview.lams is None:

@@ -6,6 +6,7 @@ from opdcliff.preview.curve import Preview, preview
 from opdcliff.preview.pair import preview_pair
 from opdcliff.preview.seen import (
     Agreement,
+    Seen,
     agreement,
     points_in,
     seen_in_records,
@@ -15,6 +16,7 @@ from opdcliff.preview.seen import (
 __all__ = [
     "Agreement",
     "Preview",
+    "Seen",
     "agreement",
     "points_in",
     "preview",

@@ -23,6 +23,7 @@ from opdcliff.preview.sampling import SettledAnswers, sample_settled
 from opdcliff.rollout import EVALUATION_STREAM, uniforms
 from opdcliff.settings import RunConfig
 from opdcliff.storage import asset_cache, digest
+from opdcliff.study import predicted_margins
 from opdcliff.theory import wilson
 from opdcliff.training import answer_metrics, evaluate_model, gain_of, judge
 from opdcliff.verification import PARSE_RATE
@@ -80,9 +81,16 @@ def preview(
     calibration, _ = prepare_calibration(config, paths, prepared)
     identity = _identity(config, prepared)
     kept = KeptPoints(paths.assets_dir("preview", identity))
-    loaded = load_kept(config, prepared)
+    to_find = config.preview.margin is None
     return curve(
-        config, loaded, calibration.binding, advance, points=points, kept=kept, identity=identity
+        config,
+        load_kept(config, prepared),
+        calibration.binding,
+        advance,
+        points=points,
+        kept=kept,
+        margin_at=predicted_margins(config, prepared, paths) if to_find else None,
+        identity=identity,
     )
 
 
@@ -94,15 +102,21 @@ def curve(
     *,
     points: Mapping[Clip, Sequence[float]] | None = None,
     kept: KeptPoints | None = None,
+    margin_at: Callable[[float], float] | None = None,
     identity: str = "",
 ) -> Preview:
-    """`preview` of models that are loaded; binding: what lambda* is shown for, if anything."""
+    """`preview` of models that are loaded.
+
+    binding: what lambda* is shown for, if anything. margin_at: logits by clip strength, None for
+    `preview.margin` at all.
+    """
     examples = loaded.splits.calibration[: config.preview.prompts]
     points = points_of(config, binding) if points is None else points
-    check_margin(config.preview.margin, list(points))
     kept = KeptPoints(None) if kept is None else kept
     series = [
-        (clip, margin, lams) for clip, lams in points.items() for margin in _margins(config, clip)
+        (clip, margin, lams)
+        for clip, lams in points.items()
+        for margin in _margins(config, clip, margin_at)
     ]
     rows, breaks = [], []
     for number, (clip, margin, lams) in enumerate(series):
@@ -142,9 +156,15 @@ def _identity(config: RunConfig, prepared: Prepared) -> str:
     return digest(key, "preview")
 
 
-def _margins(config: RunConfig, clip: Clip) -> list[float]:
-    margin = config.preview.margin
-    return [0.0, margin] if margin > 0.0 and math.isfinite(clip.strength) else [0.0]
+def _margins(
+    config: RunConfig, clip: Clip, margin_at: Callable[[float], float] | None
+) -> list[float]:
+    if math.isinf(clip.strength):
+        return [0.0]
+    given = config.preview.margin or 0.0
+    margin = given if margin_at is None else round(margin_at(clip.strength), 4)
+    check_margin(clip, margin)
+    return [0.0, margin] if margin > 0.0 else [0.0]
 
 
 def _judged(

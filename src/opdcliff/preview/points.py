@@ -58,13 +58,13 @@ def stars_of(binding: Binding | None, clips: Sequence[Clip]) -> dict[Clip, float
     }
 
 
-def check_margin(margin: float, clips: Sequence[Clip]) -> None:
+def check_margin(clip: Clip, margin: float) -> None:
     """Refuse a margin under which the teacher itself would be gone. ConfigError."""
-    narrowest = min(clip.strength for clip in clips)
-    if not margin < math.log(narrowest):
+    widest = math.log(clip.strength)
+    if not margin < widest:
         raise ConfigError(
-            f"preview.margin={margin:g} takes in the teacher itself at c = {narrowest:g}; "
-            f"allowed: below log c = {math.log(narrowest):.3f}"
+            f"preview.margin={margin:g} takes in the teacher itself at c = {clip.strength:g}; "
+            f"allowed: below log c = {widest:.3f}"
         )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,11 +22,25 @@ from opdcliff.settings import RunConfig, clip_option
 from opdcliff.storage import in_words
 from opdcliff.study import grid
 from opdcliff.theory import LEVEL, ClipRule, onset_of_seed
-from opdcliff.verification import PARSE_RATE, TRAJECTORIES, check_tables
+from opdcliff.verification import (
+    PARSE_RATE,
+    TRAJECTORIES,
+    about_runs,
+    check_tables,
+    view_of_record,
+)
 
 # Of runs that share these the rates are a mean over seeds.
 _SETTINGS = ["rule", "c", "estimator", "warmup", "budget"]
 _LENGTH = "eval/mean_length"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Final rates of runs, a row each, and what records and code they rest on (`about_runs`)."""
+
+    table: pd.DataFrame
+    about: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,16 +67,17 @@ class Agreement:
         return int(self.table.inside.sum())
 
 
-def seen_in_records(config: RunConfig, paths: StudyPaths) -> pd.DataFrame:
-    """Final rates of the runs of the protocol that have an outcome: a row each."""
+def seen_in_records(config: RunConfig, paths: StudyPaths) -> Seen:
+    """Of the runs of the protocol that have an outcome."""
     prepared = prepare(config, paths)
     calibration, _ = prepare_calibration(config, paths, prepared)
-    rows = []
+    rows, views = [], []
     for cell in grid(config, calibration.binding):
         if cell.status(prepared, paths) not in OUTCOMES:
             continue
-        final = read_record(cell.folder(prepared, paths)).history.iloc[-1]
-        clip, own = Clip.of(cell.config), cell.config
+        record = read_record(cell.folder(prepared, paths))
+        views.append(view_of_record(record))
+        final, clip, own = record.history.iloc[-1], Clip.of(cell.config), cell.config
         rows.append(
             {
                 "rule": str(clip.rule),
@@ -74,10 +91,10 @@ def seen_in_records(config: RunConfig, paths: StudyPaths) -> pd.DataFrame:
                 "length": float(final[_LENGTH]),
             }
         )
-    return pd.DataFrame(rows)
+    return Seen(pd.DataFrame(rows), about_runs(config.protocol.name, views, None))
 
 
-def seen_in_table(config: RunConfig, paths: StudyPaths) -> pd.DataFrame:
+def seen_in_table(config: RunConfig, paths: StudyPaths) -> Seen:
     """The same from the committed table of the protocol, or from one's own.
 
     Raises:
@@ -85,7 +102,7 @@ def seen_in_table(config: RunConfig, paths: StudyPaths) -> pd.DataFrame:
         TamperedError: it is not as it was sealed.
     """
     folder = _folder(config, paths)
-    check_tables(folder)
+    noted = check_tables(folder)
     try:
         table = pd.read_csv(folder / TRAJECTORIES, dtype={"clip": str})
         table["c"] = table.c.fillna(math.inf)
@@ -94,11 +111,12 @@ def seen_in_table(config: RunConfig, paths: StudyPaths) -> pd.DataFrame:
         clips = {name: str(clip_option(name).rule) for name in set(last["clip"])}
         rows = last.rename(columns={PARSE_RATE: "rate", _LENGTH: "length"})
         rows = rows.assign(rule=rows["clip"].map(clips))
-        return rows[[*_SETTINGS, "lam", "seed", "rate", "length"]].reset_index(drop=True)
+        rows = rows[[*_SETTINGS, "lam", "seed", "rate", "length"]].reset_index(drop=True)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InadmissibleError(
             f"{folder / TRAJECTORIES} is no table of runs ({in_words(error)})"
         ) from error
+    return Seen(rows, {name: value for name, value in noted.items() if name != "files"})
 
 
 def points_in(seen: pd.DataFrame) -> dict[Clip, list[float]]:

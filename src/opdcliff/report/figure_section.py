@@ -77,6 +77,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Onset against the budget of plain gradient steps: windows, observed onsets and the law of "
         "the pilot's clock.",
     ),
+    "preview_beside": (
+        "exploratory",
+        "Parse rates of settled students, sampled without any training, beside the final rates of "
+        "runs.",
+    ),
 }
 
 

@@ -60,7 +60,7 @@ class PreviewConfig:
     lams: list[float] | None
     strengths: list[float] | None
     prompts: int
-    margin: float
+    margin: float | None
     reached: float
     floor: float | None
     seed: int

@@ -8,7 +8,7 @@ from opdcliff.study.collect import collect
 from opdcliff.study.duration import planned_updates
 from opdcliff.study.jobs import run_grid, run_one, sweep_words
 from opdcliff.study.pool import incomplete, run_cells
-from opdcliff.study.predicted import PREDICTION, prediction_folder
+from opdcliff.study.predicted import PREDICTION, predicted_margins, prediction_folder
 from opdcliff.study.slurm import check_slurm, is_slurm, launcher_settings, sbatch_script
 from opdcliff.study.study import LAM_DECIMALS, arm_config, check_protocol, grid, run_study
 from opdcliff.study.summary import Summary, print_summary
@@ -27,6 +27,7 @@ __all__ = [
     "is_slurm",
     "launcher_settings",
     "planned_updates",
+    "predicted_margins",
     "prediction_folder",
     "print_cells",
     "print_summary",

@@ -28,9 +28,10 @@ NAMES = (
     "scope",
     "titles_onset",
     "near_budget",
+    "preview_beside",
 )
 # Where it is no module of `figures` itself.
-_FOLDERS = {"near_budget": "figures.near"}
+_FOLDERS = {"near_budget": "figures.near", "preview_beside": "figures.preview"}
 
 
 def build_figure(name: str, inputs: Inputs) -> Page:

@@ -131,9 +131,14 @@ class Inputs:
         """A collected grid of `train -m`, which has no table but cells; `command` makes it."""
         return _exploratory(self.paths.readable.grid_dir(protocol), protocol, command)
 
+    def preview(self, name: str, command: str) -> Study:
+        """Settled students beside the runs of a protocol; `command` makes it."""
+        folder = self.paths.readable.preview_dir(name)
+        return _exploratory(folder, f"preview of {name}", command, first="beside.csv")
 
-def _exploratory(folder: Path, name: str, command: str) -> Study:
-    cells = _there(folder / TABLE, command)
+
+def _exploratory(folder: Path, name: str, command: str, first: str = TABLE) -> Study:
+    cells = _there(folder / first, command)
     noted = _checked(folder)
     return Study(folder, command, f"{name}: exploratory, no lock, {_records(noted, cells)}")
 

@@ -1,0 +1,1 @@
+"""Figures on settled students that were sampled before any run."""
