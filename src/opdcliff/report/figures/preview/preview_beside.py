@@ -96,7 +96,7 @@ def _panel(axis: Axes, data: pd.DataFrame) -> None:
 
 
 def _onsets(axis: Axes, onsets: pd.DataFrame) -> None:
-    """Where runs fall, against the prediction: from the margin (left) to the fixed point (right)."""
+    """Where runs fall, against the prediction: from its margin to the fixed point itself."""
     found = onsets.dropna(subset=["predicted", "seen"])
     values = found[["predicted", "with_margin", "seen"]]
     ends = (float(values.min().min()) - 0.05, float(values.max().max()) + 0.05)
