@@ -63,6 +63,7 @@ def answers(
         "end_ids": (EOS,),
         "pad_id": PAD,
     }
+    prompt_BL, attention_BL = changes.pop("shared", (prompt_BL, attention_BL))
     return sample_settled(*pair(), prompt_BL, attention_BL, **options | changes)
 
 
@@ -92,6 +93,20 @@ def test_a_row_does_not_depend_on_those_beside_it() -> None:
         assert float(together.lost_BT[row, length:].sum()) == 0.0
     part = together.rows(slice(2, 4))
     assert part.rollout.answers() == whole[2:4]
+
+
+def test_prompts_that_are_read_once_give_the_same_answers() -> None:
+    prompt_BL, attention_BL = pad_left(PROMPTS[:3], PAD)
+    lams = [1.0, 1.6, 2.2]
+    apart = [answers([0, 1, 2], [lam] * 3, 2.0).rollout.answers() for lam in lams]
+    together = answers(
+        [0, 1, 2] * 3,
+        [lam for lam in lams for _ in range(3)],
+        2.0,
+        shared=(prompt_BL, attention_BL),
+    )
+    assert together.rollout.answers() == sum(apart, [])
+    assert len(together.rollout.ids_BL) == 9
 
 
 def test_the_models_are_left_as_they_were() -> None:

@@ -214,8 +214,8 @@ def _answers(
         answers = sample_settled(
             loaded.trio.teacher,
             loaded.trio.base,
-            prompt_BL.repeat(len(some), 1),
-            attention_BL.repeat(len(some), 1),
+            prompt_BL,
+            attention_BL,
             lam_B1=config.preview.reached * lam_B1,
             strength_B1=torch.full_like(lam_B1, clip.strength),
             rule=clip.rule,

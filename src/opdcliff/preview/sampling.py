@@ -67,18 +67,21 @@ def sample_settled(
 ) -> SettledAnswers:
     """One answer per row, until all have ended or the uniform numbers are used up.
 
-    prompt_BL, attention_BL: left-padded. lam_B1, strength_B1: of each row, see `settled`.
-    advance: told the steps made. The models are left in the mode they were in.
+    prompt_BL, attention_BL: left-padded; where there are more rows of lam_B1, the prompts are those
+    of each block of as many rows, and are read once. lam_B1, strength_B1: see `settled`. advance:
+    told the steps made. The models are left in the mode they were in.
     """
     device = next(teacher.parameters()).device
     rows, limit = uniform_BT.shape
     modes = [(model, model.training) for model in (teacher, base)]
     for model, _ in modes:
         model.eval()
+    blocks = rows // len(prompt_BL)
     state = _Rows(
         torch.arange(rows, device=device),
         prompt_BL.to(device),
         attention_BL.to(device),
+        blocks,
         lam_B1.to(device, torch.float64),
         strength_B1.to(device, torch.float64),
         (DynamicCache(), DynamicCache()),
@@ -117,7 +120,10 @@ def sample_settled(
             model.train(training)
     done = step + 1
     rollout = as_rollout(
-        prompt_BL.to(device), attention_BL.to(device), completion_BT[:, :done], end_ids
+        prompt_BL.repeat(blocks, 1).to(device),
+        attention_BL.repeat(blocks, 1).to(device),
+        completion_BT[:, :done],
+        end_ids,
     )
     return SettledAnswers(rollout, lost_BT[:, :done], gone_BT[:, :done], kl_BT[:, :done])
 
@@ -130,6 +136,7 @@ class _Rows:
         row_R: Tensor,
         ids_RL: Tensor,
         attention_RL: Tensor,
+        blocks: int,
         lam_R1: Tensor,
         strength_R1: Tensor,
         caches: tuple[DynamicCache, DynamicCache],
@@ -137,6 +144,7 @@ class _Rows:
         self.row_R, self.lam_R1, self.strength_R1 = row_R, lam_R1, strength_R1
         self.ended_R1 = torch.zeros_like(lam_R1, dtype=torch.bool)
         self._next_RL, self._attention_RL, self._caches = ids_RL, attention_RL, caches
+        self._blocks = blocks
 
     def read(
         self, models: tuple[PreTrainedModel, PreTrainedModel], temperature: float
@@ -155,7 +163,18 @@ class _Rows:
                 logits_to_keep=1,
             )
             logp.append(torch.log_softmax(out.logits[:, -1].double() / temperature, dim=-1))
+        if self._blocks > 1:
+            logp = [each.repeat(self._blocks, 1) for each in logp]
+            self._spread()
         return logp[0], logp[1]
+
+    def _spread(self) -> None:
+        """From here on every block has its own copy of what was read of the prompts."""
+        prompts = torch.arange(len(self._attention_RL), device=self.row_R.device)
+        self._attention_RL = self._attention_RL.repeat(self._blocks, 1)
+        for cache in self._caches:
+            cache.batch_select_indices(prompts.repeat(self._blocks))
+        self._blocks = 1
 
     def take(self, drawn_R1: Tensor, end_ids: Sequence[int]) -> bool:
         """Append the drawn tokens; drop ended rows now and then. True once all have ended."""
