@@ -98,14 +98,12 @@ def test_a_row_does_not_depend_on_those_beside_it() -> None:
 def test_prompts_that_are_read_once_give_the_same_answers() -> None:
     prompt_BL, attention_BL = pad_left(PROMPTS[:3], PAD)
     lams = [1.0, 1.6, 2.2]
-    apart = [answers([0, 1, 2], [lam] * 3, 2.0).rollout.answers() for lam in lams]
-    together = answers(
-        [0, 1, 2] * 3,
-        [lam for lam in lams for _ in range(3)],
-        2.0,
-        shared=(prompt_BL, attention_BL),
-    )
-    assert together.rollout.answers() == sum(apart, [])
+    apart: list[list[int]] = []
+    for lam in lams:
+        apart += answers([0, 1, 2], [lam] * 3, 2.0).rollout.answers()
+    spread = [lam for lam in lams for _ in range(3)]
+    together = answers([0, 1, 2] * 3, spread, 2.0, shared=(prompt_BL, attention_BL))
+    assert together.rollout.answers() == apart
     assert len(together.rollout.ids_BL) == 9
 
 
