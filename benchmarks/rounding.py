@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from opdcliff.calibration.class_masses import calibrate_trio
-from opdcliff.contract import REASON, get_contract
+from opdcliff.contract import contract_of
 from opdcliff.data import read_splits
 from opdcliff.models.load import build, load_tokenizer
 from opdcliff.models.make_pair import SEED_OF_ROLE, STUDENT, TEACHER
@@ -64,7 +64,7 @@ def trained(config: RunConfig, role: str, data: Path, codec: Codec, draw: int) -
         config.sft,
         getattr(config.sft, role),
         seed=seed,
-        with_reason=REASON in get_contract(config.data.contract).keys,
+        with_reason=contract_of(config.data).has_text,
     )
     return model.eval()
 
@@ -78,7 +78,7 @@ def one_draw(config: RunConfig, data: Path, tokenizer_folder: Path, draw: int) -
     found = calibrate_trio(
         Trio(student, teacher, base, codec),
         read_splits(data).calibration,
-        get_contract(config.data.contract),
+        contract_of(config.data),
         config.calibration,
         config.rollout,
         chunk_tokens=config.engine.score_chunk_tokens,

@@ -184,7 +184,7 @@ def test_rooms_that_only_read_and_reckon_load_no_torch(room: str) -> None:
 
 def test_the_public_names_are_there_and_typed() -> None:
     assert {*opdcliff.__all__} == {
-        *("Contract", "calibrate", "critical_lambda", "lambda_star", "preview_pair"),
+        *("RankingContract", "calibrate", "critical_lambda", "lambda_star", "preview_pair"),
         *("read_runs", "verify"),
     }
     for name in opdcliff.__all__:

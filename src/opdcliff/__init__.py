@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opdcliff.calibration import calibrate
-    from opdcliff.contract import Contract
+    from opdcliff.contract import RankingContract
     from opdcliff.preview import preview_pair
     from opdcliff.records import read_runs
     from opdcliff.theory import critical_lambda, lambda_star
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Contract",
+    "RankingContract",
     "calibrate",
     "critical_lambda",
     "lambda_star",
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Contract": "contract",
+    "RankingContract": "contract",
     "calibrate": "calibration",
     "critical_lambda": "theory",
     "lambda_star": "theory",

@@ -15,7 +15,7 @@ from scipy import stats
 import markov
 from opdcliff.calibration import forced
 from opdcliff.calibration.class_masses import MIN_POSITIONS, Calibration, calibrate_trio, tabulate
-from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, Contract
+from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, RankingContract
 from opdcliff.models import answering
 from opdcliff.models.trio import Trio, assemble
 from opdcliff.rollout.draws import Rollout
@@ -37,7 +37,9 @@ def settings(**changes: Any) -> CalibrationConfig:
     return CalibrationConfig(**values | changes)
 
 
-def measured(trio: Trio, contract: Contract = RANKING_WITH_REASON, **changes: Any) -> Calibration:
+def measured(
+    trio: Trio, contract: RankingContract = RANKING_WITH_REASON, **changes: Any
+) -> Calibration:
     return calibrate_trio(
         trio,
         [markov.example(i) for i in range(40)],

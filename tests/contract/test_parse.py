@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from opdcliff.contract.choice import get_contract
+from opdcliff.contract.json_text import MAX_CHARS
 from opdcliff.contract.parse import (
-    MAX_CHARS,
     MAX_DEPTH,
     RANKING_ONLY,
     RANKING_WITH_REASON,
     FailureCode,
     ParseResult,
-    get_contract,
 )
 from opdcliff.errors import ConfigError
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from opdcliff.contract import modal_sets as modal_sets_module
 from opdcliff.contract.modal_sets import ModalSets
-from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, Contract
+from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON, RankingContract
 from opdcliff.contract.token_classes import (
     TAIL_NEEDED,
     PrefixState,
@@ -38,7 +38,7 @@ ID_SETS = (
 CONTRACTS = (RANKING_WITH_REASON, RANKING_ONLY)
 
 
-def run(text: str, contract: Contract, ids: tuple[str, ...]) -> PrefixState | None:
+def run(text: str, contract: RankingContract, ids: tuple[str, ...]) -> PrefixState | None:
     # A lone surrogate is no UTF-8; its bytes are what `Codec.answer_text` shows as surrogates.
     return advance(start(contract, ids), text.encode("utf-8", "surrogatepass"))
 
@@ -48,7 +48,7 @@ def as_bytes(texts: Iterable[str | None]) -> list[bytes | None]:
 
 
 def label_tokens(
-    contract: Contract, ids: tuple[str, ...], texts: list[str | None]
+    contract: RankingContract, ids: tuple[str, ...], texts: list[str | None]
 ) -> list[TokenClass | None]:
     """The class of each position; None once the prefix is dead or has ended."""
     states = live_states(start(contract, ids), as_bytes(texts))
@@ -60,7 +60,7 @@ def complete(state: PrefixState | None) -> bool:
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> tuple[str, Contract, tuple[str, ...]]:
+def answers(draw: st.DrawFn) -> tuple[str, RankingContract, tuple[str, ...]]:
     """A random accepted answer with its contract and ids."""
     contract = draw(st.sampled_from(CONTRACTS))
     ids = draw(st.sampled_from(ID_SETS))
@@ -117,7 +117,7 @@ def finish(state: PrefixState, ids: tuple[str, ...]) -> str:
 @settings(deadline=None, max_examples=300)
 @given(answers(), st.randoms(use_true_random=False))
 def test_accepted_answers_run_to_completion(
-    case: tuple[str, Contract, tuple[str, ...]], rng: random.Random
+    case: tuple[str, RankingContract, tuple[str, ...]], rng: random.Random
 ) -> None:
     text, contract, ids = case
     assert contract.parse(text, ids, ended=True).ok
@@ -136,7 +136,7 @@ def test_accepted_answers_run_to_completion(
 
 
 @st.composite
-def mutations(draw: st.DrawFn) -> tuple[str, Contract, tuple[str, ...]]:
+def mutations(draw: st.DrawFn) -> tuple[str, RankingContract, tuple[str, ...]]:
     """An accepted answer with one or two characters inserted, deleted or replaced."""
     text, contract, ids = draw(answers())
     for _ in range(draw(st.integers(1, 2))):
@@ -164,7 +164,7 @@ def mutations(draw: st.DrawFn) -> tuple[str, Contract, tuple[str, ...]]:
 @example(('{"ranking":["x"],"reason":"\udfff"}', RANKING_WITH_REASON, ("x",)))
 @example(('{"ranking":["x"],"reason":"\x1f"}', RANKING_WITH_REASON, ("x",)))
 def test_parser_and_machine_agree_on_mutated_answers(
-    case: tuple[str, Contract, tuple[str, ...]],
+    case: tuple[str, RankingContract, tuple[str, ...]],
 ) -> None:
     text, contract, ids = case
     assert complete(run(text, contract, ids)) == contract.parse(text, ids, ended=True).ok
@@ -173,7 +173,7 @@ def test_parser_and_machine_agree_on_mutated_answers(
 @settings(deadline=None, max_examples=300)
 @given(mutations())
 def test_live_prefixes_can_be_completed_and_dead_ones_cannot(
-    case: tuple[str, Contract, tuple[str, ...]],
+    case: tuple[str, RankingContract, tuple[str, ...]],
 ) -> None:
     text, contract, ids = case
     states = [run(text[:length], contract, ids) for length in range(len(text) + 1)]
@@ -282,7 +282,7 @@ def test_refuses_ids_that_are_absent_repeated_or_empty(ids: tuple[str, ...]) -> 
 @settings(deadline=None, max_examples=100)
 @given(mutations())
 def test_what_a_state_takes_is_among_its_possible_bytes(
-    case: tuple[str, Contract, tuple[str, ...]],
+    case: tuple[str, RankingContract, tuple[str, ...]],
 ) -> None:
     text, contract, ids = case
     state: PrefixState | None = start(contract, ids)

@@ -15,9 +15,9 @@ from scipy import stats
 from opdcliff.contract.parse import (
     RANKING_ONLY,
     RANKING_WITH_REASON,
-    Contract,
     FailureCode,
     ParseResult,
+    RankingContract,
 )
 from opdcliff.data import answers
 from opdcliff.data.answers import REASON_WORDS, AnswerStyle, Piece, draw_answer, ideal_ranking
@@ -54,7 +54,7 @@ def _text(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-def _parse(contract: Contract, example: Example, pieces: Sequence[Piece]) -> ParseResult:
+def _parse(contract: RankingContract, example: Example, pieces: Sequence[Piece]) -> ParseResult:
     return contract.parse(_text(pieces), example.candidates, ended=True)
 
 
@@ -95,7 +95,7 @@ def test_each_pair_of_neighbours_is_swapped_at_the_swap_rate_from_the_top() -> N
 
 @pytest.mark.parametrize("candidates", [2, 4, 8, 26])
 @pytest.mark.parametrize("contract", [RANKING_WITH_REASON, RANKING_ONLY])
-def test_clean_answers_always_meet_the_contract(contract: Contract, candidates: int) -> None:
+def test_clean_answers_always_meet_the_contract(contract: RankingContract, candidates: int) -> None:
     style = replace(
         CLEAN,
         swap_rate=0.4,

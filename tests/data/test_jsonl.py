@@ -10,13 +10,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from opdcliff.contract.parse import RANKING_WITH_REASON
+from opdcliff.data import jsonl
 from opdcliff.data.example import Example, Splits
-from opdcliff.data.jsonl import line_of, load_prompts
+from opdcliff.data.jsonl import line_of
 from opdcliff.data.mini import SplitSizes
 from opdcliff.data.splits_file import read_splits, write_splits
 from opdcliff.errors import DataError
 
 SIZES = SplitSizes(train=2, calibration=3, test=1)
+
+
+def load_prompts(file: Path, sizes: SplitSizes) -> Splits:
+    return jsonl.load_prompts(file, sizes, RANKING_WITH_REASON)
 
 
 def _row(number: int, **changes: Any) -> dict[str, Any]:

@@ -21,7 +21,15 @@ from opdcliff.paths import REPO_ROOT
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_grid, compose_one
 from opdcliff.study.study import check_protocol
-from workshop import OWN_SIZES, SECONDS, Run, prepared_pair, write_own_answers, write_own_prompts
+from workshop import (
+    OWN_SIZES,
+    SECONDS,
+    Run,
+    prepared_pair,
+    write_own_answers,
+    write_own_prompts,
+    write_own_schema,
+)
 
 COMMANDS = all_commands("opdcliff")
 STALE = "{} is stale; run `make renew-docs` and commit it"
@@ -108,6 +116,7 @@ def places(workshop: Path, fashion: Path) -> dict[str, str]:
         "model.teacher": teacher.partition("=")[2],
         "data.path": str(fashion),
         "data.path.jsonl": str(write_own_prompts(workshop / "own.jsonl")),
+        "data.form": str(write_own_schema(workshop / "schema.json")),
         "data.path=ANSWERS.jsonl": str(write_own_answers(workshop / "answers.jsonl")),
         "out=TEACHER": str(workshop / "teacher"),
         "out=WARM_START": str(workshop / "warm_start"),

@@ -69,6 +69,7 @@ SMALLER = {
         "preview.lams=[1.0,1.5]",
         "preview.strengths=[5.0]",
     ],
+    "data.contract=schema data.form=SCHEMA": ["preview.lams=[1.0]", "preview.strengths=[5.0]"],
     "lam.of_threshold=0.9,0.94,0.98,1.02 seed=0,1,2 protocol.name=own_cliff": [
         "lam.of_threshold=0.9,1.02",
         "seed=0",

@@ -97,3 +97,14 @@ def write_own_prompts(file: Path) -> Path:
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
+
+
+def write_own_schema(file: Path) -> Path:
+    """A file with a JSON Schema that the answers of `prepared_pair` are to keep."""
+    properties = {
+        "ranking": {"type": "array", "items": {"type": "string", "maxLength": 1}},
+        "reason": {"type": "string"},
+    }
+    schema = {"type": "object", "properties": properties, "required": [*properties]}
+    file.write_text(json.dumps(schema | {"additionalProperties": False}))
+    return file

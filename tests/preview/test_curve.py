@@ -15,7 +15,7 @@ import torch
 import markov
 import opdcliff
 from opdcliff.calibration.class_masses import Binding
-from opdcliff.contract.parse import get_contract
+from opdcliff.contract.choice import get_contract
 from opdcliff.errors import ConfigError
 from opdcliff.models.loaded import Loaded
 from opdcliff.models.tokens.train_bpe import pad_left
@@ -29,7 +29,7 @@ from opdcliff.settings.schema import RunConfig
 from opdcliff.theory import threshold
 from opdcliff.theory.clip_rules import ClipRule
 from tiny_rollout import EOS, PAD, PROMPTS, SETTINGS, tiny_model
-from workshop import OWN_SIZES, SECONDS, Run, prepared_pair, write_own_prompts
+from workshop import OWN_SIZES, SECONDS, Run, prepared_pair, write_own_prompts, write_own_schema
 
 P, B, WORDS, ROOM = 0.86, 0.46, 6, 136
 
@@ -296,3 +296,41 @@ def test_a_pair_of_ones_own_from_python(workshop: Path, monkeypatch: pytest.Monk
     assert found.table.c.tolist() == [3.0, math.inf]
     # Without grades there is no ranking to be worth anything.
     assert found.table.prompts.tolist() == [4.0, 4.0]
+
+
+def test_a_contract_that_only_judges_is_previewed_and_trained_with(
+    run: Run, workshop: Path
+) -> None:
+    write_own_schema(workshop / "shape.json")
+    write_own_prompts(workshop / "own.jsonl")
+    sizes = [f"data.{name}={getattr(OWN_SIZES, name)}" for name in ("train", "calibration", "test")]
+    pair = [*prepared_pair(workshop), "data=prompts", "data.path=own.jsonl", *sizes, *SECONDS]
+    own = [*pair, "data.contract=schema", "data.form=shape.json", "protocol.name=shaped"]
+    small = ["preview.lams=[1.0]", "preview.prompts=8", "preview.strengths=[3.0]"]
+
+    def preview(*words: str) -> pd.DataFrame:
+        reply = run("preview", *words, *small)
+        assert reply.code == 0, reply.err
+        return pd.read_csv(workshop / "runs/results/studies/prompts/preview/preview.csv")
+
+    reply = run("calibrate", *own)
+    assert reply.code == 2
+    assert "data.contract=schema judges whole answers and has no token classes" in reply.line
+    assert "`opdcliff preview` needs none" in reply.line
+    table = preview(*own)
+    assert not [name for name in table.columns if name.startswith("ndcg")]
+    codes = ("truncated", "not_json", "extra_text", "duplicate_key", "not_finite")
+    assert {f"fail/{code}" for code in codes} <= set(table.columns)
+    failed = table[[name for name in table.columns if name.startswith("fail/")]].fillna(0.0)
+    assert (failed.sum(axis=1) + table.parse_rate).tolist() == pytest.approx([1.0, 1.0])
+    # Of the same answers no more are rankings of all candidates.
+    assert (preview(*pair).parse_rate <= table.parse_rate).all()
+    reply = run("train", *own)
+    assert reply.code == 2
+    assert "runs take lam.value=NUMBER" in reply.line
+    reply = run("train", *own, "lam.value=1.2")
+    assert reply.code == 0, reply.err
+    assert reply.rows() == 1
+    assert run("collect", "protocol=shaped").code == 0
+    fenced = preview(*own, "data.wrapper=fence")
+    assert (fenced["fail/wrapper"] + fenced["fail/truncated"]).tolist() == [1.0, 1.0]

@@ -47,6 +47,7 @@ DELTAS = ("experiment", "debug")
 # Where and how a run executes, and what has become something else by the time it starts.
 PLUMBING = {
     "data.path",
+    "data.form",
     "data.rubric",
     "data.study_seeds",
     "lam.of_threshold",
@@ -270,7 +271,8 @@ COUNTS = """
     model.arch.hidden_size model.arch.intermediate_size model.arch.layers model.arch.heads
     model.arch.kv_heads model.arch.head_dim model.arch.max_positions"""
 CHOICES = """
-    data.name data.contract optim.name optim.estimator evaluation.gain engine.name engine.device
+    data.name data.contract data.wrapper optim.name optim.estimator evaluation.gain engine.name
+    engine.device
     engine.launcher model.dtype
     model.arch.family rollout.backend checkpoint.resume tracking.mode clip.rule"""
 
@@ -314,6 +316,7 @@ FREE = {
     "model.teacher_revision",
     "model.tune_loaded_student",
     "data.path",
+    "data.form",
     "data.rubric",
     "data.study_seeds",
     "evaluation.stop_when_collapsed",
@@ -366,6 +369,19 @@ def test_a_bad_value_is_refused_by_name(name: str, data: st.DataObject, locked: 
         ({"data.path": "/nowhere"}, "data.path=/nowhere does not exist"),
         ({"data.rubric": "/nowhere"}, "data.rubric=/nowhere does not exist"),
         ({"data.name": "prompts"}, "data.path is missing"),
+        ({"data.form": "x"}, "data.form=x has no effect on data.contract=ranking_with_reason"),
+        ({"data.contract": "schema"}, "data.contract=schema is for prompts of your own"),
+        ({"data.wrapper": "think"}, "with data.wrapper=think is for prompts of your own"),
+        (
+            {"data.contract": "regex", "data.name": "prompts", "data.path": "/"},
+            "data.contract=regex has no answers that a model could be made from",
+        ),
+        (
+            {"data.contract": "python", "model.student": "/", "model.teacher": "/"}
+            | {"data.name": "prompts", "data.path": "/", "model.tune_loaded_student": False},
+            "data.form is missing for data.contract=python; set data.form=MODULE:FUNCTION",
+        ),
+        ({"data.contract": "regex", "data.wrapper": "fence"}, "a fence of JSON"),
         ({"data.test": 10}, "data.test=10"),
         ({"calibration.prompts": 999}, "calibration.prompts=999 exceeds"),
         ({"lam.value": None, "lam.of_threshold": None}, "lam.value and lam.of_threshold"),

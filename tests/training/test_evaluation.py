@@ -63,7 +63,7 @@ def test_every_answer_gets_its_verdict(judged: list[Judged]) -> None:
 
 
 def test_failures_and_parse_rate_sum_to_one(judged: list[Judged]) -> None:
-    metrics = answer_metrics(judged, 1, "exp")
+    metrics = answer_metrics(judged, 1, "exp", RANKING_WITH_REASON)
     rates = {code: metrics[f"eval/fail/{code.value}"] for code in FailureCode}
     assert metrics["eval/parse_rate"] == 2 / 13
     assert sum(rates.values()) + metrics["eval/parse_rate"] == pytest.approx(1.0, abs=1e-15)
@@ -75,18 +75,18 @@ def test_failures_and_parse_rate_sum_to_one(judged: list[Judged]) -> None:
 
 
 def test_ndcg_over_parsed_and_over_all(judged: list[Judged]) -> None:
-    metrics = answer_metrics(judged, 1, "exp")
+    metrics = answer_metrics(judged, 1, "exp", RANKING_WITH_REASON)
     # Of two answers the second ranks first what is worth 2^1 - 1 instead of 2^3 - 1.
     assert metrics["eval/ndcg1_parsed"] == pytest.approx((1 + 1 / 7) / 2)
     assert metrics["eval/ndcg1_all"] == pytest.approx((1 + 1 / 7) / 13)
-    linear = answer_metrics(judged, 2, "linear")
+    linear = answer_metrics(judged, 2, "linear", RANKING_WITH_REASON)
     second = (1 + 3 / math.log2(3)) / (3 + 1 / math.log2(3))
     assert linear["eval/ndcg2_parsed"] == pytest.approx((1 + second) / 2)
 
 
 def test_without_a_parsed_answer_its_ndcg_is_not_a_number() -> None:
     refused = Judged(ParseResult(False, None, FailureCode.NOT_JSON), None, 4)
-    metrics = answer_metrics([refused] * 3, 1, "exp")
+    metrics = answer_metrics([refused] * 3, 1, "exp", RANKING_WITH_REASON)
     assert metrics["eval/parse_rate"] == metrics["eval/ndcg1_all"] == 0.0
     assert math.isnan(metrics["eval/ndcg1_parsed"])
 

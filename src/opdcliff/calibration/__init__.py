@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opdcliff.calibration.asset import prepare_calibration
+from opdcliff.calibration.asset import prepare_calibration, require_classes
 from opdcliff.calibration.class_masses import Binding, Calibration
 from opdcliff.calibration.distribution import (
     Homogeneity,
@@ -26,6 +26,7 @@ __all__ = [
     "modal_logits",
     "own_pair",
     "prepare_calibration",
+    "require_classes",
     "tabulate_curves",
     "tabulate_distribution",
 ]

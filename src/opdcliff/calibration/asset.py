@@ -12,8 +12,9 @@ import torch
 from opdcliff.calibration.class_masses import Binding, Calibration, calibrate_trio
 from opdcliff.calibration.distribution import Homogeneity
 from opdcliff.calibration.outside import Outside
-from opdcliff.contract import get_contract
+from opdcliff.contract import NO_WRAPPER, contract_of, has_classes
 from opdcliff.data import read_splits
+from opdcliff.errors import ConfigError
 from opdcliff.models import MEASURING_CODE, Prepared, load_trio, without_compiled
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
@@ -23,7 +24,8 @@ from opdcliff.storage import Asset, asset_cache, decode_floats, encode_floats
 def prepare_calibration(
     config: RunConfig, paths: StudyPaths, prepared: Prepared
 ) -> tuple[Calibration, Path]:
-    """Measure or find p, b and lambda* of the prepared models."""
+    """Measure or find p, b and lambda* of the prepared models. Raises as `require_classes`."""
+    require_classes(config)
     key = {
         "models": prepared.models_identity,
         "code": asset_cache.code_digest(*MEASURING_CODE),
@@ -45,12 +47,29 @@ def prepare_calibration(
     return Calibration(table, binding, outside, positions, verdict), folder
 
 
+def require_classes(config: RunConfig) -> None:
+    """Refuse a contract that only judges whole answers.
+
+    Raises:
+        ConfigError: it has no token classes, of which p and b could be measured.
+    """
+    if not has_classes(contract_of(config.data)):
+        named = f"data.contract={config.data.contract}"
+        if config.data.wrapper != NO_WRAPPER:
+            named += f" with data.wrapper={config.data.wrapper}"
+        raise ConfigError(
+            f"{named} judges whole answers and has no token classes, so it has no p, b or lambda*; "
+            "`opdcliff preview` needs none and shows parse rates over lambda, and runs take "
+            "lam.value=NUMBER"
+        )
+
+
 def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(config.engine.threads)
     result = calibrate_trio(
         load_trio(config, prepared),
         read_splits(prepared.data).calibration,
-        get_contract(config.data.contract),
+        contract_of(config.data),
         config.calibration,
         without_compiled(config.rollout),
         chunk_tokens=config.engine.score_chunk_tokens,

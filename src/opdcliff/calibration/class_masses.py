@@ -104,6 +104,7 @@ def calibrate_trio(
     """
     chosen = examples[: config.prompts]
     modal_sets = trio.codec.modal_sets(contract)
+    assert modal_sets is not None, "checked by require_classes"
     numbers = range(len(chosen))
     parts = []
     for source, model, stream in (

@@ -30,7 +30,7 @@ def check_labels(
         if not ended:
             continue
         text = codec.answer_text(ids[:-1])
-        accepted = contract.parse(text, example.candidates, ended=True).ok
+        accepted = contract.judge(text, example, ended=True).ok
         last = states[-1]
         if accepted != (last is not None and is_complete(last)):
             live = sum(state is not None for state in states)

@@ -56,9 +56,16 @@ def answer_states(
     ]
 
 
-def label_classes(rollout: Rollout, examples: Sequence[Example], modal_sets: ModalSets) -> Tensor:
-    """`class_BT` of `label` alone, which takes no modal set: what an update needs to log."""
+def label_classes(
+    rollout: Rollout, examples: Sequence[Example], modal_sets: ModalSets | None
+) -> Tensor:
+    """`class_BT` of `label` alone, which takes no modal set: what an update needs to log.
+
+    NO_CLASS everywhere for a contract without classes.
+    """
     codes = np.full(tuple(rollout.mask_BT.shape), NO_CLASS, dtype=np.int64)
+    if modal_sets is None:
+        return torch.from_numpy(codes).to(rollout.ids_BL.device)
     for b, states in enumerate(answer_states(rollout, examples, modal_sets)):
         for t, state in enumerate(states):
             if state is None:

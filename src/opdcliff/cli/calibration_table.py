@@ -11,6 +11,7 @@ from opdcliff.calibration import (
     Calibration,
     Outside,
     prepare_calibration,
+    require_classes,
     tabulate_curves,
     tabulate_distribution,
 )
@@ -30,6 +31,7 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
     calibration.csv, distribution.csv (quantiles of single positions), thresholds.svg, .png, .csv.
     Returns the folder that they were written to.
     """
+    require_classes(config)
     prepared = prepare(config, paths)
     say_prompt(shown_prompt(prepared))
     calibration, measured = prepare_calibration(config, paths, prepared)

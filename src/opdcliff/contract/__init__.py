@@ -1,12 +1,14 @@
-"""What an answer must look like: strict parse, failure codes, token classes, modal sets, NDCG.
+"""What an answer must look like: strict judges, failure codes, token classes, modal sets, NDCG.
 
 No torch; the meaning of every `eval/...` metric starts here.
 """
 
 from __future__ import annotations
 
-from opdcliff.contract.modal_sets import ModalSets
-from opdcliff.contract.parse import REASON, Contract, FailureCode, ParseResult, get_contract
+from opdcliff.contract.choice import contract_of
+from opdcliff.contract.forms.wrapper import NO_WRAPPER
+from opdcliff.contract.modal_sets import ModalSets, has_classes, modal_sets_of
+from opdcliff.contract.parse import RankingContract
 from opdcliff.contract.ranking import Gain, ranked_grades, ranking_metrics
 from opdcliff.contract.token_classes import (
     TAIL_NEEDED,
@@ -16,9 +18,10 @@ from opdcliff.contract.token_classes import (
     is_complete,
     token_class,
 )
+from opdcliff.contract.verdict import Contract, FailureCode, ParseResult
 
 __all__ = [
-    "REASON",
+    "NO_WRAPPER",
     "TAIL_NEEDED",
     "Contract",
     "FailureCode",
@@ -26,10 +29,13 @@ __all__ = [
     "ModalSets",
     "ParseResult",
     "PrefixState",
+    "RankingContract",
     "TokenClass",
-    "get_contract",
+    "contract_of",
+    "has_classes",
     "in_plain_text",
     "is_complete",
+    "modal_sets_of",
     "ranked_grades",
     "ranking_metrics",
     "token_class",

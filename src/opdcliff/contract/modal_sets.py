@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from opdcliff.contract.parse import Contract
+from opdcliff.contract.parse import RankingContract
 from opdcliff.contract.token_classes import (
     PrefixState,
     TokenClass,
@@ -24,6 +24,7 @@ from opdcliff.contract.token_classes import (
     step,
     token_class,
 )
+from opdcliff.contract.verdict import Contract
 
 # Sets kept at a time, the last ones used. Outside the text a set has few members, and the text has
 # fewer states than this, so that memory stays flat however many prompts are labelled.
@@ -41,7 +42,10 @@ class ModalSets:
     """
 
     def __init__(
-        self, contract: Contract, token_bytes: Sequence[bytes | None], end_ids: Sequence[int]
+        self,
+        contract: RankingContract,
+        token_bytes: Sequence[bytes | None],
+        end_ids: Sequence[int],
     ) -> None:
         self._contract = contract
         self._end_ids = tuple(end_ids)
@@ -143,3 +147,17 @@ def _cache_key(state: PrefixState) -> PrefixState:
     if token_class(state) is not TokenClass.TEXT:
         return state
     return replace(state, keys_left=frozenset(), ids_left=frozenset())
+
+
+def modal_sets_of(
+    contract: Contract, token_bytes: Sequence[bytes | None], end_ids: Sequence[int]
+) -> ModalSets | None:
+    """The modal sets of a contract, None where it only judges; arguments as for `ModalSets`."""
+    if isinstance(contract, RankingContract):
+        return ModalSets(contract, token_bytes, end_ids)
+    return None
+
+
+def has_classes(contract: Contract) -> bool:
+    """Whether the positions of an answer have token classes, so that p and b can be measured."""
+    return isinstance(contract, RankingContract)

@@ -5,8 +5,8 @@ can still become an accepted answer, None for one that cannot. Bytes, because a 
 a character. Every class has its own teacher and base mass (p, b) on its modal set, so its own
 threshold (docs/theory.md, point 10) [D].
 
-The machine and `Contract.parse` agree on the bytes of every answer, but that the machine does not
-count characters (MAX_CHARS of the parser).
+The machine and `RankingContract.parse` agree on the bytes of every answer, but that the machine
+does not count characters (MAX_CHARS of the parser).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 
-from opdcliff.contract.parse import JSON_WHITESPACE, RANKING, Contract
+from opdcliff.contract.json_text import JSON_WHITESPACE
+from opdcliff.contract.parse import RANKING, RankingContract
 from opdcliff.contract.spelling import PLAIN, QUOTE, possible_in_name, step_name, step_text
 from opdcliff.errors import DataError
 
@@ -103,7 +104,7 @@ class PrefixState:
     begun: bytes = b""
 
 
-def start(contract: Contract, candidates: Sequence[str]) -> PrefixState:
+def start(contract: RankingContract, candidates: Sequence[str]) -> PrefixState:
     """The state of the empty prefix. DataError if ids are absent, repeated or empty."""
     ids = frozenset(candidate.encode() for candidate in candidates)
     if not ids or len(ids) < len(candidates) or b"" in ids:

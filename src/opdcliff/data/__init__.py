@@ -1,10 +1,11 @@
-"""Ranking problems: generated, from Amazon Reviews 2023, or one's own; reference answers."""
+"""Prompts: rankings, generated or from Amazon Reviews 2023, or one's own; reference answers."""
 
 from __future__ import annotations
 
 from opdcliff.data.amazon import SplitPlan, load_amazon
 from opdcliff.data.answer_lines import AnswerLine, load_answers
 from opdcliff.data.answers import AnswerStyle, draw_answer
+from opdcliff.data.contract_form import read_form
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.jsonl import line_of, load_prompts
 from opdcliff.data.mini import SplitSizes, generate
@@ -25,6 +26,7 @@ __all__ = [
     "load_answers",
     "load_prompts",
     "load_titles",
+    "read_form",
     "read_splits",
     "write_splits",
 ]

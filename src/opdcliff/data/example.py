@@ -1,4 +1,4 @@
-"""The one shape every data set is reduced to: a prompt, its candidates and their grades."""
+"""The one shape every data set is reduced to: a prompt, and what its answer is judged by."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ def candidate_ids(count: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Example:
-    """One ranking problem.
+    """One problem: a ranking, or an answer of any other contract.
 
     prompt: text given to the model, ending where the answer begins.
     messages: (role, content) of a conversation instead; `prompt` is then a transcript of it.
-    candidates: the K candidate ids in prompt order (`candidate_ids(K)`).
+    candidates: the K candidate ids in prompt order (`candidate_ids(K)`); empty where none are
+        ranked.
     grades: relevance of each candidate, integers >= 0, aligned with `candidates`.
     key: stable identity of the example inside its data set (for hashing and joins).
+    form: what the contract is made of for this prompt (`Contract.read_form`); empty for rankings.
     """
 
     prompt: str
@@ -31,6 +33,7 @@ class Example:
     grades: tuple[int, ...]
     key: str
     messages: tuple[tuple[str, str], ...] = ()
+    form: str = ""
 
     def __post_init__(self) -> None:
         if len(self.candidates) != len(self.grades):

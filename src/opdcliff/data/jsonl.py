@@ -1,9 +1,11 @@
-"""Prompts of one's own: a JSONL file with one ranking problem per line.
+"""Prompts of one's own: a JSONL file with one problem per line.
 
-Schema of a line: {"prompt": text, "candidates": [distinct ids], "grades": [whole numbers >= 0]};
+Of a ranking: {"prompt": text, "candidates": [distinct ids], "grades": [whole numbers >= 0]};
 grades may be left out (all zero then, and NDCG is 1 by definition), which is enough for
-calibration. Instead of a prompt there may be "messages": [{"role": text, "content": text}, ...],
-which a chat template puts together; the last one is the user's.
+calibration. Of another contract: {"prompt": text}, and where no setting gives one for all lines,
+what the contract is made of, under its name: {"prompt": text, "schema": {...}}. Instead of a prompt
+there may be "messages": [{"role": text, "content": text}, ...], which a chat template puts
+together; the last one is the user's.
 """
 
 from __future__ import annotations
@@ -14,16 +16,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from opdcliff.contract import Contract
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.mini import SplitSizes
 from opdcliff.errors import DataError
 from opdcliff.storage import digest, foreign_encoding, in_words, kind_of
 
 
-def load_prompts(file: Path, sizes: SplitSizes) -> Splits:
+def load_prompts(file: Path, sizes: SplitSizes, contract: Contract, form: str = "") -> Splits:
     """Splits in the order of the prompts' hashes, whatever the order of the lines.
 
-    A line that repeats another one counts once.
+    A line that repeats another one counts once. form: of all lines (`read_form`); empty where each
+    has its own, or needs none.
 
     Raises:
         DataError: no such file, a line that breaks the schema, a prompt with two different
@@ -34,11 +38,11 @@ def load_prompts(file: Path, sizes: SplitSizes) -> Splits:
     found: dict[str, Example] = {}
     for number, line in read_lines(file):
         where = f"{file} line {number}"
-        example = _example(line, where)
+        example = _example(line, where, contract, form)
         if found.setdefault(example.key, example) != example:
             raise DataError(
-                f"{where}: an earlier line has this prompt with other candidates or "
-                "grades; keep one of them"
+                f"{where}: an earlier line has this prompt with "
+                f"{_OTHERS if contract.ranks else f'another {contract.form_key}'}; keep one of them"
             )
     wanted = (sizes.train, sizes.calibration, sizes.test)
     distinct = sorted(found.values(), key=lambda e: e.key)
@@ -55,10 +59,11 @@ def line_of(file: Path, prompt: str) -> int | None:
     """The number of the first line with that prompt, from 1; None where there is none any more.
 
     Raises:
-        DataError: see `load_prompts`.
+        DataError: the file cannot be read, or a line is no JSON.
     """
     for number, line in read_lines(file):
-        if _example(line, f"{file} line {number}").prompt == prompt:
+        row = read_json(line, f"{file} line {number}", _PROMPT)
+        if isinstance(row, dict) and not prompt_problem(row) and read_prompt(row)[0] == prompt:
             return number
     return None
 
@@ -107,16 +112,50 @@ def text_problem(name: str, value: object) -> str | None:
     return None
 
 
-def _example(line: bytes, where: str) -> Example:
-    row = read_json(line, where, _SCHEMA)
-    problem = _problem(row)
+def _example(line: bytes, where: str, contract: Contract, form: str) -> Example:
+    schema = _RANKING if contract.ranks else _shape_of(contract, form)
+    row = read_json(line, where, schema)
+    problem = _line_problem(row) or (_ranking_problem(row) if contract.ranks else None)
     if problem is not None:
-        raise DataError(f"{where}: {problem}; {_SCHEMA}")
-    (prompt, messages), candidates = read_prompt(row), row["candidates"]
-    grades = row.get("grades", [0] * len(candidates))
+        raise DataError(f"{where}: {problem}; {schema}")
+    prompt, messages = read_prompt(row)
     # By prompt alone, so that no two splits share one.
     key = digest(messages or prompt, "prompt")
-    return Example(prompt, tuple(candidates), tuple(grades), key, messages)
+    if contract.ranks:
+        candidates = row["candidates"]
+        grades = row.get("grades", [0] * len(candidates))
+        return Example(prompt, tuple(candidates), tuple(grades), key, messages)
+    own = _form(row, where, contract, form)
+    return Example(prompt, (), (), key, messages, own)
+
+
+def _form(row: dict[str, Any], where: str, contract: Contract, given: str) -> str:
+    """What the contract is made of for a line: its own, or that of all lines."""
+    name = contract.form_key
+    if name is None or name not in row:
+        if not given:
+            raise DataError(f"{where}: {name} is missing; {_shape_of(contract, given)}")
+        return given
+    if given:
+        raise DataError(
+            f"{where}: {name} is there, and data.form gives one for all lines; leave one out"
+        )
+    if isinstance(row[name], str) and (problem := text_problem(name, row[name])):
+        raise DataError(f"{where}: {problem}; mend it")
+    try:
+        return contract.read_form(row[name])
+    except DataError as error:
+        raise DataError(f"{where}: {name} {error}") from error
+
+
+def _shape_of(contract: Contract, form: str) -> str:
+    """What a line of another contract than a ranking is."""
+    if form:
+        return _PROMPT
+    return (
+        f'each line is {{"prompt": text (or "messages": [...]), "{contract.form_key}": ...}}, or '
+        "data.form gives one for all lines"
+    )
 
 
 def transcript(messages: Sequence[tuple[str, str]]) -> str:
@@ -158,12 +197,15 @@ def prompt_problem(row: dict[str, Any]) -> str | None:
     return None
 
 
-def _problem(row: Any) -> str | None:
-    """The first way in which a line breaks the schema, or None."""
+def _line_problem(row: Any) -> str | None:
+    """The first way in which a line is no prompt, or None."""
     if not isinstance(row, dict):
         return f"the line is {kind_of(row)}, not an object"
-    if problem := prompt_problem(row):
-        return problem
+    return prompt_problem(row)
+
+
+def _ranking_problem(row: dict[str, Any]) -> str | None:
+    """The first way in which a line is no ranking problem, or None."""
     if "candidates" not in row:
         return "candidates is missing"
     candidates = row["candidates"]
@@ -207,7 +249,9 @@ def _grades_problem(grades: object, count: int) -> str | None:
 
 # What a chat template may be given; tools and pictures are not supported.
 ROLES = ("system", "user", "assistant")
-_SCHEMA = (
+_OTHERS = "other candidates or grades"
+_PROMPT = 'each line is {"prompt": text (or "messages": [...])}'
+_RANKING = (
     'each line is {"prompt": text (or "messages": [...]), "candidates": [2 or more distinct ids], '
     '"grades": [whole numbers >= 0]}'
 )

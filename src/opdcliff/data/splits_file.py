@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -44,7 +45,15 @@ def read_splits(folder: Path) -> Splits:
                 candidates, grades = tuple(row["candidates"]), tuple(row["grades"])
                 messages = tuple((role, content) for role, content in row.get("messages", ()))
                 parts[row["split"]].append(
-                    Example(row["prompt"], candidates, grades, row["key"], messages)
+                    Example(
+                        row["prompt"],
+                        candidates,
+                        grades,
+                        row["key"],
+                        messages,
+                        # Most files have one for all of their prompts.
+                        sys.intern(row.get("form", "")),
+                    )
                 )
         file = folder / TITLES_FILE
         titles = json.loads(file.read_text()) if file.exists() else []
@@ -59,6 +68,7 @@ def read_splits(folder: Path) -> Splits:
 def _row(example: Example) -> dict[str, object]:
     row = asdict(example)
     # Most prompts have none, and digests from before there were any are to stay.
-    if not example.messages:
-        del row["messages"]
+    for name in ("messages", "form"):
+        if not row[name]:
+            del row[name]
     return row

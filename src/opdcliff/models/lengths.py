@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from opdcliff.contract import REASON, get_contract
+from opdcliff.contract import contract_of
 from opdcliff.data import Splits, line_of, read_splits
 from opdcliff.errors import DataError
 from opdcliff.models.load import known_positions
@@ -96,7 +96,7 @@ def _rooms(config: RunConfig) -> dict[str, dict[str, int]]:
     """Tokens behind the prompts of each split, by the setting they come from."""
     answer = {"rollout.max_new_tokens": config.rollout.max_new_tokens}
     rooms = dict.fromkeys(SPLITS, answer)
-    if REASON in get_contract(config.data.contract).keys:
+    if contract_of(config.data).has_text:
         forced = {"calibration.forced_words": config.calibration.forced_words}
         rooms["calibration"] = answer | forced
     return rooms

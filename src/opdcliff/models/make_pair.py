@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from opdcliff.contract import REASON, get_contract
+from opdcliff.contract import contract_of
 from opdcliff.data import Splits, draw_answer, read_splits
 from opdcliff.errors import ModelError
 from opdcliff.models.device import pick_device
@@ -121,7 +121,7 @@ def _fine_tune_role(
         config.sft,
         getattr(config.sft, role),
         seed=seed,
-        with_reason=REASON in get_contract(config.data.contract).keys,
+        with_reason=contract_of(config.data).has_text,
         titles=splits.titles,
         advance=advance,
     )
@@ -131,7 +131,7 @@ def _fine_tune_role(
 
 def _tokenizer_texts(config: RunConfig, splits: Splits) -> list[str]:
     """Prompts and answers of both styles, so that the answer's pieces become tokens."""
-    with_reason = REASON in get_contract(config.data.contract).keys
+    with_reason = contract_of(config.data).has_text
     rng = np.random.default_rng(config.sft.seed)
     texts = []
     for example in splits.train:

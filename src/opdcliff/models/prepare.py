@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opdcliff.data import write_splits
+from opdcliff.contract import contract_of
+from opdcliff.data import read_form, write_splits
 from opdcliff.models.decoding import REFERENCE, Decoding, prepare_decoding
 from opdcliff.models.device import pick_device
 from opdcliff.models.lengths import check_lengths
@@ -68,10 +69,11 @@ def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
     """Build or find the prompts of `config.data`."""
     settings = asdict(config.data)
     files = [Path(p).expanduser() for p in (settings.pop("path"), settings.pop("rubric")) if p]
-    for name in ("study_seeds", *CHAT_SETTINGS):
+    for name in ("study_seeds", "form", "wrapper", *CHAT_SETTINGS):
         settings.pop(name)
     key = {
         "settings": settings,
+        "form": read_form(contract_of(config.data), config.data.form),
         "files": [file_digests(path) for path in files],
         "code": asset_cache.code_digest(*_DATA_CODE),
     }
@@ -95,6 +97,7 @@ def models_asset(config: RunConfig, paths: StudyPaths, data: Path) -> Asset:
         "model": model,
         "sft": asdict(config.sft),
         "contract": config.data.contract,
+        "wrapper": config.data.wrapper,
         "chat": chat_identity(config.data),
         "content": _folder_digests(config),
         "code": asset_cache.code_digest(*_MODEL_CODE),

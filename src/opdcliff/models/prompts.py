@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
+from opdcliff.contract import contract_of
 from opdcliff.data import (
     SplitPlan,
     Splits,
@@ -13,6 +14,7 @@ from opdcliff.data import (
     load_amazon,
     load_prompts,
     load_titles,
+    read_form,
 )
 from opdcliff.settings import DataConfig
 from opdcliff.terminal import Stage
@@ -31,7 +33,8 @@ def load_splits(data: DataConfig) -> tuple[Splits, dict[str, object] | None]:
         return _titles(data, sizes)
     source = Path(data.path or "").expanduser()
     if data.name == "prompts":
-        return load_prompts(source, sizes), None
+        contract = contract_of(data)
+        return load_prompts(source, sizes, contract, read_form(contract, data.form)), None
     whole = sizes.train + sizes.calibration + sizes.test
     with Stage("reading reviews and items (bytes)", _total_bytes(source)) as stage:
         splits, report = load_amazon(

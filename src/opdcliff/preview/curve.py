@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from opdcliff.calibration import Binding, prepare_calibration
-from opdcliff.contract import get_contract
+from opdcliff.contract import contract_of, has_classes
 from opdcliff.data import Example
 from opdcliff.models import MEASURING_CODE, Loaded, Prepared, load_kept, prepare, prompt_batch
 from opdcliff.paths import StudyPaths
@@ -39,8 +39,8 @@ class Preview:
     table: one row per clip (rule; strength c, infinite: no clip), lambda and margin: parse rate
     with its Wilson interval over prompts, and the other metrics of an evaluation. Of two margins
     the wider one is the lower edge of a band. breaks: what was gone where answers failed. stars:
-    lambda* per clip, of the calibration. floors: parse rates of the teacher and the warm start on
-    the same prompts, and the one asked for. identity: of models, prompts and seed.
+    lambda* per clip, of the calibration, if there is one. floors: parse rates of the teacher and
+    the warm start on the same prompts, and the one asked for. identity: of models, prompts and seed.
     """
 
     table: pd.DataFrame
@@ -78,14 +78,16 @@ def preview(
         ConfigError: a rule without a fixed point of its own; what preparing models may raise.
     """
     prepared = prepare(config, paths)
-    calibration, _ = prepare_calibration(config, paths, prepared)
+    binding = None
+    if has_classes(contract_of(config.data)):
+        binding = prepare_calibration(config, paths, prepared)[0].binding
     identity = _identity(config, prepared)
     kept = KeptPoints(paths.assets_dir("preview", identity))
     to_find = config.preview.margin is None
     return curve(
         config,
         load_kept(config, prepared),
-        calibration.binding,
+        binding,
         advance,
         points=points,
         kept=kept,
@@ -145,13 +147,14 @@ def _identity(config: RunConfig, prepared: Prepared) -> str:
     """Of all that a sampled point depends on, beside its clip, lambda and margin."""
     key = {
         "models": prepared.models_identity,
+        "data": prepared.data.name,
         "code": asset_cache.code_digest(*MEASURING_CODE, "preview"),
         "prompts": config.preview.prompts,
         "seed": config.preview.seed,
         "reached": config.preview.reached,
         "rollout": asdict(config.rollout),
         "evaluation": asdict(config.evaluation),
-        "contract": config.data.contract,
+        "contract": [config.data.contract, config.data.wrapper],
     }
     return digest(key, "preview")
 
@@ -176,9 +179,10 @@ def _judged(
 ) -> tuple[dict[str, Any], list[Break]]:
     """The row of a point, and what broke there."""
     clip, lam, margin = point
-    codec = loaded.trio.codec
-    judged = judge(answers.rollout, examples, get_contract(config.data.contract), codec)
-    metrics = answer_metrics(judged, config.evaluation.ndcg_k, gain_of(config.evaluation))
+    codec, contract = loaded.trio.codec, contract_of(config.data)
+    judged = judge(answers.rollout, examples, contract, codec)
+    gain = gain_of(config.evaluation)
+    metrics = answer_metrics(judged, config.evaluation.ndcg_k, gain, contract)
     low, high = wilson(sum(one.verdict.ok for one in judged), len(judged))
     row = {
         "rule": str(clip.rule),
@@ -241,7 +245,7 @@ def _own_rates(config: RunConfig, loaded: Loaded, examples: Sequence[Example]) -
             model,
             loaded.trio.codec,
             examples,
-            get_contract(config.data.contract),
+            contract_of(config.data),
             config.evaluation,
             config.rollout,
             seed=config.preview.seed,

@@ -17,9 +17,9 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from opdcliff.contract import get_contract
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
+from opdcliff.settings.contract_checks import check_contract
 from opdcliff.settings.engine_checks import check_stage
 from opdcliff.settings.hostfile import check_slots
 from opdcliff.settings.ranges import RANGES, value_at
@@ -30,10 +30,11 @@ from opdcliff.theory import ClipRule, validate_clip
 
 # Plumbing: where a run executes and is mirrored, and the study it belongs to.
 _NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol", "tune", "preview")
-_CHAT_DEFAULTS: dict[str, Any] = {
+_LATER: dict[str, Any] = {
     "chat_template": "auto",
     "system_prompt": None,
     "template_args": {},
+    "wrapper": "none",
 }
 
 
@@ -80,8 +81,10 @@ def science_of(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept["lam"].pop("predicted", None)
     for key in ("path", "rubric", "study_seeds"):
         kept["data"].pop(key)
-    # How prompts are put to a chat model: records from before there was a choice have none.
-    for key, default in _CHAT_DEFAULTS.items():
+    # What it leads to is part of the prepared prompts.
+    kept["data"].pop("form", None)
+    # Records from before there was a choice have none.
+    for key, default in _LATER.items():
         if kept["data"].get(key, default) == default:
             kept["data"].pop(key, None)
     kept["evaluation"].pop("stop_when_collapsed")
@@ -102,7 +105,7 @@ def check(config: RunConfig) -> None:
             raise ConfigError(f"{name}={value} is not finite; allowed: {allowed}")
         if value is not None and not holds(value):
             raise ConfigError(f"{name}={value} is not allowed; allowed: {allowed}")
-    get_contract(config.data.contract)
+    check_contract(config)
     # Both become parts of a path; any digest will do to have them checked.
     StudyPaths().cell_dir(config.protocol.name, config.clip.name, "0" * 12)
     _check_arch(config.model.arch)

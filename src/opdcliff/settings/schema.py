@@ -58,12 +58,14 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """Which ranking problems, and how many."""
+    """Which problems, how many, and what their answers are judged by."""
 
     name: str
     path: str | None
     rubric: str | None
     contract: str
+    form: str | None
+    wrapper: str
     candidates: int
     train: int
     calibration: int

@@ -46,7 +46,7 @@ def print_cells(cells: Sequence[GridCell], results: Sequence[JobResult], console
 
 def _view(row: dict[str, Any], varied: dict[str, str]) -> dict[str, Any]:
     """The columns that fit a page; the record has them all."""
-    (ndcg,) = (name for name in row if name.startswith("ndcg") and name.endswith("_parsed"))
+    ndcg = [name for name in row if name.startswith("ndcg") and name.endswith("_parsed")]
     return {
         "clip": row["clip"],
         "seed": row["seed"],
@@ -57,7 +57,7 @@ def _view(row: dict[str, Any], varied: dict[str, str]) -> dict[str, Any]:
         "updates": row["updates"],
         "parse_rate": row["parse_rate"],
         "95%": f"[{row['parse_lo']:.2f}, {row['parse_hi']:.2f}]",
-        ndcg: row[ndcg],
+        **{name: row[name] for name in ndcg},
         "truncated": row["truncated"],
         "length": row["mean_length"],
         "residual": row["residual"],

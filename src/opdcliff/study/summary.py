@@ -89,6 +89,8 @@ def _cell_row(cell: Cell, record: Record, calibration: Calibration) -> dict[str,
     prompts = int(final["eval/prompts"])
     low, high = wilson(round(final["eval/parse_rate"] * prompts), prompts)
     k = config.evaluation.ndcg_k
+    # A contract that does not rank has none.
+    ndcg = (f"ndcg{k}_parsed", f"ndcg{k}_all")
     binding, strength = calibration.binding, config.clip.strength
     star = np.nan if binding is None or strength is None else binding.lambda_star(strength)
     return {
@@ -107,8 +109,7 @@ def _cell_row(cell: Cell, record: Record, calibration: Calibration) -> dict[str,
         "parse_rate": final["eval/parse_rate"],
         "parse_lo": low,
         "parse_hi": high,
-        f"ndcg{k}_parsed": final[f"eval/ndcg{k}_parsed"],
-        f"ndcg{k}_all": final[f"eval/ndcg{k}_all"],
+        **{name: final[f"eval/{name}"] for name in ndcg if f"eval/{name}" in final},
         "truncated": final["eval/truncated_rate"],
         "mean_length": final["eval/mean_length"],
         "tail_ratio": final.get(f"train/tail_ratio/{_BINDING}", np.nan),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
-from opdcliff.contract import REASON, get_contract
+from opdcliff.contract import contract_of
 from opdcliff.models import Loaded, build, fine_tune, load_kept, pick_device
 from opdcliff.settings import RunConfig
 from opdcliff.training.evaluation.answers import evaluate_model
@@ -48,7 +48,7 @@ def train_larger_sft(job: Job, *, report: Report, advance: Advance) -> RunOutcom
         config.sft,
         role,
         seed=config.seed,
-        with_reason=REASON in get_contract(config.data.contract).keys,
+        with_reason=contract_of(config.data).has_text,
         titles=loaded.splits.titles,
         advance=lambda step: advance(int(share * step)),
     )
@@ -65,7 +65,7 @@ def _measured(model: PreTrainedModel, loaded: Loaded, config: RunConfig) -> dict
         model,
         loaded.trio.codec,
         loaded.splits.test[: config.evaluation.final_prompts],
-        get_contract(config.data.contract),
+        contract_of(config.data),
         config.evaluation,
         config.rollout,
         seed=config.seed,

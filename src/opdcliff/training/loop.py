@@ -73,7 +73,7 @@ def train(
     lam: float,
     trio: Trio,
     splits: Splits,
-    modal_sets: ModalSets,
+    modal_sets: ModalSets | None,
     engine: Engine,
     *,
     report: Callable[[int, dict[str, float]], None],

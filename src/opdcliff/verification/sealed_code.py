@@ -26,7 +26,14 @@ SEALED, SEALED_MANIFEST = "sealed", "manifest.json"
 # Where this package is today: what a new lock copies, and what judges in it.
 JUDGE = "opdcliff.verification.verdicts"
 # Metrics are made while a run goes on; their code is kept to be read, not executed.
-METRIC_CODE = ("contract/parse.py", "contract/ranking.py", "training/evaluation/metrics.py")
+METRIC_CODE = (
+    *(f"contract/{name}.py" for name in ("verdict", "json_text", "parse", "ranking", "choice")),
+    *(
+        f"contract/forms/{name}.py"
+        for name in ("schema", "schema_check", "pattern", "lark", "function", "wrapper")
+    ),
+    "training/evaluation/metrics.py",
+)
 
 _NAME = "opdcliff"
 # Executed copies by the digest of their bytes.

@@ -57,14 +57,14 @@ def evaluate_model(
     """`answer_metrics` of one model on its own, e.g. the teacher or the warm start."""
     batches = answers_in_batches(model, codec, list(enumerate(examples)), how, seed=seed)
     judged = [j for part, rollout in batches for j in judge(rollout, part, contract, codec)]
-    return answer_metrics(judged, config.ndcg_k, gain_of(config))
+    return answer_metrics(judged, config.ndcg_k, gain_of(config), contract)
 
 
 def class_metrics(
     trio: Trio,
     rollout: Rollout,
     examples: Sequence[Example],
-    modal_sets: ModalSets,
+    modal_sets: ModalSets | None,
     *,
     lam: float,
     strength: float | None,
@@ -79,8 +79,11 @@ def class_metrics(
     train/beyond_zc: share of them with ratio above c. train/headroom: median of z_c - logit q,
     each at its own p; train/headroom_spread: half the width of its middle 68%, the sd of a normal
     one, untouched by the few positions after a stray token (point 16). Positions where a model
-    forbids the whole modal class or tail (an infinite logit) are left out.
+    forbids the whole modal class or tail (an infinite logit) are left out. Nothing where the
+    contract has no classes.
     """
+    if modal_sets is None:
+        return {}
     positions = label(rollout, examples, modal_sets)
     logit_p, logit_q, logit_b = (
         modal_logits(m, rollout, positions, temperature=temperature, chunk_tokens=chunk_tokens)

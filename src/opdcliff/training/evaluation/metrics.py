@@ -1,4 +1,4 @@
-"""What an answer is worth: parsed strictly, ranked, counted; the metrics `eval/...`.
+"""What an answer is worth: judged strictly, ranked, counted; the metrics `eval/...`.
 
 A lock keeps the digest of this file: the meaning of a locked metric is this code.
 """
@@ -36,13 +36,13 @@ class Judged:
 def judge(
     rollout: Rollout, examples: Sequence[Example], contract: Contract, codec: Codec
 ) -> list[Judged]:
-    """Parse every answer strictly."""
+    """Judge every answer strictly."""
     judged = []
     for example, ids, ended in zip(
         examples, rollout.answers(), rollout.ended_B.tolist(), strict=True
     ):
         text = codec.answer_text(ids[:-1] if ended else ids)
-        verdict = contract.parse(text, example.candidates, ended=ended)
+        verdict = contract.judge(text, example, ended=ended)
         grades = (
             None
             if verdict.ranking is None
@@ -52,10 +52,15 @@ def judge(
     return judged
 
 
-def answer_metrics(judged: Sequence[Judged], ndcg_k: int, gain: Gain) -> dict[str, float]:
-    """Metrics `eval/...` of judged answers: rates over all answers, lengths in tokens."""
+def answer_metrics(
+    judged: Sequence[Judged], ndcg_k: int, gain: Gain, contract: Contract
+) -> dict[str, float]:
+    """Metrics `eval/...` of judged answers: rates over all answers, lengths in tokens.
+
+    NDCG is there for contracts that rank. Failure codes that a contract does not list are there
+    where an answer has them.
+    """
     failures = Counter(j.verdict.failure for j in judged)
-    ndcg = ranking_metrics([j.grades for j in judged], ks=(ndcg_k,), gain=gain)
     count = len(judged)
     metrics = {
         "eval/prompts": float(count),
@@ -63,5 +68,10 @@ def answer_metrics(judged: Sequence[Judged], ndcg_k: int, gain: Gain) -> dict[st
         "eval/truncated_rate": failures[FailureCode.TRUNCATED] / count,
         "eval/mean_length": float(np.mean([j.length for j in judged])),
     }
-    metrics |= {f"eval/{name}": value for name, value in ndcg.items()}
-    return metrics | {f"eval/fail/{code.value}": failures[code] / count for code in FailureCode}
+    if contract.ranks:
+        ndcg = ranking_metrics([j.grades for j in judged], ks=(ndcg_k,), gain=gain)
+        metrics |= {f"eval/{name}": value for name, value in ndcg.items()}
+    others = sorted(code for code in failures if code is not None and code not in contract.codes)
+    return metrics | {
+        f"eval/fail/{code}": failures[code] / count for code in (*contract.codes, *others)
+    }

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from opdcliff.contract import get_contract
+from opdcliff.contract import contract_of
 from opdcliff.data import read_splits
 from opdcliff.models import MEASURING_CODE, TEACHER, Prepared, load_trio, without_compiled
 from opdcliff.paths import StudyPaths
@@ -38,7 +38,7 @@ def references(config: RunConfig, paths: StudyPaths, prepared: Prepared) -> dict
 def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
     trio = load_trio(config, prepared)
     examples = read_splits(prepared.data).test[: config.evaluation.final_prompts]
-    contract = get_contract(config.data.contract)
+    contract = contract_of(config.data)
     metrics = {
         name: evaluate_model(
             model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from opdcliff.contract import ModalSets, get_contract
+from opdcliff.contract import ModalSets, contract_of
 from opdcliff.data import Splits
 from opdcliff.engine import Engine
 from opdcliff.models import Trio
@@ -22,7 +22,7 @@ def evaluate_run(
     config: RunConfig,
     trio: Trio,
     splits: Splits,
-    modal_sets: ModalSets,
+    modal_sets: ModalSets | None,
     engine: Engine,
     meter: RunningMeans,
     lam: float,
@@ -30,7 +30,7 @@ def evaluate_run(
     final: bool,
 ) -> dict[str, float]:
     """One evaluation, shared out over ranks and complete on every rank."""
-    settings, contract = config.evaluation, get_contract(config.data.contract)
+    settings, contract = config.evaluation, contract_of(config.data)
     metrics = meter.flush() | {"train/lam": lam}
     prompts = settings.final_prompts if final else settings.prompts
     numbered = list(enumerate(splits.test[:prompts]))[engine.rank :: engine.world]
@@ -55,7 +55,7 @@ def evaluate_run(
             temperature=config.rollout.temperature,
             chunk_tokens=config.engine.score_chunk_tokens,
         )
-    metrics |= answer_metrics(engine.gather(judged), settings.ndcg_k, gain_of(settings))
+    metrics |= answer_metrics(engine.gather(judged), settings.ndcg_k, gain_of(settings), contract)
     return metrics | {"time/evaluate_s": time.perf_counter() - started}
 
 

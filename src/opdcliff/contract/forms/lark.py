@@ -1,0 +1,75 @@
+"""The contract of a Lark grammar, as llguidance reads it: the whole answer is a sentence of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opdcliff.contract.forms.pattern import NOT_TEXT, is_text
+from opdcliff.contract.verdict import ACCEPTED, Asked, FailureCode, ParseResult, refused
+from opdcliff.errors import ConfigError, DataError
+
+NO_PARSE, INCOMPLETE = "no_parse", "incomplete"
+_EXTRA = 'pip install "opd-cliff[grammar]"'
+
+
+@dataclass(frozen=True)
+class LarkContract:
+    """Codes: truncated; not_text, as for expressions; no_parse, where a byte cannot follow those
+    before it; incomplete, where all can and more has to follow.
+    """
+
+    name: str = "lark"
+    ranks: bool = False
+    has_text: bool = False
+    form_key: str = "lark"
+    codes: Sequence[str] = (FailureCode.TRUNCATED.value, NOT_TEXT, NO_PARSE, INCOMPLETE)
+
+    def read_form(self, value: object) -> str:
+        """The grammar itself. Raises DataError where it is none."""
+        if not isinstance(value, str):
+            raise DataError("is no text; give a Lark grammar")
+        matcher = engine().LLMatcher
+        wrong, said = matcher.validate_grammar_with_warnings(matcher.grammar_from_lark(value))
+        if wrong:
+            words = " ".join(said[0].split())
+            raise DataError(f"is no Lark grammar of llguidance: {words[:200]}; mend it")
+        return value
+
+    def judge(self, text: str, asked: Asked, *, ended: bool) -> ParseResult:
+        """Accept or refuse one answer."""
+        if not ended:
+            return refused(FailureCode.TRUNCATED)
+        if not is_text(text):
+            return refused(NOT_TEXT)
+        data = text.encode()
+        matcher = _matcher(asked.form).deep_copy()
+        if matcher.try_consume_tokens(list(data)) < len(data):
+            return refused(NO_PARSE)
+        return ACCEPTED if matcher.is_accepting() else refused(INCOMPLETE)
+
+
+def engine() -> Any:
+    """The module of the grammar engine. Raises ConfigError where it is not installed."""
+    try:
+        import llguidance
+    except ImportError as error:
+        raise ConfigError(
+            f"grammars are read by llguidance, which is not installed: {_EXTRA}"
+        ) from error
+    return llguidance
+
+
+@functools.cache
+def _bytes() -> Any:
+    """A tokenizer whose tokens 0 to 255 are the bytes."""
+    return engine().LLTokenizer("byte")
+
+
+@functools.lru_cache(1024)
+def _matcher(form: str) -> Any:
+    """A matcher at the start of a grammar, of which judgements take copies."""
+    kind = engine().LLMatcher
+    return kind(_bytes(), kind.grammar_from_lark(form))
