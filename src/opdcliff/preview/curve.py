@@ -40,7 +40,7 @@ class Preview:
     with its Wilson interval over prompts, and the other metrics of an evaluation. Of two margins
     the wider one is the lower edge of a band. breaks: what was gone where answers failed. stars:
     lambda* per clip, of the calibration, if there is one. floors: parse rates of the teacher and
-    the warm start on the same prompts, and the one asked for. identity: of models, prompts and seed.
+    the warm start on the same prompts, and the one asked for. identity: of models, prompts, seed.
     """
 
     table: pd.DataFrame
