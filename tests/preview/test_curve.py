@@ -311,7 +311,8 @@ def test_a_contract_that_only_judges_is_previewed_and_trained_with(
     def preview(*words: str) -> pd.DataFrame:
         reply = run("preview", *words, *small)
         assert reply.code == 0, reply.err
-        return pd.read_csv(workshop / "runs/results/studies/prompts/preview/preview.csv")
+        folder = reply.out.strip().splitlines()[-1].removeprefix("written to ")
+        return pd.read_csv(Path(folder) / "preview.csv")
 
     reply = run("calibrate", *own)
     assert reply.code == 2
