@@ -15,7 +15,7 @@ from opdcliff.calibration.modal_mass import label, modal_logits
 from opdcliff.contract.parse import RANKING_WITH_REASON
 from opdcliff.models.trio import assemble
 from opdcliff.settings.schema import CalibrationConfig
-from opdcliff.training.evaluation.answers import class_metrics
+from opdcliff.training.evaluation.masses import class_metrics, measure_masses
 
 WORDS = 6
 TOKENIZER = markov.tokenizer(WORDS)
@@ -50,16 +50,10 @@ def test_metrics_of_a_run_leave_infinite_logits_out() -> None:
     """The teacher forbids the whole class of text positions, and OPEN, which belongs to it."""
     base = markov.chain([0.5] * WORDS)
     trio = assemble(base, forbid(markov.chain([0.9] * WORDS), TEXT), CODEC)
-    metrics = class_metrics(
-        trio,
-        ROLLOUT,
-        [markov.example()],
-        SETS,
-        lam=1.4,
-        strength=5.0,
-        temperature=1.0,
-        chunk_tokens=8,
+    masses = measure_masses(
+        trio, ROLLOUT, [markov.example()], SETS, temperature=1.0, chunk_tokens=8
     )
+    metrics = class_metrics(masses, lam=1.4, strength=5.0)
     assert "train/tail_ratio/text" not in metrics
     assert all(math.isfinite(value) for value in metrics.values())
 

@@ -1,4 +1,4 @@
-"""One process and two ranks train alike: same rollouts, losses and parameters, for every engine.
+"""One process and several ranks train alike: rollouts, parameters, every number that is logged.
 
 float32 on gloo. Tolerances are absolute. The runs on two ranks go the way of a study's cell, pipe
 included, one of them with its launcher.
@@ -35,6 +35,7 @@ from opdcliff.settings.compose import compose_one
 from opdcliff.settings.schema import RunConfig
 from opdcliff.study.cells import Cell, run_cell
 from opdcliff.training import ranks as ranks_module
+from opdcliff.training.evaluation import run_evaluation as measuring
 from places import HELPERS
 from warm_ranks import started_warm
 
@@ -46,9 +47,9 @@ WORDS = [
     f"lam.value={LAM}",
     f"optim.updates={UPDATES}",
     "evaluation.every=1",
-    # One rank gets two of them, the other one.
-    "evaluation.prompts=3",
-    "evaluation.final_prompts=3",
+    # Shares of uneven size; few answers of such models reach the text.
+    "evaluation.prompts=11",
+    "evaluation.final_prompts=11",
     "evaluation.collapse_floor=0.0",
     "engine.device=cpu",
     # Shares of three answers in parts of two and one; a chunk of the head for each token of the
@@ -124,6 +125,9 @@ def _run(prepared: Prepared, folder: Path, *words: str, warm: bool = True) -> Ru
         # Few enough for chunks of the full estimator to be run again in the backward pass.
         patch.setenv(kept.CHUNK_LOGITS, "1000")
         patch.setattr(scoring, "CPU_CHUNK_LOGITS", 1000)
+        # Fewer than there are test prompts, and one rank has one more of them than another.
+        patch.setenv(kept.CLASS_ANSWERS, "9")
+        patch.setattr(measuring, "CLASS_ANSWERS", 9)
         patch.setenv("PYTHONPATH", HELPERS, prepend=os.pathsep)
         patch.setattr(ranks_module, "RANK_MODULE", "kept")
         keeping(patch.setattr)
@@ -214,12 +218,7 @@ def _assert_alike(shared: Run, alone: Run, held: float) -> None:
     # Otherwise ranks out of step would go unnoticed.
     lengths = [[max(map(len, part.values())) for part in rank["answers"]] for rank in shared.ranks]
     assert lengths[0] != lengths[1]
-    for name in ("train/loss", "train/grad_norm"):
-        expected, found = alone.history[name][1:], shared.history[name][1:]
-        assert len(found) == len(alone.answers)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=EXACT)
-    same = [name for name in alone.history if str(name).startswith("eval/")]
-    pd.testing.assert_frame_equal(shared.history[same], alone.history[same])
+    _assert_numbers_alike(shared.history, alone.history)
     trained = alone.ranks[0]["parameters"]
     for rank in shared.ranks:
         # Where tokens hardly occur a gradient is a few roundings, which Adam divides by each other:
@@ -232,6 +231,42 @@ def _assert_alike(shared: Run, alone: Run, held: float) -> None:
         assert _largest_difference(rank["parameters"], rank["after"]) == 0.0
         _assert_frozen(rank, torch.float32)
         assert _held(rank) == held
+
+
+def _assert_numbers_alike(shared: pd.DataFrame, alone: pd.DataFrame) -> None:
+    """All that is logged but wall times, so that no new metric is left out."""
+    shared, alone = (h[[n for n in h if not n.startswith("time/")]] for h in (shared, alone))
+    # There is something to compare.
+    for name in ("train/residual_sd", "train/headroom_spread", "train/clip_fraction/all"):
+        assert alone[name].nunique() > 1, name
+    pd.testing.assert_frame_equal(shared, alone, check_like=True, rtol=EXACT, atol=EXACT)
+
+
+# Of nine answers whose masses are measured one rank has three and the others two and run one more
+# row: scoring under a split teacher is collective.
+FOUR = ["optim.updates=2", "rollout.prompts_per_update=4", "engine.micro_batch=1", "clip=c2"]
+
+
+@pytest.mark.multirank
+def test_four_ranks_log_what_one_process_does(prepared: Prepared, tmp_path: Path) -> None:
+    histories = []
+    for name, words in (
+        ("alone", []),
+        ("shared", ["engine=zero2", "engine.ranks=4", "engine.shard_teacher=true"]),
+    ):
+        (tmp_path / name).mkdir()
+        histories.append(_run(prepared, tmp_path / name, *FOUR, *words).history)
+    _assert_numbers_alike(histories[1], histories[0])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 16, 64])
+@pytest.mark.parametrize("prompts", [64, 65, 200])
+def test_the_same_answers_are_measured_on_any_number_of_ranks(prompts: int, world: int) -> None:
+    shares = [measuring.class_rows(prompts, rank, world) for rank in range(world)]
+    numbers = [list(range(prompts))[rank::world][:own] for rank, (own, _) in enumerate(shares)]
+    assert sorted(n for share in numbers for n in share) == list(range(measuring.CLASS_ANSWERS))
+    # As many rows on every rank, none more than another has to run.
+    assert {run for _, run in shares} == {max(own for own, _ in shares)}
 
 
 @pytest.mark.multirank

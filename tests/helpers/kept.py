@@ -1,7 +1,8 @@
 """What a run leaves besides its record, for tests: rollouts, final parameters, a refused update.
 
 Also what the frozen models and the optimizer hold. `python -m kept JOB` is a rank with these kept
-in the folder $OPDCLIFF_KEPT, per rank, and $OPDCLIFF_CHUNK_LOGITS as the bound of a chunk.
+in the folder $OPDCLIFF_KEPT, per rank, $OPDCLIFF_CHUNK_LOGITS as the bound of a chunk, and
+$OPDCLIFF_CLASS_ANSWERS as the number of answers whose masses are measured.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from opdcliff.processes import rank
 from opdcliff.rollout import scoring
 from opdcliff.rollout.draws import TRAIN_STREAM, Rollout
 from opdcliff.training import run as run_module
+from opdcliff.training.evaluation import run_evaluation as measuring
 
 FOLDER = "OPDCLIFF_KEPT"
 CHUNK_LOGITS = "OPDCLIFF_CHUNK_LOGITS"
+CLASS_ANSWERS = "OPDCLIFF_CLASS_ANSWERS"
 
 
 def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
@@ -98,4 +101,5 @@ def _frozen(model: nn.Module, optimized: set[int]) -> dict[str, Any]:
 if __name__ == "__main__":
     keeping(setattr)
     scoring.CPU_CHUNK_LOGITS = int(os.environ.get(CHUNK_LOGITS, scoring.CPU_CHUNK_LOGITS))
+    measuring.CLASS_ANSWERS = int(os.environ.get(CLASS_ANSWERS, measuring.CLASS_ANSWERS))
     rank.main(Path(sys.argv[1]))

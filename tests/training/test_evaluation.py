@@ -17,7 +17,7 @@ from opdcliff.models.trio import Trio, assemble
 from opdcliff.rollout.draws import Rollout
 from opdcliff.theory.threshold import clip_safe_logit, logit
 from opdcliff.training.evaluation import answers as answers_module
-from opdcliff.training.evaluation.answers import class_metrics
+from opdcliff.training.evaluation.masses import class_metrics, measure_masses
 from opdcliff.training.evaluation.metrics import Judged, answer_metrics, judge
 
 VOCABULARY = [
@@ -148,15 +148,15 @@ def answers_of(trio: Trio, texts: list[list[str]]) -> Rollout:
 
 def metrics_of(trio: Trio, rollout: Rollout, **changes: float | None) -> dict[str, float]:
     settings = {"lam": 1.0, "strength": 5.0} | changes
-    return class_metrics(
+    masses = measure_masses(
         trio,
         rollout,
         [markov.example(i) for i in range(len(rollout.ended_B))],
         trio.codec.modal_sets(RANKING_WITH_REASON),
         temperature=1.0,
         chunk_tokens=16,
-        **settings,
     )
+    return class_metrics(masses, **settings)
 
 
 def test_known_masses_give_known_metrics(chains: Trio) -> None:

@@ -9,17 +9,17 @@ from opdcliff.calibration.distribution import (
     tabulate_curves,
     tabulate_distribution,
 )
-from opdcliff.calibration.modal_mass import CLASSES, Positions, label, label_classes, modal_logits
+from opdcliff.calibration.modal_mass import CLASSES, NO_CLASS, label, label_classes, modal_logits
 from opdcliff.calibration.outside import Outside
 from opdcliff.calibration.pair import calibrate, own_pair
 
 __all__ = [
     "CLASSES",
+    "NO_CLASS",
     "Binding",
     "Calibration",
     "Homogeneity",
     "Outside",
-    "Positions",
     "calibrate",
     "label",
     "label_classes",

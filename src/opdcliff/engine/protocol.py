@@ -73,6 +73,10 @@ class Engine(Protocol):
         """The sum of a number over all ranks."""
         ...
 
+    def sums_over_ranks(self, values: Sequence[float]) -> list[float]:
+        """The sums of several numbers over all ranks, in one exchange."""
+        ...
+
     def gather(self, items: list[Item]) -> list[Item]:
         """The items of all ranks, in rank order, on every rank."""
         ...

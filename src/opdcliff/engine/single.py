@@ -67,6 +67,9 @@ class SingleEngine:
     def sum_over_ranks(self, value: float) -> float:
         return value
 
+    def sums_over_ranks(self, values: Sequence[float]) -> list[float]:
+        return list(values)
+
     def gather(self, items: list[Item]) -> list[Item]:
         return items
 

@@ -117,7 +117,10 @@ class DeepSpeedEngine:
         write(self._named, self._engine.optimizer, state)
 
     def sum_over_ranks(self, value: float) -> float:
-        return self._reduced(value, dist.ReduceOp.SUM)
+        return self.sums_over_ranks([value])[0]
+
+    def sums_over_ranks(self, values: Sequence[float]) -> list[float]:
+        return self._reduced(values, dist.ReduceOp.SUM)
 
     def gather(self, items: list[Item]) -> list[Item]:
         shares: list[Any] = [None] * self.world
@@ -170,12 +173,13 @@ class DeepSpeedEngine:
         return norm
 
     def _longest(self, length: int) -> int:
-        return int(self._reduced(length, dist.ReduceOp.MAX))
+        return int(self._reduced([length], dist.ReduceOp.MAX)[0])
 
-    def _reduced(self, value: float, operation: Any) -> float:
-        total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total, op=operation)
-        return float(total)
+    def _reduced(self, values: Sequence[float], operation: Any) -> list[float]:
+        reduced = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(reduced, op=operation)
+        numbers: list[float] = reduced.tolist()
+        return numbers
 
 
 def _use_no_compiled_operator() -> None:

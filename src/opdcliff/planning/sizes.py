@@ -21,7 +21,7 @@ from opdcliff.planning.setup import Adapter, Setup
 from opdcliff.rollout import has_plain_head
 from opdcliff.settings import STAGES, ArchConfig, RunConfig
 from opdcliff.storage import in_words
-from opdcliff.training import CLASS_ANSWERS, EVALUATION_BATCH
+from opdcliff.training import EVALUATION_BATCH, class_rows
 
 # What the hub's config.json of each says [S], so that a plan needs no download:
 # huggingface.co/Qwen/Qwen3-1.7B and huggingface.co/Qwen/Qwen3-8B.
@@ -104,7 +104,7 @@ def setup_of(config: RunConfig, *, prompt: int, cuda: bool) -> Setup:
         answer=config.rollout.max_new_tokens,
         rollout_rows=rows,
         evaluation_rows=min(EVALUATION_BATCH, -(-prompts // engine.ranks)),
-        class_rows=min(CLASS_ANSWERS, prompts // engine.ranks),
+        class_rows=class_rows(prompts, 0, engine.ranks)[1],
         micro_rows=min(engine.micro_batch, rows),
         chunk=engine.score_chunk_tokens,
         full=config.optim.estimator == "full",

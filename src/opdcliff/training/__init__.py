@@ -12,7 +12,7 @@ from opdcliff.training.checkpoints.resume import (
 from opdcliff.training.evaluation.answers import EVALUATION_BATCH, evaluate_model, gain_of
 from opdcliff.training.evaluation.metrics import Judged, answer_metrics, judge
 from opdcliff.training.evaluation.references import references
-from opdcliff.training.evaluation.run_evaluation import CLASS_ANSWERS
+from opdcliff.training.evaluation.run_evaluation import class_rows
 from opdcliff.training.job import Job, Place
 from opdcliff.training.loop import RunOutcome
 from opdcliff.training.ranks import train_on_ranks
@@ -20,7 +20,6 @@ from opdcliff.training.run import train_here
 
 __all__ = [
     "BASELINES",
-    "CLASS_ANSWERS",
     "EVALUATION_BATCH",
     "Job",
     "Judged",
@@ -28,6 +27,7 @@ __all__ = [
     "RunOutcome",
     "about_run",
     "answer_metrics",
+    "class_rows",
     "drop_checkpoints_after",
     "evaluate_model",
     "find_start",

@@ -130,7 +130,7 @@ def train(
             )
         meter.add("train/loss", loss, 1)
         meter.add("train/grad_norm", norm, 1)
-        log_tokens(meter, output, batch.rollout, class_BT)
+        log_tokens(meter, engine, output, batch.rollout, class_BT)
         at.update += 1
         advance(at.update)
 

@@ -67,7 +67,6 @@ def sample_batch(
             seed=config.seed,
             stream=TRAIN_STREAM,
         )
-    meter.add("train/compiled_rollouts", float(rollout.compiled), 1)
     parts = parts_of(rollout, config.engine.micro_batch, ranks=engine.world)
     with Timed(meter, "score"), torch.no_grad():
         score = partial(score_frozen, rollout=rollout, parts=parts, config=config)
@@ -77,7 +76,10 @@ def sample_batch(
         old = None
         if ClipRule(config.clip.rule).uses_policy_ratio:
             old = by_parts(rollout, parts, partial(_student_logp, engine))
-    tokens = engine.sum_over_ranks(float(rollout.mask_BT.sum()))
+    tokens, compiled = engine.sums_over_ranks(
+        [float(rollout.mask_BT.sum()), float(rollout.compiled)]
+    )
+    meter.add("train/compiled_rollouts", compiled, engine.world)
     return Batch(examples, rollout, parts, teacher, base, old, int(tokens))
 
 
@@ -173,16 +175,22 @@ def part_loss(
     )
 
 
-def log_tokens(meter: RunningMeans, output: LossOutput, rollout: Rollout, class_BT: Tensor) -> None:
-    """Advantage and KL over all answer tokens, and clip fraction per class."""
+def log_tokens(
+    meter: RunningMeans, engine: Engine, output: LossOutput, rollout: Rollout, class_BT: Tensor
+) -> None:
+    """Advantage and KL over all answer tokens of all ranks, and clip fraction per class."""
     clipped_BT = output.clipped_BT.float()
     tokens = float(rollout.mask_BT.sum())
-    meter.add("train/advantage_mean", float(output.advantage_BT.sum()), tokens)
-    meter.add("train/kl_teacher", float(output.kl_BT.sum()), tokens)
-    meter.add("train/clip_fraction/all", float(clipped_BT[rollout.mask_BT].sum()), tokens)
+    sums = {
+        "train/advantage_mean": (float(output.advantage_BT.sum()), tokens),
+        "train/kl_teacher": (float(output.kl_BT.sum()), tokens),
+        "train/clip_fraction/all": (float(clipped_BT[rollout.mask_BT].sum()), tokens),
+    }
     for code, name in enumerate(CLASSES):
         of_class_BT = class_BT == code
-        count = float(of_class_BT.sum())
-        if count:
-            total = float(clipped_BT[of_class_BT].sum())
-            meter.add(f"train/clip_fraction/{name.value}", total, count)
+        clipped = float(clipped_BT[of_class_BT].sum())
+        sums[f"train/clip_fraction/{name.value}"] = (clipped, float(of_class_BT.sum()))
+    flat = engine.sums_over_ranks([value for pair in sums.values() for value in pair])
+    for metric, total, weight in zip(sums, flat[::2], flat[1::2], strict=True):
+        if weight:
+            meter.add(metric, total, weight)

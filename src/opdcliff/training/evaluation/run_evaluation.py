@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import time
+from collections.abc import Sequence
+from typing import TypeVar
 
 from opdcliff.contract import ModalSets, contract_of
 from opdcliff.data import Splits
@@ -10,9 +13,12 @@ from opdcliff.engine import Engine
 from opdcliff.models import Trio
 from opdcliff.rollout import Rollout
 from opdcliff.settings import RunConfig
-from opdcliff.training.evaluation.answers import answers_in_batches, class_metrics, gain_of
+from opdcliff.training.evaluation.answers import answers_in_batches, gain_of
+from opdcliff.training.evaluation.masses import Masses, class_metrics, measure_masses
 from opdcliff.training.evaluation.metrics import Judged, answer_metrics, judge
 from opdcliff.training.running_means import RunningMeans
+
+Item = TypeVar("Item")
 
 # Answers whose class masses are measured per evaluation: three full-vocabulary passes each.
 CLASS_ANSWERS = 48
@@ -29,11 +35,14 @@ def evaluate_run(
     *,
     final: bool,
 ) -> dict[str, float]:
-    """One evaluation, shared out over ranks and complete on every rank."""
+    """One evaluation, shared out over ranks and complete on every rank.
+
+    The same answers are measured whatever the number of ranks, in the same order.
+    """
     settings, contract = config.evaluation, contract_of(config.data)
     metrics = meter.flush() | {"train/lam": lam}
-    prompts = settings.final_prompts if final else settings.prompts
-    numbered = list(enumerate(splits.test[:prompts]))[engine.rank :: engine.world]
+    prompts = splits.test[: settings.final_prompts if final else settings.prompts]
+    numbered = list(enumerate(prompts))[engine.rank :: engine.world]
     started = time.perf_counter()
     with engine.whole_student():
         batches = answers_in_batches(
@@ -42,27 +51,50 @@ def evaluate_run(
         judged: list[Judged] = []
         for examples, rollout in batches:
             judged += judge(rollout, examples, contract, trio.codec)
-        examples, rollout = batches[0]
-        # As many on every rank, some of which may have got one prompt more.
-        rows = min(CLASS_ANSWERS, prompts // engine.world)
-        metrics |= class_metrics(
-            trio,
-            engine.level(_first_rows(rollout, rows)),
-            examples[:rows],
-            modal_sets,
-            lam=lam,
-            strength=config.clip.strength,
-            temperature=config.rollout.temperature,
-            chunk_tokens=config.engine.score_chunk_tokens,
-        )
-    metrics |= answer_metrics(engine.gather(judged), settings.ndcg_k, gain_of(settings), contract)
+        # A contract that only judges has no classes.
+        masses: list[Masses] = []
+        if modal_sets is not None:
+            examples, rollout = batches[0]
+            own, run = class_rows(len(prompts), engine.rank, engine.world)
+            rows = [row % len(examples) for row in range(run)]
+            masses = measure_masses(
+                trio,
+                engine.level(_of_rows(rollout, rows)),
+                [examples[row] for row in rows],
+                modal_sets,
+                temperature=config.rollout.temperature,
+                chunk_tokens=config.engine.score_chunk_tokens,
+            )[:own]
+    numbers = [number for number, _ in numbered]
+    if modal_sets is not None:
+        measured = _in_order(engine, numbers[: len(masses)], masses)
+        metrics |= class_metrics(measured, lam=lam, strength=config.clip.strength)
+    every = _in_order(engine, numbers, judged)
+    metrics |= answer_metrics(every, settings.ndcg_k, gain_of(settings), contract)
     return metrics | {"time/evaluate_s": time.perf_counter() - started}
 
 
-def _first_rows(rollout: Rollout, count: int) -> Rollout:
+def class_rows(prompts: int, rank: int, world: int) -> tuple[int, int]:
+    """How many answers of a rank are measured, and how many rows it runs for that.
+
+    Measured are the first `CLASS_ANSWERS` of all prompts, which ranks take in turn. Where that does
+    not go up, some rank runs a row more than it is measured on: all need as many, since scoring
+    under a teacher that is split is collective.
+    """
+    every = min(CLASS_ANSWERS, prompts)
+    return len(range(rank, every, world)), -(-every // world)
+
+
+def _in_order(engine: Engine, numbers: Sequence[int], items: Sequence[Item]) -> list[Item]:
+    """The items of all ranks by the number of their prompt."""
+    gathered = engine.gather(list(zip(numbers, items, strict=True)))
+    return [item for _, item in sorted(gathered, key=operator.itemgetter(0))]
+
+
+def _of_rows(rollout: Rollout, rows: list[int]) -> Rollout:
     return Rollout(
-        rollout.ids_BL[:count],
-        rollout.attention_BL[:count],
-        rollout.mask_BT[:count],
-        rollout.ended_B[:count],
+        rollout.ids_BL[rows],
+        rollout.attention_BL[rows],
+        rollout.mask_BT[rows],
+        rollout.ended_B[rows],
     )
