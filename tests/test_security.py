@@ -26,7 +26,8 @@ from opdcliff.paths import StudyPaths
 from opdcliff.processes import rank
 from opdcliff.records.record import read_record
 from opdcliff.settings.checks import load
-from opdcliff.settings.compose import compose_grid, compose_one
+from opdcliff.settings.compose import compose_one
+from opdcliff.settings.grid import compose_grid
 from opdcliff.settings.schema import ArchConfig
 from opdcliff.study.cells import RANKS_LOG, Cell, run_cell
 from opdcliff.training import ranks

@@ -128,8 +128,8 @@ def test_a_launcher_that_gives_up_is_one_line(run: Run, monkeypatch: pytest.Monk
     def stop(*_: object) -> None:
         raise RuntimeError("no\nworkers")
 
-    monkeypatch.setattr("opdcliff.study.jobs.run_multirun", stop)
-    reply = run("train", "-m", *SECONDS, "seed=0,1")
+    monkeypatch.setattr("opdcliff.study.jobs.launch_grid", stop)
+    reply = run("train", "-m", *SECONDS, "seed=0,1", "launcher=joblib")
     assert reply.code == 7
     assert "launcher stopped before all 2 cells were done (RuntimeError: no workers)" in reply.line
 

@@ -19,7 +19,8 @@ from doc_commands import NOT_RUN, PAGES, SMALLER, all_commands, smaller, words_o
 from opdcliff.cli.command import VERBS
 from opdcliff.paths import REPO_ROOT
 from opdcliff.settings.checks import load
-from opdcliff.settings.compose import compose_grid, compose_one
+from opdcliff.settings.compose import compose_one
+from opdcliff.settings.grid import compose_grid
 from opdcliff.study.study import check_protocol
 from workshop import (
     OWN_SIZES,

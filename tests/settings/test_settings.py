@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
@@ -19,7 +22,14 @@ from omegaconf import DictConfig, OmegaConf
 from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
 from opdcliff.settings.checks import check, load, science, science_of
-from opdcliff.settings.compose import clip_option, compose_grid, compose_one, run_multirun
+from opdcliff.settings.compose import (
+    ROOT_CONFIG,
+    clip_option,
+    compose_one,
+    hydra_session,
+    without_hydra,
+)
+from opdcliff.settings.grid import compose_grid, launch_grid
 from opdcliff.settings.schema import ProtocolArm, RunConfig, field_names
 from opdcliff.storage.conf_groups import default_of, describe, group_names, options_of
 from opdcliff.study.study import check_protocol
@@ -471,6 +481,31 @@ def test_the_command_line_overrules_the_sweep_of_an_experiment() -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["clip=glob([c5,c2])", "lam.value=1,null", "lam.of_threshold=.5", "seed=range(0,2)"],
+        ["+data.template_args.x=1,2", "data.system_prompt=a,b"],
+        ["+data.template_args={x:1},{y:2}", "seed=0,1"],
+        ["lora=adapter", "model.lora.targets=[q_proj],[k_proj,v_proj]", "model.lora.rank=2,4"],
+        ["calibration.strengths=[2],[2,3]", "data.test=300,400", "evaluation.prompts=${data.test}"],
+    ],
+)
+def test_cells_are_those_that_hydra_would_compose_one_by_one(words: list[str]) -> None:
+    words = ["protocol=grid", *words]
+    grid = compose_grid(words)
+    with hydra_session() as hydra:
+        master = hydra.compose_config(ROOT_CONFIG, words, RunMode.MULTIRUN)
+        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(words)
+        (jobs,) = BasicSweeper.split_arguments(parsed, None)
+        one_by_one = [
+            load(without_hydra(hydra.config_loader.load_sweep_config(master, list(job))))
+            for job in jobs
+        ]
+    assert len({repr(cell.config) for cell in grid.cells}) == len(jobs)
+    assert [cell.config for cell in grid.cells] == one_by_one
+
+
+@pytest.mark.parametrize(
     ("words", "part"),
     [
         (["lam.value=1.2,-1"], "lam.value=-1.0 is not allowed"),
@@ -481,6 +516,12 @@ def test_the_command_line_overrules_the_sweep_of_an_experiment() -> None:
         (["engine.device=cpu,auto"], "cells 1 and 2"),
         (["hydra.launcher=x"], "set launcher=OPTION"),
         (["lam.value=interval(1,2)"], "a grid lists its values"),
+        (["lam.value=glob(*)"], "lam.value=glob(*): glob() lists the options of a group"),
+        (["lam.value=range(1,1.3,.1),1.3"], "a list cannot hold range()"),
+        (["lam.value=[range(1,2)]"], "a list cannot hold range()"),
+        (["seed=0,1", "seed=2"], "seed=2 would replace seed=0,1 and drop its cells"),
+        (["seed=0,1", "lam.valu=1,2"], "there is no setting lam.valu"),
+        (["seed=0,1", "optim.lr=1,x"], "optim.lr=x is not a number (in the cell seed=0 optim"),
     ],
 )
 def test_one_bad_cell_refuses_the_grid(words: list[str], part: str) -> None:
@@ -549,5 +590,6 @@ def test_a_lambda_beside_a_protocol_is_refused(default: RunConfig) -> None:
 
 def test_a_sweep_leaves_our_warnings_audible(tmp_path: Path) -> None:
     ours = logging.getLogger("opdcliff.records.tracking")
-    run_multirun(["protocol=grid", "seed=0,1", f"hydra.sweep.dir={tmp_path}"], lambda _: None)
+    words = ["protocol=grid", "seed=0,1", f"hydra.sweep.dir={tmp_path}"]
+    assert launch_grid(words, lambda composed: composed.seed) == [0, 1]
     assert not ours.disabled

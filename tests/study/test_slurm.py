@@ -18,7 +18,7 @@ from opdcliff.cli import command
 from opdcliff.errors import PreemptedError
 from opdcliff.paths import StudyPaths
 from opdcliff.records.record import read_record
-from opdcliff.settings.compose import compose_grid
+from opdcliff.settings.grid import compose_grid
 from opdcliff.study import jobs, slurm
 
 SECONDS = ["debug=seconds", "tracking=off", "engine.device=cpu"]

@@ -26,6 +26,18 @@ FORMAT = 1
 # What to do about damage.
 RESTORE = "restore the file from a copy, or move the folder out of runs/ to run the cell anew"
 
+
+class _Quoting(yaml.SafeDumper):
+    """Puts each text that begins as a number may into quotes: readers of YAML differ over `1e5`."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "'" if text[:1].isdigit() or text[:1] in ("+", "-", ".") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Quoting.add_representer(str, _text)
+
 # In the manifest's extras: parts of the run were made by different code.
 MIXED_CODE = "mixed_code"
 
@@ -103,7 +115,7 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Replace the config of the record in `folder`; redact it first."""
-    write_text_atomic(folder / CONFIG, yaml.safe_dump(config, sort_keys=True))
+    write_text_atomic(folder / CONFIG, yaml.dump(config, Dumper=_Quoting, sort_keys=True))
 
 
 def read_config(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:

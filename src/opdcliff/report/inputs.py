@@ -24,6 +24,7 @@ from opdcliff.verification import (
     as_json,
     bracket_table,
     check_tables,
+    read_columns,
     runs_of,
     verify_runs,
 )
@@ -118,7 +119,7 @@ def read_inputs(protocol: str, paths: StudyPaths) -> ReportInputs:
         found.lock,
         found.tests,
         committed,
-        pd.read_csv(folder / TABLE),
+        read_columns(folder / TABLE),
         check_tables(folder),
         found.integrity,
         paths,

@@ -5,17 +5,14 @@ from __future__ import annotations
 from opdcliff.settings.checks import check, load, science, science_of
 from opdcliff.settings.compose import (
     ROOT_CONFIG,
-    Grid,
-    GridCell,
     clip_option,
-    compose_grid,
     compose_one,
     hydra_session,
     model_option,
     quoted,
-    run_multirun,
 )
 from opdcliff.settings.engine_checks import STAGES
+from opdcliff.settings.grid import Grid, GridCell, compose_grid, launch_grid
 from opdcliff.settings.hostfile import Host, read_hostfile, resolved
 from opdcliff.settings.schema import (
     ArchConfig,
@@ -60,12 +57,12 @@ __all__ = [
     "compose_grid",
     "compose_one",
     "hydra_session",
+    "launch_grid",
     "load",
     "model_option",
     "quoted",
     "read_hostfile",
     "resolved",
-    "run_multirun",
     "science",
     "science_of",
 ]

@@ -12,10 +12,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig
 
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
@@ -24,6 +23,7 @@ from opdcliff.settings.engine_checks import check_stage
 from opdcliff.settings.hostfile import check_slots
 from opdcliff.settings.ranges import RANGES, value_at
 from opdcliff.settings.schema import ArchConfig, RunConfig
+from opdcliff.settings.structured import as_object, structured
 from opdcliff.settings.study_schema import PredictionConfig
 from opdcliff.storage import refuse_secrets
 from opdcliff.theory import ClipRule, validate_clip
@@ -44,24 +44,15 @@ def load(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: one line naming the field, its value and what is allowed.
     """
-    config = typed(composed)
-    refuse_secrets(asdict(config))
-    check(config)
-    return config
+    return load_structured(structured(composed))
 
 
-def typed(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
-    """The composed config with its types checked, but no range.
-
-    Raises:
-        ConfigError: one line naming the field, its value and what is allowed.
-    """
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), composed)
-        _refuse_resolvers(OmegaConf.to_container(merged, resolve=False))
-        return cast(RunConfig, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        raise ConfigError(_in_words(error)) from error
+def load_structured(config: DictConfig) -> RunConfig:
+    """`load` of a config whose types have been checked; it may be changed afterwards."""
+    loaded = as_object(config)
+    refuse_secrets(asdict(loaded))
+    check(loaded)
+    return loaded
 
 
 def science(config: RunConfig) -> dict[str, Any]:
@@ -115,37 +106,6 @@ def check(config: RunConfig) -> None:
     _check_reasons(config)
     _check_engine(config)
     _check_plateaus(config.protocol.predictions)
-
-
-def _in_words(error: OmegaConfBaseException) -> str:
-    """What the types of the schema refused."""
-    name, text = error.full_key, str(error).strip().splitlines()[0]
-    if isinstance(error, MissingMandatoryValue):
-        return f"{name} is missing; set {name}=VALUE"
-    if isinstance(error, ConfigKeyError):
-        allowed = ", ".join(map(str, error.parent_node or ()))
-        return f"there is no setting {name}; allowed there: {allowed}"
-    if match := re.search(r"could not be converted to (\w+)", text):
-        return f"{name}={error.value} is not {_TYPES.get(match[1], match[1])}"
-    if "is not a valid bool" in text:
-        return f"{name}={error.value} is not {_TYPES['Boolean']}"
-    if text.startswith("Incompatible value 'None'"):
-        return f"{name}=null is not allowed; give a value"
-    if text.startswith("Invalid type assigned"):
-        return f"{name}={error.value} is not allowed; set one of its fields, {name}.FIELD=VALUE"
-    if text.startswith("Invalid value assigned"):
-        return f"{name}={error.value} is not a list; write {name}=[VALUE,...]"
-    return f"{name}: {text}"
-
-
-def _refuse_resolvers(plain: object, name: str = "") -> None:
-    """Refuse `${oc.env:NAME}` and its like: records would get secrets of the environment."""
-    if isinstance(plain, Mapping | list):
-        items = plain.items() if isinstance(plain, Mapping) else enumerate(plain)
-        for key, value in items:
-            _refuse_resolvers(value, f"{name}.{key}".strip("."))
-    elif isinstance(plain, str) and _RESOLVER.search(plain):
-        raise ConfigError(f"{name} refers to a value outside of the settings; write the value out")
 
 
 def _check_arch(arch: ArchConfig | None) -> None:
@@ -281,14 +241,3 @@ def is_commit(revision: str | None) -> bool:
 
 def _looks_like_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1
-
-
-# A reference with a colon calls a resolver; one to another setting has none.
-_RESOLVER = re.compile(r"(?<!\\)\$\{[^{}]*:")
-
-_TYPES = {
-    "Float": "a number",
-    "Integer": "a whole number",
-    "Boolean": "true or false",
-    "String": "a text",
-}

@@ -1,4 +1,4 @@
-"""Composing Hydra configs: one of a run, or all cells of a grid, with errors as one line each."""
+"""Composing the Hydra config of one run, with errors as one line each; grids are in `grid`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ import contextlib
 import copy
 import difflib
 import functools
-import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, Sweep, ValueType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
-from opdcliff.settings.checks import load, science, typed
 from opdcliff.settings.schema import ClipConfig, ModelConfig, RunConfig, field_names
+from opdcliff.settings.structured import typed
+from opdcliff.settings.typed_text import keep_texts
 from opdcliff.storage import group_names, options_of
 
 ROOT_CONFIG = "config"
@@ -33,31 +31,14 @@ ROOT_CONFIG = "config"
 _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
-@dataclass(frozen=True)
-class GridCell:
-    """One cell of a grid: its checked config, and the overrides that tell it from the others."""
-
-    config: RunConfig
-    varied: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The cells in the order in which Hydra numbers its jobs, and the launcher they run under."""
-
-    cells: list[GridCell]
-    launcher: str
-
-
 def compose_one(overrides: Sequence[str]) -> DictConfig:
     """The config of one run.
 
     Raises:
         ConfigError: an unknown group, option or key, an override that cannot be read, or a grid.
     """
-    _refuse_flags(overrides)
-    with hydra_session(), _as_one_line(overrides):
-        _refuse_hydra(overrides)
+    overrides = checked_words(overrides)
+    with hydra_session(), as_one_line(overrides):
         composed: DictConfig = compose(
             ROOT_CONFIG, overrides=list(overrides), return_hydra_config=True
         )
@@ -67,40 +48,7 @@ def compose_one(overrides: Sequence[str]) -> DictConfig:
                 f"this is a grid over {', '.join(map(str, params))}; run it with "
                 "`opdcliff train -m ...`"
             )
-        return _without_hydra(composed)
-
-
-def compose_grid(overrides: Sequence[str]) -> Grid:
-    """All cells of a multirun, each composed and checked.
-
-    Raises:
-        ConfigError: as `compose_one`, a value out of range in any cell, or the same run twice.
-    """
-    _refuse_flags(overrides)
-    with hydra_session() as hydra, _as_one_line(overrides):
-        _refuse_hydra(overrides)
-        master = hydra.compose_config(ROOT_CONFIG, list(overrides), RunMode.MULTIRUN)
-        params = master.hydra.sweeper.get("params") or {}
-        words = [f"{key}={value}" for key, value in params.items()]
-        words += list(master.hydra.overrides.task)
-        parser = OverridesParser.create(config_loader=hydra.config_loader)
-        cells = _product(parser.parse_overrides(words))
-        checked = [
-            GridCell(_checked(hydra.config_loader.load_sweep_config(master, cell), names), names)
-            for cell, names in zip(cells, _varied(cells), strict=True)
-        ]
-    _refuse_repeats(checked)
-    launcher = master.hydra.launcher
-    if "_target_" not in launcher:
-        raise ConfigError(f"hydra.launcher={launcher} is not allowed; set launcher=OPTION")
-    return Grid(checked, str(launcher._target_))
-
-
-def run_multirun(overrides: Sequence[str], task: Callable[[DictConfig], Any]) -> list[Any]:
-    """Hand the grid to Hydra's sweeper and launcher; what `task` returned, by job number."""
-    with hydra_session() as hydra:
-        batches = hydra.multirun(ROOT_CONFIG, task, list(overrides))
-    return [job.return_value for batch in batches for job in batch]
+        return without_hydra(composed)
 
 
 def clip_option(name: str) -> ClipConfig:
@@ -159,8 +107,24 @@ def one_line(error: Exception, overrides: Sequence[str] = ()) -> str:
     return text
 
 
+def checked_words(overrides: Sequence[str]) -> list[str]:
+    """The overrides with texts kept as typed, once each can be read and set.
+
+    Raises:
+        ConfigError: a flag, one of Hydra's own settings, or values that cannot be listed.
+    """
+    _refuse_flags(overrides)
+    words = keep_texts(overrides)
+    with as_one_line(words):
+        for parsed in OverridesParser.create().parse_overrides(words):
+            _refuse_hydra(parsed)
+            _refuse_values(parsed)
+    return words
+
+
 @contextlib.contextmanager
-def _as_one_line(overrides: Sequence[str]) -> Iterator[None]:
+def as_one_line(overrides: Sequence[str]) -> Iterator[None]:
+    """Whatever composing raises in this block, as ConfigError."""
     try:
         yield
     except _COMPOSE_ERRORS as error:
@@ -178,18 +142,36 @@ def _refuse_flags(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{word} names no setting; write group=option or key.field=value")
 
 
-def _refuse_hydra(overrides: Sequence[str]) -> None:
+def _refuse_hydra(parsed: Override) -> None:
     """Only fields of the launcher may be set: the rest of `hydra` names code, files and folders."""
-    for parsed in OverridesParser.create().parse_overrides(list(overrides)):
-        key, package = parsed.key_or_group, parsed.package or ""
-        if "hydra" not in re.split(r"[./]", f"{key}.{package}"):
-            continue
-        field = re.fullmatch(r"hydra[./]launcher(\.\w+)?", key) and not package
-        if not field or re.search(r"_target_|\$", parsed.input_line or ""):
-            raise ConfigError(
-                f"{parsed.get_key_element()} cannot be set; of Hydra's own settings only "
-                "hydra.launcher.FIELD can, to a plain value, and launcher=OPTION"
-            )
+    key, package = parsed.key_or_group, parsed.package or ""
+    if "hydra" not in re.split(r"[./]", f"{key}.{package}"):
+        return
+    field = re.fullmatch(r"hydra[./]launcher(\.\w+)?", key) and not package
+    if not field or re.search(r"_target_|\$", parsed.input_line or ""):
+        raise ConfigError(
+            f"{parsed.get_key_element()} cannot be set; of Hydra's own settings only "
+            "hydra.launcher.FIELD can, to a plain value, and launcher=OPTION"
+        )
+
+
+def _refuse_values(parsed: Override) -> None:
+    """What Hydra's parser lets through and its sweeper would fail of."""
+    if parsed.value_type is ValueType.GLOB_CHOICE_SWEEP and parsed.key_or_group not in [
+        *group_names(),
+        "hydra/launcher",
+    ]:
+        raise ConfigError(
+            f"{parsed.input_line}: glob() lists the options of a group; for a setting write its "
+            "values, key=value,value,..."
+        )
+    values = parsed.value()
+    listed = values.list if isinstance(values, ChoiceSweep) else values
+    if isinstance(listed, list) and any(isinstance(value, Sweep) for value in listed):
+        raise ConfigError(
+            f"{parsed.input_line}: a list cannot hold range(), choice() or glob(); write all its "
+            "values out, or give that alone"
+        )
 
 
 def _unknown_option(group: str, option: str, allowed: Sequence[str] | None) -> str:
@@ -219,54 +201,8 @@ def _unknown_setting(key: str) -> str:
     return f"there is no setting {key}; {hint}`opdcliff config` prints all of them"
 
 
-def _checked(composed: DictConfig, varied: Sequence[str]) -> RunConfig:
-    try:
-        return load(_without_hydra(composed))
-    except ConfigError as error:
-        if not varied:
-            raise
-        raise ConfigError(f"{error} (in the cell {' '.join(varied)})") from error
-
-
-def _refuse_repeats(cells: Sequence[GridCell]) -> None:
-    """The same run twice would be trained once, and fight over one record under joblib."""
-    first: dict[str, int] = {}
-    for number, cell in enumerate(cells, start=1):
-        lam = cell.config.lam
-        multiple = lam.of_threshold if lam.value is None else None
-        key = repr((science(cell.config), multiple))
-        if key in first:
-            names = f" ({' '.join(cell.varied)})" if cell.varied else ""
-            raise ConfigError(
-                f"cells {first[key]} and {number} of the grid are the same run{names}; drop one"
-            )
-        first[key] = number
-
-
-def _product(overrides: Sequence[Override]) -> list[list[str]]:
-    """What Hydra's sweeper will do, done beforehand: every combination, the last varies fastest.
-
-    A key given again, as on a command line after an experiment, replaces what it was.
-    """
-    choices: dict[str, list[str]] = {}
-    for override in overrides:
-        values = (
-            override.sweep_string_iterator()
-            if override.is_sweep_override()
-            else [override.get_value_element_as_str()]
-        )
-        key = override.get_key_element()
-        choices[key] = [f"{key}={value}" for value in values]
-    return [list(cell) for cell in itertools.product(*choices.values())]
-
-
-def _varied(cells: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """Of each cell, the overrides that are not the same in all of them."""
-    common = set(cells[0]).intersection(*cells)
-    return [tuple(word for word in cell if word not in common) for cell in cells]
-
-
-def _without_hydra(composed: DictConfig) -> DictConfig:
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """The composed config without Hydra's own settings."""
     with open_dict(composed):
         composed.pop("hydra")
     return composed

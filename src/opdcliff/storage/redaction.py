@@ -58,12 +58,16 @@ def refuse_secrets(settings: object, name: str = "settings") -> None:
     Raises:
         ConfigError: the setting and the variable, not the value.
     """
+    _refuse(settings, name, _named_secrets())
+
+
+def _refuse(settings: object, name: str, secrets: Sequence[tuple[str, str]]) -> None:
     if isinstance(settings, Mapping | list):
         items = settings.items() if isinstance(settings, Mapping) else enumerate(settings)
         for key, value in items:
-            refuse_secrets(value, f"{name}.{key}".removeprefix("settings."))
+            _refuse(value, f"{name}.{key}".removeprefix("settings."), secrets)
     elif isinstance(settings, str):
-        for variable, secret in _named_secrets():
+        for variable, secret in secrets:
             if secret in settings:
                 raise ConfigError(
                     f"{name} contains the value of the environment variable {variable}, which "

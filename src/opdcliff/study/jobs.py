@@ -19,7 +19,7 @@ from opdcliff.errors import PreemptedError, StudyIncompleteError
 from opdcliff.models import prepare
 from opdcliff.paths import StudyPaths
 from opdcliff.processes import stop_if_requested
-from opdcliff.settings import Grid, RunConfig, quoted, run_multirun
+from opdcliff.settings import Grid, RunConfig, launch_grid, quoted
 from opdcliff.storage import digest, told
 from opdcliff.study.cells import Cell, is_finished, run_cell
 from opdcliff.study.slurm import requeueing
@@ -60,7 +60,7 @@ def run_one(config: RunConfig, paths: StudyPaths, console: Console, label: str =
 
 
 def run_grid(grid: Grid, overrides: Sequence[str], paths: StudyPaths) -> list[JobResult]:
-    """Run all cells under Hydra's launcher; a cell that fails does not stop the others.
+    """Run all cells, here or under Hydra's launcher; one that fails does not stop the others.
 
     Every job gets the config that was checked before the first one started, by its number: an
     edit of conf/ during the sweep changes nothing.
@@ -69,9 +69,10 @@ def run_grid(grid: Grid, overrides: Sequence[str], paths: StudyPaths) -> list[Jo
         StudyIncompleteError: the launcher itself gave up.
         PreemptedError: the process was asked to stop.
     """
-    task = functools.partial(_job, grid, paths)
     try:
-        return run_multirun(sweep_words(overrides, paths), task)
+        if grid.in_turn:
+            return [_cell(grid, paths, number) for number in range(len(grid.cells))]
+        return launch_grid(sweep_words(overrides, paths), functools.partial(_job, grid, paths))
     except PreemptedError:
         raise
     except Exception as error:
@@ -90,13 +91,16 @@ def sweep_words(overrides: Sequence[str], paths: StudyPaths) -> list[str]:
 
 
 def _job(grid: Grid, paths: StudyPaths, composed: object) -> JobResult:
+    """What a launcher's process does."""
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         # A worker of joblib: processes started from it would look for that method and not find it.
         multiprocessing.set_start_method("spawn", force=True)
-    number = HydraConfig.get().job.num
+    return _cell(grid, paths, HydraConfig.get().job.num)
+
+
+def _cell(grid: Grid, paths: StudyPaths, number: int) -> JobResult:
     # Bars of jobs that run side by side would tear each other.
-    in_turn = grid.launcher.endswith("BasicLauncher")
-    console = Console(file=sys.stderr, force_terminal=None if in_turn else False)
+    console = Console(file=sys.stderr, force_terminal=None if grid.in_turn else False)
     try:
         label = f"{number + 1}/{len(grid.cells)} "
         with requeueing():

@@ -32,10 +32,17 @@ class Stage:
     """One bar over `total` steps made by any number of tasks; use as a context manager.
 
     `channel` may be a queue shared with worker processes; they put (task, steps made so far).
+    shown: whether there is a bar at all, where work of a moment needs none.
     """
 
     def __init__(
-        self, title: str, total: int, channel: Any = None, console: Console | None = None
+        self,
+        title: str,
+        total: int,
+        channel: Any = None,
+        console: Console | None = None,
+        *,
+        shown: bool = True,
     ) -> None:
         self._title, self._total = title, total
         self._channel = channel
@@ -52,7 +59,7 @@ class Stage:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not (shown and self._console.is_terminal),
             speed_estimate_period=120,
         )
         self._task = self._bar.add_task(title, total=total, note="")

@@ -38,6 +38,7 @@ from opdcliff.verification.run_sources import runs_of
 from opdcliff.verification.run_views import (
     TABLE,
     final_of,
+    read_columns,
     table_of,
     view_of_record,
     write_table,
@@ -79,6 +80,7 @@ __all__ = [
     "find_anchor",
     "lock_text",
     "number",
+    "read_columns",
     "read_lock",
     "read_test",
     "report",

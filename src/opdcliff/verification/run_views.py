@@ -19,9 +19,10 @@ TABLE = "cells.csv"
 UNKNOWN = "unknown"
 _ABOUT = ("name", "identity", "protocol", "kind", "seed", "lam", "status", "complete", "start")
 _CODE = ("code_commit", "code_dirty", "models_sha256", "stream_sha256")
-# Said, not guessed: a hash of digits and an e would be read as a number.
+# Texts of other tables. A name may be 1e5, and so may a hash: said, not guessed.
+_TEXTS = ("arm", "class", "clip", "estimator", "points", "record")
 _TYPES: dict[Hashable, type] = {
-    **dict.fromkeys((*_ABOUT, *_CODE), str),
+    **dict.fromkeys((*_TEXTS, *_ABOUT, *_CODE), str),
     "seed": int,
     "lam": float,
     "complete": bool,
@@ -103,6 +104,11 @@ def write_table(folder: Path, table: pd.DataFrame) -> None:
     write_text_atomic(folder / TABLE, table.to_csv(index=False))
 
 
+def read_columns(path: Path) -> pd.DataFrame:
+    """Any of our tables of cells, onsets, masses or trajectories; a text stays what it was."""
+    return pd.read_csv(path, dtype=_TYPES, keep_default_na=False, na_values=[""])
+
+
 def read_table(folder: Path) -> list[RunView]:
     """Views from a cells.csv that `write_table` wrote; a blank number is a missing metric.
 
@@ -111,7 +117,7 @@ def read_table(folder: Path) -> list[RunView]:
     """
     path = folder / TABLE
     try:
-        table = pd.read_csv(path, dtype=_TYPES)
+        table = read_columns(path)
         metrics = [name for name in table.columns if "/" in name]
         return [_view_of_row(row, metrics) for row in table.to_dict("records")]
     except (OSError, ValueError, KeyError, TypeError) as error:

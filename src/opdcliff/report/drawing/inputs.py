@@ -21,6 +21,7 @@ from opdcliff.verification import (
     Lock,
     LockedTest,
     check_tables,
+    read_columns,
     read_lock,
     read_test,
 )
@@ -68,7 +69,7 @@ class Study:
 
     def table(self, name: str) -> pd.DataFrame:
         """cells, onsets, calibration or distribution of `study`, trajectories of `collect`."""
-        return pd.read_csv(_there(self.folder / f"{name}.csv", self.command))
+        return read_columns(_there(self.folder / f"{name}.csv", self.command))
 
     def references(self) -> dict[str, dict[str, float]]:
         """Metrics of teacher and warm start."""
@@ -101,7 +102,7 @@ class Inputs:
             raise MissingInputError(f"{prereg} does not hold what was locked: {'; '.join(broken)}")
         _there(folder / TABLE, command)
         _checked(folder)
-        cells = pd.read_csv(folder / TABLE)
+        cells = read_columns(folder / TABLE)
         verdicts = decode_floats(json.loads(_there(folder / VERDICTS, command).read_text()))
         tests = {test.id: test for test in (read_test(prereg / name) for name in lock.tests)}
         commits = ", ".join(sorted(commit[:12] for commit in set(cells.code_commit)))
@@ -117,7 +118,7 @@ class Inputs:
             self._locked_dir(PROTOCOL) / TRAJECTORIES, f"opdcliff collect protocol={PROTOCOL}"
         )
         _checked(path.parent)
-        return pd.read_csv(path)
+        return read_columns(path)
 
     def _locked_dir(self, protocol: str) -> Path:
         return self.paths.readable.locked_dir(protocol)
