@@ -15,7 +15,7 @@ import pytest
 from opdcliff.cli.command import VERBS
 from opdcliff.errors import OpdcliffError
 from opdcliff.records.record import read_record
-from opdcliff.records.tracking import read_offline_run
+from opdcliff.records.tracking_log import read_offline_run
 from opdcliff.storage.conf_groups import options_of
 from opdcliff.theory.threshold import lambda_star
 from workshop import SECONDS, Reply, Run, in_a_process, prepared_pair, write_own_prompts

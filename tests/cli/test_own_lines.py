@@ -14,7 +14,7 @@ import pytest
 from opdcliff.paths import REPO_ROOT
 from opdcliff.records.files import METRICS
 from opdcliff.records.record import read_record
-from opdcliff.records.tracking import read_offline_run
+from opdcliff.records.tracking_log import read_offline_run
 from workshop import SECONDS, Run
 
 COMMAND = str(Path(sys.executable).with_name("opdcliff"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ import pandas as pd
 import pytest
 
 from opdcliff.errors import ConfigError, RecordError
-from opdcliff.records import tracking
+from opdcliff.records import tracking, tracking_log
 from opdcliff.records.record import read_record
-from opdcliff.records.tracking import open_tracker, read_offline_run
+from opdcliff.records.tracking import open_tracker
+from opdcliff.records.tracking_log import read_offline_run
 from opdcliff.records.writer import RunRecord
 from opdcliff.storage.provenance import host_class
 
@@ -26,6 +28,7 @@ PAGE: dict[str, Any] = {
     "group": "mini",
     "job_type": "train",
     "name": "lam=1.25",
+    "identity": "0" * 64,
     "config": {"lam": {"value": 1.25}, "api_key": SECRET, "seed": 3},
 }
 HISTORY: list[tuple[int, dict[str, float]]] = [
@@ -95,7 +98,7 @@ def test_mirror_leaks_nothing(mirrored: Path) -> None:
             # The only file that is ever sent; the debug logs beside it stay here.
             for word in (str(mirrored), os.getcwd(), sys.executable):
                 assert word.encode() not in data
-            (run,) = [entry["run"] for entry in tracking._inspect(path) if entry["type"] == "run"]
+            (run,) = [entry["run"] for entry in tracking_log._inspect(path) if entry["type"] == "run"]
             assert run["host"] == host_class()
             assert not set(run) & {"git", "settings", "sweep_id"}
 
@@ -105,7 +108,7 @@ def test_mirror_leaks_nothing(mirrored: Path) -> None:
 )
 def test_collection_is_off_twice(tmp_path: Path, name: str) -> None:
     """Several settings overlap today; each stays off in case W&B parts them."""
-    settings = tracking._settings(tracking._import_wandb(), "offline", tmp_path)
+    settings = tracking._settings(tracking._import_wandb(), "offline", tmp_path, "id")
     assert getattr(settings, name) is True
 
 
@@ -125,9 +128,22 @@ def test_later_attempt_replaces_the_updates_it_did_again(tmp_path: Path) -> None
     assert mirror.attrs["status"] == "finished"
 
 
+def test_a_folder_deleted_in_the_middle_stops_nothing(tmp_path: Path) -> None:
+    tracker = open_tracker("offline", **PAGE, folder=tmp_path)
+    tracker.log(0, {"a": 1.0})
+    shutil.rmtree(tmp_path / "wandb")
+    tracker.log(1, {"a": math.nan})
+    tracker.finish()
+    with pytest.raises(RecordError, match="no W&B log"):
+        read_offline_run(tmp_path)
+    # The next attempt has a mirror again.
+    _mirror(tmp_path, HISTORY, "finished")
+    assert len(read_offline_run(tmp_path)) == len(HISTORY)
+
+
 def test_two_runs_at_once_do_not_mix(tmp_path: Path) -> None:
     one = open_tracker("offline", **PAGE, folder=tmp_path / "one")
-    two = open_tracker("offline", **PAGE, folder=tmp_path / "two")
+    two = open_tracker("offline", **PAGE | {"identity": "1" * 64}, folder=tmp_path / "two")
     one.log(0, {"a": 1.0})
     two.log(0, {"a": 2.0})
     one.finish()
@@ -199,7 +215,7 @@ import pathlib, sys
 from opdcliff.errors import ConfigError
 from opdcliff.records.tracking import open_tracker
 try:
-    open_tracker("online", project="p", group="g", job_type="train", name="n", config={},
+    open_tracker("online", project="p", group="g", job_type="train", name="n", identity="0", config={},
                  folder=pathlib.Path(sys.argv[1]))
 except ConfigError as error:
     print(error)
@@ -223,16 +239,42 @@ def test_online_without_a_usable_key_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_good_key_passes_without_asking_the_server_and_is_kept_nowhere(tmp_path: Path) -> None:
+UNREACHED = """
+import pathlib, sys
+from opdcliff.records.tracking import open_tracker
+for name in ("one", "two", "one"):
+    tracker = open_tracker("online", project="p", group="g", job_type="train", name=name,
+                           identity=name, config={}, folder=pathlib.Path(sys.argv[1], name))
+    tracker.log(0, {"a": 1.0})
+    tracker.finish()
+    assert tracker.problem is None, tracker.problem
+"""
+
+
+def test_without_a_network_mirrors_are_kept_for_later_and_so_it_is_said_once(tmp_path: Path) -> None:
     key = "0123456789" * 4
     here = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_API_KEY": key}
-    env = {**_own_service(), **here, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    script = "from opdcliff.records import tracking as t; t._require_key(t._import_wandb())"
-    command = [sys.executable, "-c", script]
+    agent = {"WANDB_RUN_ID": "same", "WANDB_SWEEP_ID": "sweep", "WANDB_RESUME": "must"}
+    env = {**_own_service(), **here, **agent, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", UNREACHED, str(tmp_path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr == (
+        "W&B cannot be reached (connection refused): mirrors are kept offline; "
+        "`wandb sync runs/g/*/wandb/offline-run-*` sends them later\n"
+    )
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or key.encode() not in path.read_bytes()
+    # Attempts of a cell share a page; cells never do, whatever id the environment asks for.
+    ids = {
+        name: {path.stem for path in (tmp_path / name).rglob("run-*.wandb")}
+        for name in ("one", "two")
+    }
+    assert [len(found) for found in ids.values()] == [1, 1]
+    assert len({"run-same", *ids["one"], *ids["two"]}) == 3
+    logs = [str(path) for path in sorted(tmp_path.glob("*/wandb/offline-run-*"))]
+    assert len(logs) == 3
+    assert read_offline_run(tmp_path / "one").attrs["project"] == "p"
 
 
 def test_failing_start_is_one_warning(
@@ -255,7 +297,7 @@ def test_failing_start_is_one_warning(
 DYING = """
 import pathlib, sys, psutil
 from opdcliff.records.tracking import open_tracker
-tracker = open_tracker("offline", project="p", group="g", job_type="train", name="n", config={},
+tracker = open_tracker("offline", project="p", group="g", job_type="train", name="n", identity="0", config={},
                        folder=pathlib.Path(sys.argv[1]))
 tracker.log(0, {"a": 1.0})
 for child in psutil.Process().children(recursive=True):
@@ -281,7 +323,7 @@ import pathlib, sys
 from opdcliff.records.tracking import open_tracker
 for name in ("one", "two"):
     tracker = open_tracker("offline", project="p", group="g", job_type="train", name=name,
-                           config={}, folder=pathlib.Path(sys.argv[1], name))
+                           identity=name, config={}, folder=pathlib.Path(sys.argv[1], name))
     tracker.log(0, {"a": 1.0})
     tracker.finish()
     assert tracker.problem is None, tracker.problem

@@ -291,6 +291,14 @@ def test_printed_tables_hold_the_numbers() -> None:
     assert "eval/" not in text
 
 
+def test_a_seed_that_does_not_cross_is_printed_as_a_dash() -> None:
+    table = cells({"c5": CLIFF["c5"]})
+    table.loc[table.seed == 1, "parse_rate"] = 0.9
+    text = printed(summary(cells=table, onsets=onset_table(table)), 400)
+    assert "nan" not in text
+    assert "1.8143 - 1.8029" in text
+
+
 def test_a_study_without_outcomes_is_printed() -> None:
     text = printed(summary(cells=pd.DataFrame(), data_report=None), 80)
     assert [title for title in TITLES[1:] if title not in text] == []

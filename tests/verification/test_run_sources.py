@@ -127,6 +127,7 @@ def test_a_real_log_agrees_with_the_record_it_mirrors(
     record = read_record(folder)
     tracker = open_tracker(
         "offline",
+        identity="0",
         project="p",
         group=PROTOCOL,
         job_type="train",

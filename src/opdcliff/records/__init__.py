@@ -22,7 +22,8 @@ from opdcliff.records.record import (
     status_of,
     terminal_status,
 )
-from opdcliff.records.tracking import open_tracker, read_offline_run
+from opdcliff.records.tracking import open_tracker
+from opdcliff.records.tracking_log import read_offline_run
 from opdcliff.records.writer import RunRecord
 
 __all__ = [

@@ -111,7 +111,10 @@ def _cells(hydra: Any, master: DictConfig) -> list[Words]:
     parser = OverridesParser.create(config_loader=hydra.config_loader)
     params = master.hydra.sweeper.get("params") or {}
     experiment = keep_texts([f"{key}={value}" for key, value in params.items()])
-    typed = parser.parse_overrides(list(master.hydra.overrides.task))
+    # A reference is to be followed in each cell, not here.
+    words = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
+    assert isinstance(words, list)
+    typed = parser.parse_overrides(words)
     _refuse_replaced(typed)
     choices: dict[str, list[str]] = {}
     for override in [*parser.parse_overrides(experiment), *typed]:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from opdcliff.settings import GridCell
 from opdcliff.study.jobs import JobResult
-from opdcliff.study.summary import onset_table
+from opdcliff.study.summary import onset_table, onset_view
 from opdcliff.terminal import print_table
 from opdcliff.theory import LEVEL
 
@@ -38,7 +38,7 @@ def print_cells(cells: Sequence[GridCell], results: Sequence[JobResult], console
         onsets = onset_table(pd.DataFrame([row for _, row in done]))
         if not onsets.empty:
             title = f"Observed onset (parse rate crosses {LEVEL:g}) beside the prediction"
-            print_table(console, title, onsets)
+            print_table(console, title, onset_view(onsets))
     folders = sorted({str(result.folder) for result in results if result.folder})
     for folder in folders:
         console.print(f"records in {folder}", markup=False, highlight=False, soft_wrap=True)

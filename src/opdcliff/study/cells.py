@@ -136,6 +136,7 @@ def run_cell(
             group=cell.protocol,
             job_type="train" if cell.kind == OPD else "eval",
             name=cell.name,
+            identity=identity,
             config=plain | {"identity": identity},
             folder=folder,
         )

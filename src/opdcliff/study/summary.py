@@ -210,8 +210,15 @@ def print_summary(summary: Summary, console: Console) -> None:
     print_table(
         console,
         f"Observed onset (parse rate crosses {LEVEL:g}) beside the prediction",
-        summary.onsets,
+        onset_view(summary.onsets),
     )
+
+
+def onset_view(onsets: pd.DataFrame) -> pd.DataFrame:
+    """The table of onsets for a person: a seed that did not cross has a dash, as elsewhere."""
+    if onsets.empty:
+        return onsets
+    return onsets.assign(points=onsets.points.str.replace("nan", "-"))
 
 
 def _flat(report: Mapping[str, Any]) -> list[tuple[str, str]]:
