@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from opdcliff.paths import REPO_ROOT
+from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.records.files import METRICS
 from opdcliff.records.record import read_record
 from opdcliff.records.tracking_log import read_offline_run
+from opdcliff.report import build_figures as draw
 from workshop import SECONDS, Run
 
 COMMAND = str(Path(sys.executable).with_name("opdcliff"))
@@ -138,6 +139,41 @@ def test_who_reads_no_further_ends_the_command_without_a_word(
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_an_output_that_is_full_is_one_line(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [COMMAND, "threshold", "p=0.99"],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 5
+    assert done.stderr == (
+        "opdcliff: the output: no space left on device; mend that and run the command again\n"
+    )
+
+
+def test_python_without_docstrings_is_one_line(tmp_path: Path) -> None:
+    words = (COMMAND, "train", *SECONDS, "lam.value=1.2")
+    code, out, err = started(tmp_path, *words, PYTHONOPTIMIZE="2")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "PYTHONOPTIMIZE=2" in err
+
+
+def test_the_backend_and_the_style_of_the_user_change_no_figure(place: Path) -> None:
+    (place / "matplotlibrc").write_text("text.usetex: True\nfont.size: 20\n")
+    words = (COMMAND, "figures", "only=geometry")
+    code, _, err = started(place, *words, MPLBACKEND="module://matplotlib_inline.backend")
+    (place / "matplotlibrc").unlink()
+    assert (code, err) == (0, "")
+    theirs = place / "runs" / "results" / "figures" / "geometry.png"
+    (place / "plain").mkdir()
+    draw(StudyPaths(place / "plain", place / "results", place / "prereg"), ["geometry"])
+    assert theirs.read_bytes() == next(place.glob("plain/**/geometry.png")).read_bytes()
 
 
 def test_a_cut_record_is_named_and_moved_away_it_is_run_anew(run: Run, workshop: Path) -> None:

@@ -98,7 +98,9 @@ def test_mirror_leaks_nothing(mirrored: Path) -> None:
             # The only file that is ever sent; the debug logs beside it stay here.
             for word in (str(mirrored), os.getcwd(), sys.executable):
                 assert word.encode() not in data
-            (run,) = [entry["run"] for entry in tracking_log._inspect(path) if entry["type"] == "run"]
+            (run,) = [
+                entry["run"] for entry in tracking_log._inspect(path) if entry["type"] == "run"
+            ]
             assert run["host"] == host_class()
             assert not set(run) & {"git", "settings", "sweep_id"}
 
@@ -251,7 +253,9 @@ for name in ("one", "two", "one"):
 """
 
 
-def test_without_a_network_mirrors_are_kept_for_later_and_so_it_is_said_once(tmp_path: Path) -> None:
+def test_without_a_network_mirrors_are_kept_for_later_and_so_it_is_said_once(
+    tmp_path: Path,
+) -> None:
     key = "0123456789" * 4
     here = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_API_KEY": key}
     agent = {"WANDB_RUN_ID": "same", "WANDB_SWEEP_ID": "sweep", "WANDB_RESUME": "must"}

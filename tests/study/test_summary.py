@@ -302,3 +302,16 @@ def test_a_seed_that_does_not_cross_is_printed_as_a_dash() -> None:
 def test_a_study_without_outcomes_is_printed() -> None:
     text = printed(summary(cells=pd.DataFrame(), data_report=None), 80)
     assert [title for title in TITLES[1:] if title not in text] == []
+
+
+def test_a_picture_that_fails_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no\nfont")
+
+    monkeypatch.setattr("opdcliff.report.drawing.style.save", fail)
+    draw_study(summary(), tmp_path)
+    assert caplog.messages == [
+        "cliff.png could not be drawn (RuntimeError: no font); its tables are written"
+    ]

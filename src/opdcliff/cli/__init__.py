@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -29,7 +30,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _reader_left():
             raise
         return _NOBODY_READS
+    except OSError as error:
+        if error.errno is None:
+            # A library's word for something else.
+            raise
+        return _say_disk(error)
     return code
+
+
+def _say_disk(error: OSError) -> int:
+    """One line on a file, or the output, that the system refuses; the exit code of such."""
+    from opdcliff.errors import RecordError
+    from opdcliff.storage import in_words, redact_text
+
+    what = "the output" if error.filename is None else str(error.filename)
+    line = f"opdcliff: {what}: {in_words(error)}; mend that and run the command again"
+    with contextlib.suppress(OSError):
+        print(redact_text(line), file=sys.stderr)
+    _drop_output()
+    return RecordError.exit_code
 
 
 def _reader_left() -> bool:
@@ -39,6 +58,10 @@ def _reader_left() -> bool:
     asked.register(output, select.POLLOUT)
     if not any(event & select.POLLERR for _, event in asked.poll(0)):
         return False
-    # Python writes at exit what is still there.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    _drop_output()
     return True
+
+
+def _drop_output() -> None:
+    # Python writes at exit what is still there.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

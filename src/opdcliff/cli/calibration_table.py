@@ -73,16 +73,15 @@ def _single_positions(
     c = config.calibration.strengths[0]
     own = calibration.positions[calibration.positions["class"] == binding.token_class]
     medians = table[(table.c == c) & (table["class"] == binding.token_class)]
-    draw_thresholds(
-        tabulate_curves(own, c), medians, folder, c=c, note=verdict.in_words(), origin=provenance
-    )
     print_table(
         console,
         f"lambda* of single positions of class {binding.token_class} at c = {c:g}: quantiles, "
         "plain or weighted by the teacher's tail 1 - p; inf is p <= b",
         medians.drop(columns=["class", "c", "p", "b"]),
     )
-    print_text(console, verdict.in_words())
+    note = verdict.in_words()
+    print_text(console, note)
+    draw_thresholds(tabulate_curves(own, c), medians, folder, c=c, note=note, origin=provenance)
 
 
 def _outside(found: Outside) -> str:

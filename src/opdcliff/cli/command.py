@@ -71,6 +71,13 @@ def _run(name: str, words: list[str]) -> int:
         raise ConfigError(f"verb {name} is unknown; allowed: {', '.join(VERBS)}{hint}")
     if any(word in _HELP_FLAGS[:2] for word in words):
         return _help(name)
+    if sys.flags.optimize > 1:
+        raise ConfigError(
+            "Python was told to drop docstrings (PYTHONOPTIMIZE=2 or -OO), and transformers cannot "
+            "be imported without them; unset it, or set 1"
+        )
+    # A notebook's backend may be no module of this environment; files need none of it.
+    os.environ["MPLBACKEND"] = "Agg"
     # The heavy libraries are imported by the verb that needs them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

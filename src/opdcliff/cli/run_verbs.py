@@ -50,11 +50,11 @@ def study(words: list[str]) -> int:
                 "use `opdcliff train`"
             )
     result = run_study(load(compose_one(words)), paths, say_aside)
+    if not result.failures:
+        print_summary(result.summary, console())
     draw_study(result.summary, result.folder)
     if result.failures:
         raise incomplete(result.failures, result.cells)
-    out = console()
-    print_summary(result.summary, out)
     say(f"written to {result.folder}")
     return 0
 

@@ -6,6 +6,7 @@ stage. On a terminal the bars are live; elsewhere a line is printed now and then
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sys
 import threading
@@ -95,11 +96,13 @@ class Stage:
         if not self._console.is_terminal and now - self._said > LINE_EVERY_S:
             self._said = now
             left = (now - self._started) / max(1, total_done) * (self._total - total_done)
-            self._console.print(
-                f"{self._title}: {total_done}/{self._total} steps, about {left:.0f} s left"
-                + (f", {self._note}" if self._note else ""),
-                soft_wrap=True,
-            )
+            # A log that cannot be written ends no run.
+            with contextlib.suppress(OSError):
+                self._console.print(
+                    f"{self._title}: {total_done}/{self._total} steps, about {left:.0f} s left"
+                    + (f", {self._note}" if self._note else ""),
+                    soft_wrap=True,
+                )
 
     def note(self, text: str) -> None:
         """Show a short remark beside the bar."""

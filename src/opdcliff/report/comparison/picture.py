@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -26,11 +25,12 @@ _EDGE = 2.0
 _NARROW = 0.05
 
 
+@style.beside_tables("comparison.png")
 def draw_comparison(found: Comparison, folder: Path) -> None:
     """Write comparison.png and .svg: a panel per arm, one of all differences."""
     theirs, ours = found.committed.typed["cells"], found.ours.typed["cells"]
     arms = list(theirs.groupby(ARM_KEYS, sort=False))
-    with mpl.rc_context(style.RC):
+    with style.own_style():
         figure = Figure(figsize=(3.4 * len(arms) + 3.8, 4.4), layout="constrained")
         axes = figure.subplots(1, len(arms) + 1, squeeze=False)[0]
         for axis, (key, arm) in zip(axes, arms, strict=False):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 from rich.console import Console
 
@@ -21,7 +20,6 @@ def write_comparison(found: Comparison, folder: Path) -> None:
     """Write comparison.csv, comparison.png and comparison.svg beside one's own tables."""
     table = found.numbers.to_csv(index=False, float_format="%.6g")
     write_text_atomic(folder / FILE, table)
-    matplotlib.use("Agg")
     draw_comparison(found, folder)
 
 

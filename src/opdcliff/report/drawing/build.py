@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-import matplotlib as mpl
-
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
 from opdcliff.report.drawing import style
@@ -42,7 +40,7 @@ def build_figure(name: str, inputs: Inputs) -> Page:
     """
     place = _FOLDERS.get(name, "figures")
     module = importlib.import_module(f"opdcliff.report.{place}.{name}")
-    with mpl.rc_context(style.RC):
+    with style.own_style():
         page: Page = module.build(inputs)
     return page
 

@@ -6,7 +6,6 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,17 +20,19 @@ if TYPE_CHECKING:
 _MARKERS = "osv^Dp*h"
 
 
+@style.beside_tables("cliff.png")
 def draw_study(summary: Summary, folder: Path) -> None:
-    """`draw_cliff` of a study's tables; nothing where no cell has an outcome."""
-    if not summary.cells.empty:
-        draw_cliff(
-            summary.cells,
-            summary.onsets,
-            summary.calibration,
-            folder,
-            level=LEVEL,
-            provenance=f"models {summary.identity[:12]}, {len(summary.cells)} cells",
-        )
+    """`draw_cliff` of a study's written tables; nothing where no cell has an outcome."""
+    if summary.cells.empty:
+        return
+    draw_cliff(
+        summary.cells,
+        summary.onsets,
+        summary.calibration,
+        folder,
+        level=LEVEL,
+        provenance=f"models {summary.identity[:12]}, {len(summary.cells)} cells",
+    )
 
 
 def draw_cliff(
@@ -50,7 +51,7 @@ def draw_cliff(
     """
     arms = list(cells.groupby(ARM_KEYS, sort=False))
     ndcg = next(column for column in cells.columns if column.endswith("_parsed"))
-    with mpl.rc_context(style.RC):
+    with style.own_style():
         figure = Figure(figsize=(3.8 * len(arms), 4.4), layout="constrained")
         axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
         for axis, (key, arm) in zip(axes, arms, strict=True):

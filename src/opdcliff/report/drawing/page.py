@@ -55,6 +55,7 @@ def new_figure(width: float, height: float, title: str, note: str) -> Figure:
     return figure
 
 
+@style.own_style()
 def write_page(page: Page, folder: Path, name: str) -> None:
     """Write `name`.png, .svg, .csv, the provenance at the foot and in the metadata."""
     figure = page.figure

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from opdcliff.report.drawing import style
 
 
+@style.beside_tables("preview.png")
 def draw_preview(
     table: pd.DataFrame,
     stars: Mapping[float, float],
@@ -27,7 +27,7 @@ def draw_preview(
     table: `Preview.table`. stars: lambda* per strength, each a line in the colour of its curve.
     beside: `Agreement.table`; the means of runs are open marks, with their least and most.
     """
-    with mpl.rc_context(style.RC):
+    with style.own_style():
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axis = figure.subplots()
         clips = list(table.groupby(["rule", "c"], sort=False))

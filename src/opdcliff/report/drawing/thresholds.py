@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -22,6 +21,7 @@ _LABELS = {
 _FARTHEST = 6.0
 
 
+@style.beside_tables("thresholds.png")
 def draw_thresholds(
     curves: pd.DataFrame, medians: pd.DataFrame, folder: Path, *, c: float, note: str, origin: str
 ) -> None:
@@ -30,7 +30,7 @@ def draw_thresholds(
     curves: columns source, weighting, share, threshold; medians: of_medians per source, marked as
     vertical lines. A curve that ends below 1 leaves the positions without an upper threshold.
     """
-    with mpl.rc_context(style.RC):
+    with style.own_style():
         figure = new_figure(
             9.6, 4.4, f"Thresholds of single positions at c = {c:g}", note + ". Vertical: lambda* "
             "of the medians of p and b. What a curve leaves at the right has a threshold beyond "
