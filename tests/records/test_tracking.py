@@ -217,8 +217,8 @@ import pathlib, sys
 from opdcliff.errors import ConfigError
 from opdcliff.records.tracking import open_tracker
 try:
-    open_tracker("online", project="p", group="g", job_type="train", name="n", identity="0", config={},
-                 folder=pathlib.Path(sys.argv[1]))
+    open_tracker("online", project="p", group="g", job_type="train", name="n", identity="0",
+                 config={}, folder=pathlib.Path(sys.argv[1]))
 except ConfigError as error:
     print(error)
 """
@@ -301,8 +301,8 @@ def test_failing_start_is_one_warning(
 DYING = """
 import pathlib, sys, psutil
 from opdcliff.records.tracking import open_tracker
-tracker = open_tracker("offline", project="p", group="g", job_type="train", name="n", identity="0", config={},
-                       folder=pathlib.Path(sys.argv[1]))
+tracker = open_tracker("offline", project="p", group="g", job_type="train", name="n", identity="0",
+                       config={}, folder=pathlib.Path(sys.argv[1]))
 tracker.log(0, {"a": 1.0})
 for child in psutil.Process().children(recursive=True):
     child.kill()

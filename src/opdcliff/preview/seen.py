@@ -27,6 +27,7 @@ from opdcliff.verification import (
     TRAJECTORIES,
     about_runs,
     check_tables,
+    read_columns,
     view_of_record,
 )
 
@@ -104,7 +105,7 @@ def seen_in_table(config: RunConfig, paths: StudyPaths) -> Seen:
     folder = _folder(config, paths)
     noted = check_tables(folder)
     try:
-        table = pd.read_csv(folder / TRAJECTORIES, dtype={"clip": str})
+        table = read_columns(folder / TRAJECTORIES)
         table["c"] = table.c.fillna(math.inf)
         keys = ["clip", *_SETTINGS[1:], "lam", "seed"]
         last = table.sort_values("step", kind="stable").groupby(keys).tail(1)
