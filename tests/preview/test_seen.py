@@ -15,7 +15,8 @@ from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.preview.curve import Preview
 from opdcliff.preview.points import Clip, points_of
 from opdcliff.preview.seen import agreement, points_in, seen_in_table
-from opdcliff.settings.compose import compose_one, load
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
 from opdcliff.settings.schema import RunConfig
 from opdcliff.theory.clip_rules import ClipRule
 
