@@ -25,6 +25,11 @@ KEPT = (
     "studies/titles/titles_onset",
     "studies/titles/titles_onset_small_step",
     "grids/scope_ranking_only",
+    "previews/quick",
+    "previews/near_quick",
+    "previews/titles_onset",
+    "previews/titles_onset_small_step",
+    "previews/scope_ranking_only",
 )
 
 

@@ -92,20 +92,25 @@ def _panel(axis: Axes, data: pd.DataFrame) -> None:
             lw=1,
         )
     axis.set_xlabel("lambda")
-    axis.legend(loc="lower left", fontsize=7.5)
+    axis.legend(loc="center left", fontsize=7.5)
 
 
 def _onsets(axis: Axes, onsets: pd.DataFrame) -> None:
-    """Where runs fall, against the prediction: from its margin to the fixed point itself."""
-    found = onsets.dropna(subset=["predicted", "seen"])
+    """Where runs fall, against the prediction: from its margin to the fixed point itself.
+
+    Of a curve that does not fall in the grid of its runs only the margin's onset is there.
+    """
+    found = onsets.dropna(subset=["with_margin", "seen"])
     values = found[["predicted", "with_margin", "seen"]]
     ends = (float(values.min().min()) - 0.05, float(values.max().max()) + 0.05)
     axis.plot(ends, ends, color=style.GREY, lw=0.8, ls=":")
     for look, (name, part) in zip(style.SERIES, found.groupby("preview", sort=False), strict=False):
         label = PREVIEWS[str(name)][1]
         axis.hlines(part.seen, part.with_margin, part.predicted, color=look.color, lw=1.2)
-        axis.plot(part.with_margin, part.seen, look.marker, color=look.color, ms=5, label=label)
         axis.plot(part.predicted, part.seen, look.marker, color=look.color, mfc="white", ms=5)
-    axis.set(xlabel="onset predicted, with margin (filled) and without", ylabel="onset of runs")
+        axis.plot(
+            part.with_margin, part.seen, look.marker, ls="", color=look.color, ms=5, label=label
+        )
+    axis.set(xlabel="predicted (filled: with margin)", ylabel="onset of runs")
     axis.legend(loc="lower right", fontsize=7)
     panel_title(axis, "onsets; dotted: equal")
