@@ -264,8 +264,8 @@ def test_the_site_builds_with_pages_and_reference(tmp_path: Path) -> None:
         assert (tmp_path / "api" / name).is_file(), f"no reference of {name}"
     theory = (tmp_path / "api/opdcliff/theory.html").read_text()
     assert 'id="lambda_star"' in theory
-    evaluate = (tmp_path / "api/opdcliff/training/evaluation/answers.html").read_text()
-    assert "train/tail_ratio/&lt;class>" in evaluate, "a placeholder was taken for a tag"
+    masses = (tmp_path / "api/opdcliff/training/evaluation/masses.html").read_text()
+    assert "train/tail_ratio/&lt;class>" in masses, "a placeholder was taken for a tag"
     for page in PAGES:
         built = tmp_path / page.relative_to(REPO_ROOT).with_suffix(".html")
         assert "<h1" in built.read_text(), page

@@ -18,8 +18,10 @@ import torch
 
 import failing
 from kept import parameters, refused_update
+from opdcliff.engine.parts import build_optimizer
 from opdcliff.engine.single import SingleEngine
 from opdcliff.engine.state import load_parameters, trained
+from opdcliff.engine.watch import StepWatch
 from opdcliff.errors import ConfigError, EngineError
 from opdcliff.models.device import pick_device
 from opdcliff.models.load import build
@@ -56,13 +58,16 @@ def _config(*words: str) -> RunConfig:
 # ---- one process ----------------------------------------------------------------------------
 
 
-def _single(engine: dict[str, Any] | None = None, **changes: Any) -> SingleEngine:
+def _single(
+    engine: dict[str, Any] | None = None, dtype: str = "float64", **changes: Any
+) -> SingleEngine:
     config = _config()
     assert config.model.arch is not None
     vars(config.optim).update(changes)
     vars(config.engine).update(engine or {})
     # AdamW divides by the size of the gradient, which makes much of rounding.
-    return SingleEngine(build(config.model.arch, train_bpe(["a b"], 270), 0).double(), config)
+    dtype = getattr(torch, dtype)
+    return SingleEngine(build(config.model.arch, train_bpe(["a b"], 270), 0).to(dtype), config)
 
 
 def _loss(engine: SingleEngine, rows: slice) -> torch.Tensor:
@@ -204,6 +209,85 @@ def test_a_job_arrives_as_it_was_sent(tmp_path: Path) -> None:
     assert Job.read(tmp_path / "job.yaml") == job
 
 
+def _updates(engine: SingleEngine, count: int) -> None:
+    for _ in range(count):
+        for start in (0, 2):
+            engine.backward(_loss(engine, slice(start, start + 2)), last=start == 2)
+        engine.step()
+
+
+def _way(engine: SingleEngine, start: dict[str, torch.Tensor]) -> torch.Tensor:
+    """How far each weight that the optimizer holds is from where it was."""
+    state = engine.state()
+    return torch.cat([(state[key] - start[key]).flatten() for key in start]).abs()
+
+
+def test_bfloat16_weights_move_as_far_as_float32_ones() -> None:
+    """At the step size of large models, which is far below what a bfloat16 weight can show."""
+    lr, count = 1e-6, 20
+    ways = {}
+    for dtype in ("float32", "bfloat16"):
+        engine = _single(dtype=dtype, lr=lr)
+        start = {k: v for k, v in engine.state().items() if k.startswith("parameter/")}
+        _updates(engine, count)
+        ways[dtype] = _way(engine, start)
+        moved, meant = engine.first_step()
+        assert moved == pytest.approx(meant, rel=0.01)
+        # What the forward pass sees are the same weights, rounded.
+        for name, weight in parameters(engine).items():
+            assert weight.dtype == getattr(torch, dtype)
+            assert torch.equal(weight, engine.state()[f"parameter/{name}"].to(weight.dtype))
+    assert ways["float32"].mean() > 0.3 * count * lr
+    assert ways["bfloat16"].mean() == pytest.approx(float(ways["float32"].mean()), rel=0.05)
+    standing = [float((way == 0.0).double().mean()) for way in ways.values()]
+    assert standing[1] == pytest.approx(standing[0], abs=0.01)
+
+
+def test_gradients_of_bfloat16_parts_are_summed_in_float32() -> None:
+    whole, parted = _single(dtype="bfloat16"), _single(dtype="bfloat16")
+    whole.backward(_loss(whole, slice(0, 1)), last=True)
+    for part in range(64):
+        parted.backward(_loss(parted, slice(0, 1)) / 64, last=part == 63)
+    # In bfloat16 a sum stops growing at 256 times what is added.
+    assert parted.step() == pytest.approx(whole.step(), rel=1e-3)
+
+
+def test_a_bfloat16_run_goes_on_bit_for_bit() -> None:
+    undisturbed, before = _single(dtype="bfloat16"), _single(dtype="bfloat16")
+    _updates(undisturbed, 4)
+    _updates(before, 2)
+    state = before.state()
+    after = _single(dtype="bfloat16")
+    load_parameters(trained(after.student), state)
+    after.load_state(state)
+    _updates(after, 2)
+    assert _same(undisturbed.state(), after.state())
+    assert _same(parameters(undisturbed), parameters(after))
+    # The model's own weights hold too few digits for that.
+    kept = {key: value.bfloat16().float() for key, value in state.items() if "/" in key}
+    assert not _same(kept, {key: state[key] for key in kept})
+
+
+def test_weights_that_lose_their_steps_are_found_out() -> None:
+    layer = torch.nn.Linear(64, 64, bias=False)
+    torch.nn.init.normal_(layer.weight, std=0.02)
+    shares = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.nn.Parameter(layer.weight.detach().to(dtype))
+        optimizer = build_optimizer([weight], _config("optim.lr=1e-6").optim)
+        watch = StepWatch(optimizer)
+        assert watch.close() == (0.0, 0.0)
+        for gradient in (0.0, 1.0, -1.0):
+            weight.grad = torch.full_like(weight, gradient)
+            optimizer.step()
+            moved, meant = watch.close()
+        # Of the first step alone that had something to do.
+        assert 0.5 * 64 * 64 < meant / 1e-6 < 64 * 64
+        shares[dtype] = moved / meant
+    assert shares[torch.float32] == pytest.approx(1.0, abs=1e-3)
+    assert shares[torch.bfloat16] < 0.1
+
+
 # ---- ranks that end badly -------------------------------------------------------------------
 
 
@@ -256,6 +340,12 @@ def test_a_rank_that_starts_after_another_has_failed_is_ended_at_once(
     text = io.StringIO(b"".join(lines).decode())
     ranks_module._follow(told, text, print, lambda *_: None, lambda _: None)
     assert killed == [(4242, signal.SIGKILL)]
+
+
+def test_a_remark_of_a_rank_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    text = io.StringIO(encode("remark", text="weights hardly move").decode())
+    ranks_module._follow(ranks_module._Told(), text, print, lambda *_: None, lambda _: None)
+    assert caplog.messages == ["weights hardly move"]
 
 
 @pytest.mark.multirank

@@ -228,6 +228,7 @@ def _assert_alike(shared: Run, alone: Run, held: float) -> None:
             assert float((apart > EXACT).double().mean()) <= 1e-3, name
             assert float(apart.max()) <= 100 * EXACT, name
         assert not np.isfinite(rank["norm"])
+        _assert_moved(rank)
         assert _largest_difference(rank["parameters"], rank["after"]) == 0.0
         _assert_frozen(rank, torch.float32)
         assert _held(rank) == held
@@ -277,6 +278,7 @@ def test_bfloat16_trains_on_float32_copies(prepared: Prepared, tmp_path: Path) -
     for rank in run.ranks:
         assert {p.dtype for p in rank["parameters"].values()} == {torch.bfloat16}
         assert set(rank["optimizer"]) == {torch.float32}
+        _assert_moved(rank)
         _assert_frozen(rank, torch.bfloat16)
         assert _held(rank) == 0.5
         assert _largest_difference(rank["parameters"], run.ranks[0]["parameters"]) == 0.0
@@ -290,6 +292,12 @@ def _assert_frozen(rank: dict[str, Any], dtype: torch.dtype) -> None:
     for model in rank["frozen"].values():
         assert model["dtypes"] == {dtype}
         assert model["trainable"] == model["optimized"] == 0
+
+
+def _assert_moved(rank: dict[str, Any]) -> None:
+    """Every kind of optimizer is watched in its first step."""
+    moved, meant = rank["first step"]
+    assert 0.0 < moved == pytest.approx(meant, rel=0.01)
 
 
 def _held(rank: dict[str, Any]) -> float:

@@ -59,8 +59,10 @@ def keeping(set_attribute: Callable[[Any, str, Any], None]) -> None:
             name: _frozen(model, optimized)
             for name, model in (("teacher", trio.teacher), ("base", trio.base))
         }
-        (optimizer,) = optimizers
+        # The engine's; another one is made to watch its first step.
+        optimizer = optimizers[0]
         kept["optimizer"] = [p.dtype for group in optimizer.param_groups for p in group["params"]]
+        kept["first step"] = engine.first_step()
         kept["norm"] = refused_update(engine)
         kept["after"] = parameters(engine)
         torch.save(kept, Path(os.environ[FOLDER], f"rank{engine.rank}.pt"))

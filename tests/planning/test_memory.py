@@ -217,6 +217,7 @@ CASES = [
     ["model.dtype=bfloat16", "engine.micro_batch=2", "engine.score_chunk_tokens=1024"],
     ["optim.estimator=full"],
     ["engine.gradient_checkpointing=true"],
+    ["engine.gradient_checkpointing=true", "model.dtype=bfloat16"],
     ["lora=adapter"],
     ["lora=adapter", "model.dtype=bfloat16", "engine.micro_batch=2", "model.lora.rank=64"],
     ["lora=adapter", "engine.gradient_checkpointing=true"],
@@ -281,10 +282,14 @@ def check_update(w: World) -> None:
         # The base's own weights are the student's.
         resident[0] -= resident[2]
     state = [t for s in w.engine._optimizer.state.values() for t in s.values() if t.dim() > 0]
-    parts = ("student weights", "teacher", "base", "optimizer states")
+    held = {id(p) for p in owned}
+    masters = [p for p in w.engine._masters.parameters if id(p) not in held]
+    assert bool(masters) == (w.config.model.dtype == "bfloat16" and w.config.model.lora is None)
+    resident.append(size(masters))
+    parts = ("student weights", "teacher", "base", "fp32 master weights", "optimizer states")
     for name, measured in zip(parts, [*resident, size(state)], strict=True):
         close(w.plan.part(name), measured)
-    owned += state
+    owned += [*state, *masters]
     with Live(owned) as forward:
         output = loss_of(w, teacher, base)
         # The loss holds the graph; full log-probs and their products belong to the head.
@@ -302,11 +307,12 @@ def check_update(w: World) -> None:
     close(planned, whole.peak)
 
 
-def test_gradients_take_what_is_planned() -> None:
-    w = world()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_take_what_is_planned(dtype: str) -> None:
+    w = world(f"model.dtype={dtype}")
     teacher, base = (frozen_logp(w, model) for model in (w.teacher, w.base))
     w.engine.backward(loss_of(w, teacher, base).loss, last=True)
-    gradients = [p.grad for p in w.engine.student.parameters() if p.grad is not None]
+    gradients = [p.grad for p in w.engine._masters.parameters if p.grad is not None]
     close(w.plan.part("gradients"), size(gradients))
 
 
@@ -369,7 +375,7 @@ def test_sampling_takes_what_is_planned(dtype: str, monkeypatch: pytest.MonkeyPa
     (layers,) = [cache.layers for cache in caches if cache.layers]
     measured = size([t for layer in layers for t in (layer.keys, layer.values)])
     resident = sum(size(model.parameters()) for model in (student, w.teacher, w.base))
-    states = w.plan.part("optimizer states")
+    states = w.plan.part("optimizer states") + w.plan.part("fp32 master weights")
     cache = next(part.bytes for part in w.plan.parts if part.name == "KV cache")
     close(cache, measured)
     close(w.plan.total(ROLLOUT), resident + states + live.peak)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,7 @@ class Run:
     reports: list[tuple[int, dict[str, float]]]
     advances: list[int]
     head: Tensor
+    remarks: list[str]
 
     @property
     def last(self) -> dict[str, float]:
@@ -83,6 +85,7 @@ def run(
     trio = chains() if trio is None else trio
     reports: list[tuple[int, dict[str, float]]] = []
     advances: list[int] = []
+    remarks: list[str] = []
 
     def advance(update: int) -> None:
         advances.append(update)
@@ -97,8 +100,9 @@ def run(
         open_engine(trio.student, config),
         report=lambda update, metrics: reports.append((update, metrics)),
         advance=advance,
+        remark=remarks.append,
     )
-    return Run(outcome, reports, advances, markov.head(trio.student))
+    return Run(outcome, reports, advances, markov.head(trio.student), remarks)
 
 
 def untimed(made: Run) -> list[tuple[int, dict[str, float]]]:
@@ -261,6 +265,15 @@ def test_folding_one_entry_of_the_vocabulary_changes_nothing() -> None:
     folded = run("optim.estimator=full", "optim.topk=8")
     torch.testing.assert_close(folded.head, whole.head, rtol=0, atol=1e-9)
     assert not torch.equal(run("optim.estimator=full", "optim.topk=2").head, whole.head)
+
+
+def test_a_run_whose_weights_stand_still_says_so_once() -> None:
+    assert run().remarks == []
+    still = run("optim.lr=1e-12", trio=chains(torch.float32))
+    (line,) = still.remarks
+    assert re.search(
+        r"update 1 moved them by [0-4]?\d% of its steps .* optim.lr \(it is 1e-12\)", line
+    )
 
 
 def test_a_rollout_batch_serves_several_updates(

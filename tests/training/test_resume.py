@@ -107,6 +107,15 @@ def test_twenty_kills_at_random_updates_change_nothing(
     assert kills == 20
 
 
+def test_a_stop_changes_nothing_in_bfloat16(prepared: Prepared, tmp_path: Path) -> None:
+    """Checkpoints hold the float32 copies, of which the model's weights are too little."""
+    words = ("model.dtype=bfloat16", "optim.lr=1e-5")
+    undisturbed = outcome(run_here(prepared, tmp_path / "whole", *words))
+    folder = stopped(prepared, tmp_path, *words)
+    assert outcome(run_here(prepared, tmp_path, *words)) == undisturbed
+    assert extras(folder)["resumed_at"] == 6
+
+
 @pytest.mark.slow
 def test_a_kill_changes_nothing_for_an_adapter(prepared: Prepared, tmp_path: Path) -> None:
     words = ("lora=adapter", "model.lora.rank=4", "optim.lr=2e-3")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from opdcliff.engine.state import trained
 from opdcliff.rollout import ScoringModule
 from opdcliff.settings import OptimConfig, RunConfig
 
@@ -43,10 +43,9 @@ class _Recomputing(ScoringModule):
 
 
 def build_optimizer(
-    student: PreTrainedModel, config: OptimConfig, *, fused: bool = False
+    parameters: Sequence[nn.Parameter], config: OptimConfig, *, fused: bool = False
 ) -> torch.optim.Optimizer:
     """As configured; ZeRO engines wrap the same one. fused: all of a step in one kernel."""
-    parameters = [parameter for _, parameter in trained(student)]
     if config.name == "sgd":
         return torch.optim.SGD(
             parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused

@@ -58,6 +58,13 @@ class Engine(Protocol):
         """
         ...
 
+    def first_step(self) -> tuple[float, float]:
+        """How far this rank's weights moved in its first update, and how far its steps went.
+
+        Sums over some of them (`StepWatch`). Both 0 until an update had something to do.
+        """
+        ...
+
     def state(self) -> State:
         """Student and optimizer as whole tensors on rank 0, nothing on the others."""
         ...

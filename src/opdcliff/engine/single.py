@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from opdcliff.engine.masters import Masters
 from opdcliff.engine.parts import build_optimizer, scoring_module
 from opdcliff.engine.state import State, read_plain, trained, write_plain
+from opdcliff.engine.watch import StepWatch
 from opdcliff.models import pick_device
 from opdcliff.rollout import ChunkLoss, Rollout
 from opdcliff.settings import RunConfig
@@ -30,7 +32,9 @@ class SingleEngine:
         self.device = pick_device(config.engine)
         self.student = student.to(self.device)
         self._scoring = scoring_module(student, config)
-        self._optimizer = build_optimizer(student, config.optim, fused=True)
+        self._masters = Masters(trained(student))
+        self._optimizer = build_optimizer(self._masters.parameters, config.optim, fused=True)
+        self._watch = StepWatch(self._optimizer)
         self._grad_clip = config.optim.grad_clip
 
     def score(self, ids_BL: Tensor, attention_BL: Tensor, length: int) -> Tensor:
@@ -52,17 +56,22 @@ class SingleEngine:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> float:
-        norm = float(torch.nn.utils.clip_grad_norm_(self._scoring.parameters(), self._grad_clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self._masters.parameters, self._grad_clip))
         if math.isfinite(norm):
             self._optimizer.step()
+            self._masters.spread()
         self._optimizer.zero_grad()
         return norm
 
+    def first_step(self) -> tuple[float, float]:
+        return self._watch.close()
+
     def state(self) -> State:
-        return read_plain(trained(self.student), self._optimizer)
+        return read_plain(self._masters.named, self._optimizer)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        write_plain(trained(self.student), self._optimizer, state)
+        self._masters.restore(state)
+        write_plain(self._masters.named, self._optimizer, state)
 
     def sum_over_ranks(self, value: float) -> float:
         return value

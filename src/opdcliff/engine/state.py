@@ -2,7 +2,7 @@
 
 A ZeRO engine splits both over its ranks. Saved whole, a run may go on with another number of ranks
 or another ZeRO stage. Keys: `parameter/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME` and `step`.
-Parameters are those the optimizer works on: the float32 copy where a ZeRO engine keeps one.
+Parameters are those the optimizer works on: the float32 copies of bfloat16 ones.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 ZeRO-0 splits nothing, ZeRO-1 the optimizer states over the ranks, ZeRO-2 the gradients too, ZeRO-3
 the student's parameters too. The base is whole on every rank, and so is the teacher unless
 `engine.shard_teacher` splits it as ZeRO-3 does. Precision is that of the model; in bfloat16 the
-optimizer works on a float32 copy, which plain torch does not keep.
+optimizer works on a float32 copy.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from opdcliff.engine.state import (
     write_plain,
     write_zero,
 )
+from opdcliff.engine.watch import StepWatch
 from opdcliff.engine.zero_settings import deepspeed_settings, teacher_settings
 from opdcliff.models import pick_device
 from opdcliff.rollout import ChunkLoss, Rollout
@@ -57,9 +58,11 @@ class DeepSpeedEngine:
         # ZeRO-3 hangs collectives on the modules it wraps, so ranks that sample answers of
         # different length would wait for each other for ever. A twin without them does not.
         self.student = _empty_twin(student) if self._splits_parameters else student
+        optimizer = build_optimizer([p for _, p in self._named], config.optim)
+        self._watch = StepWatch(optimizer)
         self._engine, *_ = deepspeed.initialize(
             model=scoring_module(student, config),
-            optimizer=build_optimizer(student, config.optim),
+            optimizer=optimizer,
             config=deepspeed_settings(config),
         )
         self.rank = dist.get_rank()
@@ -105,6 +108,9 @@ class DeepSpeedEngine:
         self._engine.step()
         # After a norm that is not finite DeepSpeed updates nothing and reports infinity.
         return float(self._engine.get_global_grad_norm())
+
+    def first_step(self) -> tuple[float, float]:
+        return self._watch.close()
 
     def state(self) -> State:
         optimizer = self._engine.optimizer

@@ -95,14 +95,15 @@ def _student(s: Setup) -> Sequence[Part]:
     """Weights, gradients and optimizer states as the engines hold them."""
     trained, share, item = s.trained, -(-s.trained // s.ranks), s.trained_item
     if s.stage == 0:
-        update = trained if s.cuda else 2 * s.largest
+        update, wide = trained if s.cuda else 2 * s.largest, s.optimized_item
         return [
             Part("student weights", s.own * item),
             # All of them exist beside activations only if an earlier part left them.
-            Part("gradients", trained * item, _UPDATE if _accumulates(s) else (STEP,)),
-            # AdamW's two moments in the dtype of the parameters.
-            Part("optimizer states", s.moments * trained * item),
-            Part("optimizer workspace", update * item, (STEP,)),
+            Part("gradients", trained * wide, _UPDATE if _accumulates(s) else (STEP,)),
+            Part("fp32 master weights", trained * wide * (item < wide)),
+            # AdamW's two moments in the dtype of what it works on.
+            Part("optimizer states", s.moments * trained * wide),
+            Part("optimizer workspace", update * wide, (STEP,)),
             Part("communication buffers", (s.ranks > 1) * s.bucket * s.item, (STEP,)),
         ]
     off, split = s.offload_optimizer, s.stage == 3
@@ -223,8 +224,10 @@ def _backward(s: Setup) -> Sequence[Part]:
         # On the way back through one, gradients of two of its feed-forward width.
         again += s.micro_rows * length * 2 * sizes.intermediate * s.item
         if s.stage == 0 and s.adapter is None and not _accumulates(s):
-            # Beside the last one the gradients of all others; those of an adapter are few.
-            again += s.trained * s.trained_item
+            # Beside the last one the gradients of all others, but that of tied embeddings, which
+            # is handed over at the end; those of an adapter are few.
+            others = s.trained - (s.trained - s.largest) // sizes.layers
+            again += (others - s.largest) * s.optimized_item + s.largest * s.item
         head = max(head, again)
     # The answers' hidden states are copied.
     head += answers * sizes.hidden * s.item

@@ -80,3 +80,8 @@ class Setup:
         """Bytes per number that is trained: plain torch keeps an adapter in float32 at least."""
         narrow = self.adapter is None or self.stage > 0
         return self.item if narrow else max(self.item, FLOAT32)
+
+    @property
+    def optimized_item(self) -> int:
+        """Bytes per number that plain torch's optimizer works on: float32 copies of narrow ones."""
+        return max(self.trained_item, FLOAT32)

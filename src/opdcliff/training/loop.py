@@ -25,6 +25,10 @@ from opdcliff.training.evaluation.run_evaluation import evaluate_run
 from opdcliff.training.running_means import RunningMeans, Timed
 from opdcliff.training.update import accumulate, log_tokens, sample_batch
 
+# Weights that move less than this share of their steps are said to stand still: at half of it as
+# many steps are lost as are made.
+LEAST_MOVED = 0.5
+
 
 @dataclass(frozen=True)
 class RunOutcome:
@@ -80,6 +84,7 @@ def train(
     advance: Callable[[int], None] = lambda update: None,
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[LoopState], None] = lambda position: None,
+    remark: Callable[[str], None] = lambda text: None,
     start: LoopState | None = None,
 ) -> RunOutcome:
     """Train `trio.student` for `optim.updates` updates at extrapolation `lam`.
@@ -88,6 +93,7 @@ def train(
     advance: called with the number of finished updates.
     stop: asked before every rollout batch whether to leave; one rank's yes is enough.
     save: called between rollout batches, every `checkpoint.every` updates and before leaving.
+    remark: called with a line that the user should read, once if weights hardly move.
     start: where an interrupted run goes on; student and engine must hold the state of then.
     A parse rate under `collapse_floor` for `collapse_patience` evaluations running is a collapse;
     a loss or gradient norm that is not finite is a divergence and ends the run at once. A run that
@@ -97,6 +103,7 @@ def train(
     meter, rule = at.meter, ClipRule(config.clip.rule)
     measure_now = partial(evaluate_run, config, trio, splits, modal_sets, engine, meter)
     steps, saved_at = config.rollout.updates_per_batch, at.update
+    watching = True
     while True:
         last = at.update == config.optim.updates
         between_batches = at.update % steps == 0 and not last
@@ -128,11 +135,23 @@ def train(
             return RunOutcome(
                 "diverged", at.update, f"loss {loss} and gradient norm {norm} at update {at.update}"
             )
+        if watching:
+            moved, meant = engine.sums_over_ranks(engine.first_step())
+            watching = meant == 0.0
+            if moved < LEAST_MOVED * meant:
+                remark(_standing(at.update + 1, moved / meant, config.optim.lr))
         meter.add("train/loss", loss, 1)
         meter.add("train/grad_norm", norm, 1)
         log_tokens(meter, engine, output, batch.rollout, class_BT)
         at.update += 1
         advance(at.update)
+
+
+def _standing(update: int, share: float, lr: float) -> str:
+    return (
+        f"weights hardly move: update {update} moved them by {share:.0%} of its steps and the rest "
+        f"was lost in rounding; raise optim.lr (it is {lr:g})"
+    )
 
 
 def _ended(update: int, collapsed_at: int | None, config: RunConfig) -> RunOutcome:

@@ -6,6 +6,7 @@ tell this process what happens through a pipe, one JSON line per event (see `ran
     {"event": "started", "rank": 1, "pid": 321, ...}      any rank, before anything else
     {"event": "advance", "update": 3}                     rank 0, after every update
     {"event": "report", "update": 20, "metrics": {...}}   rank 0, at every evaluation
+    {"event": "remark", "text": "..."}                    rank 0, a line for the user
     {"event": "outcome", ...fields of Outcome}            rank 0, at the end
     {"event": "error", "rank": 1, "text": "..."}          any rank that raises
 
@@ -14,6 +15,7 @@ All else they print goes to a log file. If this process dies, the pipe breaks an
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -43,6 +45,8 @@ from opdcliff.storage import redact_file
 from opdcliff.training.job import Job
 from opdcliff.training.loop import RunOutcome
 from opdcliff.training.run import train_here
+
+_log = logging.getLogger(__name__)
 
 RANK_MODULE = "opdcliff.processes.rank"
 
@@ -163,6 +167,8 @@ def _follow(
                 advance(event["update"])
             case "report":
                 report(event["update"], event["metrics"])
+            case "remark":
+                _log.warning("%s", event["text"])
             case "outcome":
                 told.outcome = RunOutcome(**event)
             case "error":
@@ -192,6 +198,7 @@ def train_rank(path: Path, tell: Callable[..., None]) -> None:
         Job.read(path),
         report=lambda update, metrics: tell("report", update=update, metrics=metrics),
         advance=lambda update: tell("advance", update=update),
+        remark=lambda text: tell("remark", text=text),
     )
     tell("outcome", **asdict(outcome))
     torch.distributed.destroy_process_group()

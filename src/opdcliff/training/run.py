@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,12 +24,18 @@ from opdcliff.training.checkpoints.resume import save_position
 from opdcliff.training.job import Job
 from opdcliff.training.loop import LoopState, RunOutcome, train
 
+_log = logging.getLogger(__name__)
+
 # Beside the files of a cell's record: the distilled student.
 KEPT_STUDENT = "student"
 
 
 def train_here(
-    job: Job, *, report: Callable[[int, dict[str, float]], None], advance: Callable[[int], None]
+    job: Job,
+    *,
+    report: Callable[[int, dict[str, float]], None],
+    advance: Callable[[int], None],
+    remark: Callable[[str], None] = _log.warning,
 ) -> RunOutcome:
     """Train in this process, or as one rank of several; callbacks as in `train.train`."""
     config, place = job.config, job.place
@@ -59,6 +66,7 @@ def train_here(
         advance=advance,
         stop=requested,
         save=save,
+        remark=remark,
         start=start,
     )
     if place is not None and config.checkpoint.final_student and outcome.status in OUTCOMES:
