@@ -7,7 +7,8 @@ token. This is the backend `reference`; `backends` has the seam for others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from opdcliff.rollout.draws import Rollout, as_rollout, draw_tokens, is_end, uniforms
 
@@ -29,6 +31,9 @@ from opdcliff.rollout.draws import Rollout, as_rollout, draw_tokens, is_end, uni
 WHOLE_UP_TO = 256
 # Ended rows are dropped once this share of the batch or less still runs: at most log2(B) times.
 RUNNING_SHARE = 0.5
+# Layers of a cache that give rows away. Subclasses are none of them: those that hold the states of
+# linear attention or of a convolution as well would keep all rows of these, without a word.
+_OF_ROWS = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 def only(token_B1: Tensor, scores_BV: Tensor) -> Tensor:
@@ -64,6 +69,10 @@ class MostHaveEnded(StoppingCriteria):  # type: ignore[misc]
         return ((~ended_B).sum() <= self._running_share * len(ended_B)).expand(len(ended_B))
 
 
+class _KeepsRowsError(Exception):
+    """Rows were to be dropped and the cache that the model made does not give them away."""
+
+
 @torch.no_grad()
 def sample(
     model: PreTrainedModel,
@@ -87,25 +96,35 @@ def sample(
 
     With a limit above `whole_up_to`, rows that have ended are dropped whenever half of the batch
     has: a step then computes fewer than twice the rows that still run. Tokens are the same, up to
-    draws that fall within the rounding of logits (see the module).
+    draws that fall within the rounding of logits (see the module). A model whose cache does not
+    give rows away (linear attention, state space) is decoded whole.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     # `generate` reads defaults from the model's own generation config; ours must win in full.
     own, model.generation_config = model.generation_config, GenerationConfig()
+    inputs = (
+        prompt_BL.to(device),
+        attention_BL.to(device),
+        uniforms(numbers, max_new_tokens, seed, stream).to(device),
+    )
+    decode = partial(
+        _decode,
+        model,
+        *inputs,
+        temperature=temperature,
+        end_ids=end_ids,
+        pad_id=pad_id,
+        banned_V=banned_V,
+    )
+    drops = max_new_tokens > whole_up_to and _gives_rows(DynamicCache(config=model.config))
     try:
-        completion_BT = _decode(
-            model,
-            prompt_BL.to(device),
-            attention_BL.to(device),
-            uniforms(numbers, max_new_tokens, seed, stream).to(device),
-            temperature=temperature,
-            end_ids=end_ids,
-            pad_id=pad_id,
-            banned_V=banned_V,
-            running_share=RUNNING_SHARE if max_new_tokens > whole_up_to else None,
-        )
+        try:
+            completion_BT = decode(running_share=RUNNING_SHARE if drops else None)
+        except _KeepsRowsError:
+            # The model made a cache of its own; the draws are the same again.
+            completion_BT = decode(running_share=None)
     finally:
         model.generation_config = own
         model.train(was_training)
@@ -157,8 +176,16 @@ def _decode(
         running = (~is_end(new_RT, end_ids).any(-1)).nonzero()[:, 0]
         if done == limit or not len(running):
             return completion_BT[:, :done]
-        out.past_key_values.batch_select_indices(running)
-        cache = {"past_key_values": out.past_key_values}
+        held = getattr(out, "past_key_values", None)
+        if not _gives_rows(held):
+            raise _KeepsRowsError
+        held.batch_select_indices(running)
+        cache = {"past_key_values": held}
         row_R, ids_RL = row_R[running], out.sequences[running]
         new_attention = attention_RL.new_ones(len(running), new_RT.shape[1])
         attention_RL = torch.cat([attention_RL[running], new_attention], dim=1)
+
+
+def _gives_rows(cache: Any) -> TypeGuard[Cache]:
+    layers: list[Any] = getattr(cache, "layers", None) or []
+    return len(layers) > 0 and all(type(layer) in _OF_ROWS for layer in layers)
