@@ -83,6 +83,8 @@ def run(
 
     monkeypatch.chdir(workshop)
     monkeypatch.delenv("OPDCLIFF_RUNS", raising=False)
+    # There is a commit; `no_git` hides it.
+    monkeypatch.setattr("opdcliff.cli.words.unknown_code", lambda: None)
 
     def call(*words: str) -> Reply:
         capsys.readouterr()

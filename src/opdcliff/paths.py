@@ -16,6 +16,9 @@ from opdcliff.errors import ConfigError
 PACKAGE = Path(__file__).resolve().parent
 REPO_ROOT = PACKAGE.parents[1]
 
+# What an installed wheel carries; a checkout has it beside src/ instead.
+SHIPPED = PACKAGE / "shipped"
+
 # Leaves room under the usual 255-byte limit for the digests appended below.
 MAX_NAME_LENGTH = 120
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*")
@@ -24,15 +27,29 @@ _ASSETS, _RESULTS = "assets", "results"
 
 
 def conf_dir() -> Path:
-    """Folder of the Hydra config groups in the checkout.
+    """Folder of the Hydra config groups: the wheel's, or that of the checkout.
 
     Raises:
-        ConfigError: the package runs from somewhere without its checkout.
+        ConfigError: it was removed.
     """
-    folder = REPO_ROOT / "conf"
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is missing; install from a checkout with `pip install -e .`")
-    return folder
+    for folder in (SHIPPED / "conf", REPO_ROOT / "conf"):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(f"{REPO_ROOT / 'conf'} is missing; install opd-cliff anew, or restore it")
+
+
+def shipped_locks() -> Path | None:
+    """Folder of the locks that an installed wheel carries; None in a checkout."""
+    folder = SHIPPED / "prereg"
+    return folder if folder.is_dir() else None
+
+
+def other_checkout(folder: Path) -> Path | None:
+    """The checkout of this project around `folder`, where the code that runs is not of it."""
+    for parent in (folder, *folder.parents):
+        if (parent / "src" / "opdcliff" / "paths.py").is_file():
+            return None if parent.resolve() == REPO_ROOT else parent
+    return None
 
 
 def runs_root() -> Path:
@@ -115,13 +132,15 @@ class StudyPaths:
     """Where one study reads and writes; the roots default to the environment's.
 
     runs: all that a command writes. results: the committed results, which are only read unless
-    `renew` says that they are to be written anew.
+    `renew` says that they are to be written anew. locks: those that the wheel carries, read where
+    `prereg` has none of that name.
     """
 
     runs: Path = field(default_factory=runs_root)
     results: Path = field(default_factory=results_root)
     prereg: Path = field(default_factory=prereg_root)
     renew: bool = False
+    locks: Path | None = field(default_factory=shipped_locks)
 
     @property
     def committed(self) -> ResultFolders:
@@ -168,7 +187,11 @@ class StudyPaths:
 
     def prereg_dir(self, protocol: str) -> Path:
         """`prereg/<protocol>`: the locked tests of one protocol."""
-        return _under(self.prereg, safe_name(protocol))
+        own = _under(self.prereg, safe_name(protocol))
+        if self.locks is None or own.is_dir():
+            return own
+        shipped = _under(self.locks, safe_name(protocol))
+        return shipped if shipped.is_dir() else own
 
 
 def refuse_links(folder: Path) -> None:

@@ -118,7 +118,7 @@ def stage(
 
     found = Calibration(calibration(p=P, b=B, lambda_star_c2_hi=float("inf")), BINDING)
     for name, stand_in in {
-        "git_state": lambda _: (COMMIT, made.dirty),
+        "code_state": lambda: (COMMIT, made.dirty),
         "prepare": lambda *_: prepared,
         "prepare_calibration": lambda *_: (found, Path()),
         "run_cells": run_cells,

@@ -263,7 +263,9 @@ def test_whatever_else_is_in_the_file_is_no_lock(data: bytes, folder: Path) -> N
     (folder / LOCK_FILE).write_bytes(data)
     lock, broken = read_lock(folder)
     assert lock is None
-    assert broken == ["mini/lock.json: its bytes are not those that were sealed"]
+    ends = "has other line ends (CRLF) than were sealed; set core.autocrlf=false and check the file"
+    said = f"{ends} out anew" if b"\r\n" in data else "its bytes are not those that were sealed"
+    assert broken == [f"mini/lock.json: {said}"]
 
 
 def nudged(folder: Path) -> None:

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from opdcliff.cli.verb import verb
-from opdcliff.cli.words import LOCKED, locked_words, own_word, paths_of, say
+from opdcliff.cli.words import (
+    LOCKED,
+    committed,
+    locked_words,
+    own_word,
+    paths_of,
+    refuse_other_checkout,
+    say,
+    say_code,
+    say_unknown_code,
+)
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
 from opdcliff.processes import begin_loading
@@ -21,6 +33,7 @@ An existing lock is never replaced: lock a new version under another protocol.na
 )
 def lock(words: list[str]) -> int:
     """Measure a pilot, compute the windows and write a lock."""
+    refuse_other_checkout()
     from opdcliff.prereg import make_lock
     from opdcliff.settings import compose_one, load
 
@@ -41,7 +54,9 @@ are reused; settings other than the locked ones are refused.""",
 )
 def confirm(words: list[str]) -> int:
     """Run the cells of a lock that have no outcome yet."""
+    refuse_other_checkout()
     begin_loading()
+    say_unknown_code()
     from opdcliff.prereg import run_locked
     from opdcliff.settings import compose_one, load
 
@@ -67,6 +82,7 @@ metrics are read from; wandb reads the W&B files in the records' folders, wandb_
 )
 def verify(words: list[str]) -> int:
     """Compare runs with a lock: print and write verdicts; returns the exit code of the outcome."""
+    refuse_other_checkout()
     from opdcliff.verification import report as report_module
     from opdcliff.verification import runs_of, verify_runs
 
@@ -80,15 +96,17 @@ def verify(words: list[str]) -> int:
             "protocol=, source=, entity=, project="
         )
     protocol, source = named["protocol"] or LOCKED.partition("=")[2], named["source"] or "records"
-    runs = runs_of(
-        source,
-        protocol,
-        paths,
-        entity=named["entity"],
-        project=named["project"],
-    )
+    with committed(paths) if source == "table" else contextlib.nullcontext():
+        runs = runs_of(
+            source,
+            protocol,
+            paths,
+            entity=named["entity"],
+            project=named["project"],
+        )
     found = verify_runs(protocol, paths, runs)
     report_module.print_verification(found, console())
+    say_code()
     folders = paths.readable if source == "table" else paths.output
     say(report_module.write_verification(found, folders.locked_dir(protocol)))
     return found.exit_code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opdcliff.cli.verb import verb
-from opdcliff.cli.words import LOCKED, MULTIRUN, NO_ARMS, own_word, paths_of, say
+from opdcliff.cli.words import LOCKED, MULTIRUN, NO_ARMS, committed, own_word, paths_of, say
 from opdcliff.errors import ConfigError
 from opdcliff.terminal import console
 
@@ -83,7 +83,9 @@ def figures(words: list[str]) -> int:
     only, rest = own_word("only", words)
     if rest:
         raise ConfigError(f"{rest[0]} is no setting of figures; allowed: only=NAME,NAME")
-    for line in build_figures(paths, None if only is None else only.split(",")):
+    with committed(paths):
+        lines = build_figures(paths, None if only is None else only.split(","))
+    for line in lines:
         say(line)
     return 0
 
@@ -106,7 +108,8 @@ def report(words: list[str]) -> int:
     protocol, rest = own_word("protocol", words)
     if rest:
         raise ConfigError(f"{rest[0]} is no setting of report; allowed: protocol=NAME")
-    made = make_report(protocol or LOCKED.partition("=")[2], paths)
+    with committed(paths):
+        made = make_report(protocol or LOCKED.partition("=")[2], paths)
     say(f"written to {made.path}{made.note}")
     table = write_beside(paths)
     if table is not None:

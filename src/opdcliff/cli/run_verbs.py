@@ -6,6 +6,7 @@ from opdcliff.cli.verb import verb
 from opdcliff.cli.words import (
     MULTIRUN,
     NO_ARMS,
+    committed,
     flag,
     own_number,
     own_word,
@@ -13,6 +14,7 @@ from opdcliff.cli.words import (
     say,
     say_aside,
     say_prompt,
+    say_unknown_code,
 )
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
@@ -49,7 +51,9 @@ def study(words: list[str]) -> int:
                 f"{word} has no effect on a study: protocol.arms sets it; change protocol.arms, or "
                 "use `opdcliff train`"
             )
-    result = run_study(load(compose_one(words)), paths, say_aside)
+    config = load(compose_one(words))
+    say_unknown_code()
+    result = run_study(config, paths, say_aside)
     if not result.failures:
         print_summary(result.summary, console())
     draw_study(result.summary, result.folder)
@@ -82,6 +86,7 @@ def train(words: list[str]) -> int:
     from opdcliff.settings import GridCell, compose_one, load
 
     config = load(compose_one(settings))
+    say_unknown_code()
     from rich.console import Console
 
     from opdcliff.study import print_cells, run_one
@@ -106,6 +111,7 @@ def _train_grid(settings: list[str], dry_run: bool) -> int:
         words = sweep_words(settings, StudyPaths())
         print(sbatch_script(launcher_settings(words), len(grid.cells)), end="")
         return 0
+    say_unknown_code()
     results = run_grid(grid, settings, StudyPaths())
     print_cells(grid.cells, results, console())
     failed = {
@@ -282,7 +288,9 @@ def compare(words: list[str]) -> int:
     if rest:
         raise ConfigError(f"{rest[0]} is no setting of compare; allowed: protocol=NAME, data=NAME")
     name, paths = (data or "mini", protocol or "quick"), StudyPaths()
-    found, folder = compare_study(*name, paths), paths.own.study_dir(*name)
+    with committed(paths):
+        found = compare_study(*name, paths)
+    folder = paths.own.study_dir(*name)
     write_comparison(found, folder)
     print_comparison(found, console())
     say(f"written to {folder}: comparison.csv, comparison.png, comparison.svg")

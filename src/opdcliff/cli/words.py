@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from opdcliff.errors import ConfigError
-from opdcliff.paths import StudyPaths
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from opdcliff.errors import ConfigError, InadmissibleError, OpdcliffError
+from opdcliff.paths import PACKAGE, StudyPaths, other_checkout
+from opdcliff.storage import code_state, package_version, unknown_code
 from opdcliff.terminal import console
 
 MULTIRUN = ("-m", "--multirun")
@@ -52,6 +57,52 @@ def paths_of(words: list[str]) -> tuple[StudyPaths, list[str]]:
     """Where the verb reads and writes, and the words that are settings."""
     renew, rest = flag("renew_committed", words)
     return StudyPaths(renew=renew), rest
+
+
+def refuse_other_checkout() -> None:
+    """Refuse to judge or to lock in one checkout with the code and the settings of another."""
+    other = other_checkout(Path.cwd())
+    if other is not None:
+        raise InadmissibleError(
+            f"this folder is of the checkout {other}, and the code that runs is that of {PACKAGE}; "
+            f"install it from here (`pip install -e {other}`), or go to where that code is"
+        )
+
+
+def say_unknown_code() -> None:
+    """A warning where the records of a run would not say which code made it."""
+    other = other_checkout(Path.cwd())
+    if other is not None:
+        say_aside(
+            f"warning: this folder is of the checkout {other}, and the code that runs is that of "
+            f"{PACKAGE}"
+        )
+    why = unknown_code()
+    if why is not None:
+        say_aside(
+            f"warning: records will not say which code made them, and no lock takes such: {why}"
+        )
+
+
+@contextlib.contextmanager
+def committed(paths: StudyPaths) -> Iterator[None]:
+    """Results are read in this block: an error says so where those of the project are not here."""
+    try:
+        yield
+    except OpdcliffError as error:
+        if paths.results.is_dir():
+            raise
+        raise type(error)(
+            f"{error} (there is no {paths.results}: committed results lie in a checkout of the "
+            "project; run this there)"
+        ) from error
+
+
+def say_code() -> None:
+    """Which code it is that says all this."""
+    commit, dirty = code_state()
+    changed = " with changes" if dirty and commit != "unknown" else ""
+    say(f"code: opd-cliff {package_version()}, commit {commit[:12]}{changed}, in {PACKAGE}")
 
 
 def say(text: str) -> None:

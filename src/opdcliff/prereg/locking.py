@@ -12,7 +12,7 @@ from typing import Any
 from opdcliff.calibration import Binding, Calibration, prepare_calibration
 from opdcliff.errors import ConfigError
 from opdcliff.models import Prepared, prepare
-from opdcliff.paths import REPO_ROOT, StudyPaths
+from opdcliff.paths import StudyPaths
 from opdcliff.prereg.contrasts import LARGER_SFT
 from opdcliff.prereg.grounds import Grounds
 from opdcliff.prereg.pilot import PilotFacts, pilot_facts, pilot_rows
@@ -21,9 +21,9 @@ from opdcliff.records import OPD, read_record, read_runs
 from opdcliff.settings import PredictionConfig, ProtocolArm, RunConfig, model_option, science
 from opdcliff.storage import (
     asset_cache,
+    code_state,
     encode_floats,
     file_digest,
-    git_state,
     now,
     package_version,
     write_text_atomic,
@@ -91,7 +91,7 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     for test in tests:
         write_test(aside / f"{test.id}.yaml", test)
     sources = write_copy(aside)
-    commit, _ = git_state(REPO_ROOT)
+    commit, _ = code_state()
     content: dict[str, Any] = {
         "format": FORMAT,
         "protocol": config.protocol.name,
@@ -227,7 +227,7 @@ def _refuse(folder: Path, name: str) -> None:
             f"{folder} exists and a lock is never replaced; for a new version set "
             f"protocol.name={name}_v2 supersedes={name}"
         )
-    commit, dirty = git_state(REPO_ROOT)
+    commit, dirty = code_state()
     if dirty:
         raise ConfigError(
             f"the working tree is not that of a commit (HEAD {commit[:12]}): a lock has to name "

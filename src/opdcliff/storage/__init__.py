@@ -8,9 +8,12 @@ from __future__ import annotations
 from opdcliff.storage import asset_cache
 from opdcliff.storage.asset_cache import Asset, content_digest
 from opdcliff.storage.canonical import (
+    FOREIGN_ENDS,
+    MEND_ENDS,
     canonical_json,
     decode_float,
     decode_floats,
+    differs,
     digest,
     encode_floats,
     file_digest,
@@ -23,26 +26,32 @@ from opdcliff.storage.canonical import (
 )
 from opdcliff.storage.conf_groups import default_of, describe, group_names, options_of
 from opdcliff.storage.provenance import (
+    code_state,
     git,
-    git_state,
+    git_refusal,
     host_class,
     now,
     package_version,
     run_provenance,
     source_digest,
+    unknown_code,
 )
 from opdcliff.storage.redaction import redact, redact_file, redact_text, refuse_secrets
 from opdcliff.storage.wording import foreign_encoding, in_words, kind_of, short, told
 
 __all__ = [
+    "FOREIGN_ENDS",
+    "MEND_ENDS",
     "Asset",
     "asset_cache",
     "canonical_json",
+    "code_state",
     "content_digest",
     "decode_float",
     "decode_floats",
     "default_of",
     "describe",
+    "differs",
     "digest",
     "encode_floats",
     "file_digest",
@@ -50,7 +59,7 @@ __all__ = [
     "fsync_folder",
     "fsync_tree",
     "git",
-    "git_state",
+    "git_refusal",
     "group_names",
     "host_class",
     "in_words",
@@ -66,6 +75,7 @@ __all__ = [
     "short",
     "source_digest",
     "told",
+    "unknown_code",
     "write_bytes_atomic",
     "write_json_atomic",
     "write_text_atomic",

@@ -19,6 +19,10 @@ from typing import Any
 
 from opdcliff.errors import ConfigError, RecordError
 
+# What git's core.autocrlf makes of a file that .gitattributes does not keep from it.
+FOREIGN_ENDS = "has other line ends (CRLF)"
+MEND_ENDS = "set core.autocrlf=false and check the file out anew"
+
 
 def canonical_json(obj: object) -> str:
     """Return the one JSON text of `obj`: sorted keys, NFC strings, compact, ASCII.
@@ -57,6 +61,16 @@ def file_digest(path: Path) -> str:
     """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def differs(path: Path, sealed: str, changed: str) -> str | None:
+    """How a file is not the one of that digest, in words; None where it is. changed: if at all."""
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() == sealed:
+        return None
+    if hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest() == sealed:
+        return f"{FOREIGN_ENDS} than were sealed; {MEND_ENDS}"
+    return changed
 
 
 def encode_floats(obj: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from opdcliff.paths import PACKAGE, REPO_ROOT
+from opdcliff.paths import PACKAGE, REPO_ROOT, SHIPPED
 from opdcliff.storage.canonical import digest, file_digest
 
 # What a study itself leaves in the checkout is no change of the code that made it.
@@ -21,7 +22,7 @@ _PACKAGES = ("torch", "transformers", "deepspeed", "hydra-core", "wandb", "numpy
 
 def run_provenance() -> dict[str, Any]:
     """Return what a manifest says about code, versions and machine at the start of a run."""
-    commit, dirty = git_state(REPO_ROOT)
+    commit, dirty = code_state()
     return {
         "format": 1,
         "code_commit": commit,
@@ -31,6 +32,40 @@ def run_provenance() -> dict[str, Any]:
         "host_class": host_class(),
         "start": now(),
     }
+
+
+def code_state() -> tuple[str, bool]:
+    """(commit, dirty) of the code that runs: of its checkout, or what its wheel was built from."""
+    try:
+        origin = json.loads((SHIPPED / "origin.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return git_state(REPO_ROOT)
+    return str(origin["commit"]), bool(origin["dirty"] or origin["files"] != source_files())
+
+
+def unknown_code() -> str | None:
+    """Why records made now would not say which commit made them; None if they will."""
+    if code_state()[0] != "unknown":
+        return None
+    return git_refusal(REPO_ROOT) or f"{PACKAGE} lies in no git checkout of its own"
+
+
+def git_refusal(repo: Path) -> str | None:
+    """Why git reads nothing in `repo`, where the reason is whose folder it is."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    asked = ["git", "-C", str(repo), "rev-parse", "--show-toplevel"]
+    try:
+        said = subprocess.run(
+            asked, capture_output=True, text=True, check=False, env=environment
+        ).stderr
+    except OSError:
+        return "git is not installed"
+    if "safe.directory" not in said:
+        return None
+    return (
+        f"git refuses {repo}, which another user owns; allow it with "
+        f"`git config --global --add safe.directory {repo}`"
+    )
 
 
 def git_state(repo: Path) -> tuple[str, bool]:
@@ -59,7 +94,7 @@ def source_files(*places: str) -> dict[str, str]:
         found = [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
         if not found or not all(file.is_file() for file in found):
             raise FileNotFoundError(path)
-        files += found
+        files += [file for file in found if SHIPPED not in file.parents]
     return {file.relative_to(PACKAGE).as_posix(): file_digest(file) for file in sorted(files)}
 
 

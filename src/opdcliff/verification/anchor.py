@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from opdcliff.storage import git
+from opdcliff.storage import git, git_refusal
 
 
 @dataclass(frozen=True)
 class Anchor:
     """The commit that added a lock to the history of a checkout, None where there is none.
 
-    problem: why the lock is not anchored, or None.
+    problem: why the lock is not anchored, or None. cut_off: git does not hold what would tell.
     """
 
     repo: Path
     commit: str | None
     problem: str | None
+    cut_off: bool = False
 
     def holds_for(self, commit: str) -> bool:
         """Whether the lock was already there at `commit`."""
@@ -42,7 +43,15 @@ def find_anchor(lock: Path) -> Anchor:
     repo, name = lock.parent, f"{lock.parent.name}/{lock.name}"
     top = git(repo, "rev-parse", "--show-toplevel")
     if top is None:
-        return Anchor(repo, None, f"{name} lies in no git repository")
+        refusal = git_refusal(repo)
+        problem = refusal or f"{name} lies in no git repository"
+        return Anchor(repo, None, problem, cut_off=refusal is not None)
+    if git(repo, "rev-parse", "--is-shallow-repository") == "true":
+        problem = (
+            f"the history of {top} is cut off (a shallow clone), and with it when {name} was made; "
+            "`git fetch --unshallow` gets the rest"
+        )
+        return Anchor(Path(top), None, problem, cut_off=True)
     added = git(repo, "log", "--format=%H", "--", str(lock))
     commits = (added or "").split()
     if not commits:

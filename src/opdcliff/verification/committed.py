@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from opdcliff.errors import ConfigError, InadmissibleError, TamperedError
-from opdcliff.storage import digest, file_digest, in_words, write_json_atomic
+from opdcliff.storage import differs, digest, file_digest, in_words, write_json_atomic
 from opdcliff.verification.lock import Lock
 from opdcliff.verification.run_views import RunView
 
@@ -75,8 +75,9 @@ def check_tables(folder: Path, *, but: Collection[str] = ()) -> dict[str, Any]:
             )
         if name not in files:
             raise TamperedError(f"{folder / name} is not listed in {PROVENANCE}; {_RESTORE}")
-        if file_digest(here[name]) != files[name]:
-            raise TamperedError(f"{folder / name} was edited after its runs; {_RESTORE}")
+        how = differs(here[name], files[name], f"was edited after its runs; {_RESTORE}")
+        if how is not None:
+            raise TamperedError(f"{folder / name} {how}")
     return content
 
 

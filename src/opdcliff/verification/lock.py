@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from opdcliff.errors import ConfigError, InadmissibleError
 from opdcliff.records import cell_identity
-from opdcliff.storage import canonical_json, digest, file_digest
+from opdcliff.storage import FOREIGN_ENDS, MEND_ENDS, canonical_json, differs, digest
 from opdcliff.verification.locked_test import Name, Sha256, Strict, first_problem
 from opdcliff.verification.sealed_code import sealed_copy
 
@@ -127,8 +127,12 @@ def read_lock(folder: Path) -> tuple[Lock | None, list[str]]:
         data = path.read_bytes()
         content = json.loads(data)
         # Comparing bytes, not values: no edit at all passes, harmless ones included.
-        if lock_text(content).encode("ascii") != data or seal_of(content) != content["sha256"]:
+        text = lock_text(content).encode("ascii")
+        if seal_of(content) != content["sha256"]:
             return None, broken
+        if text != data:
+            ends = f"{folder.name}/{LOCK_FILE}: {FOREIGN_ENDS} than were sealed; {MEND_ENDS}"
+            return None, [ends] if text == data.replace(b"\r\n", b"\n") else broken
     except OSError as error:
         raise InadmissibleError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, ConfigError):
@@ -154,6 +158,6 @@ def _differences(lock: Lock, content: Mapping[str, Any], folder: Path) -> list[s
     for name, sealed in lock.tests.items():
         if not (folder / name).is_file():
             found.append(f"{where}/{name}: locked and not there")
-        elif file_digest(folder / name) != sealed:
-            found.append(f"{where}/{name}: changed since the lock")
+        elif how := differs(folder / name, sealed, "changed since the lock"):
+            found.append(f"{where}/{name}: {how}")
     return found + sealed_copy(folder, lock.sources, lock.entry).differences()

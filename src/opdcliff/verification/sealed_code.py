@@ -20,7 +20,7 @@ from typing import Any
 
 from opdcliff.errors import InadmissibleError
 from opdcliff.paths import PACKAGE
-from opdcliff.storage import digest, file_digest, git, write_bytes_atomic
+from opdcliff.storage import differs, digest, file_digest, git, write_bytes_atomic
 
 SEALED, SEALED_MANIFEST = "sealed", "manifest.json"
 # Where this package is today: what a new lock copies, and what judges in it.
@@ -36,6 +36,7 @@ METRIC_CODE = (
 )
 
 _NAME = "opdcliff"
+_CHANGED = "changed since it was sealed"
 # Executed copies by the digest of their bytes.
 _executed: dict[str, ModuleType] = {}
 
@@ -60,8 +61,10 @@ class SealedCopy:
         for name, sealed in self.files.items():
             if name not in here:
                 found.append(f"{where}/{name}: sealed and not there")
-            elif file_digest(here[name]) != sealed or not self._as_committed(name, here[name]):
-                found.append(f"{where}/{name}: changed since it was sealed")
+            elif how := differs(here[name], sealed, _CHANGED):
+                found.append(f"{where}/{name}: {how}")
+            elif not self._as_committed(name, here[name]):
+                found.append(f"{where}/{name}: {_CHANGED}")
         return found
 
     def execute(self) -> ModuleType:
@@ -180,7 +183,12 @@ def _path_of(dotted: str, known: Mapping[str, Any]) -> str | None:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    return (path for path in sorted(root.rglob("*")) if path.is_file())
+    # An installer compiles what a wheel carries. Only the listed bytes are ever executed.
+    return (
+        path
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.parent.name != "__pycache__"
+    )
 
 
 def _closure(entry: str) -> set[str]:
