@@ -50,7 +50,8 @@ docs: install
 	$(BIN)/python docs/make_site.py build/docs
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	@# In the order of tests/conftest.py: the longest modules first.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff format --check src tests docs/*.py

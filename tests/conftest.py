@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Modules with most slow tests first: processes that share them out end at about one time.
+    slow = Counter(
+        item.path for item in items if any(map(item.get_closest_marker, ("slow", "multirank")))
+    )
+    items.sort(key=lambda item: -slow[item.path])
     # Last, so that tests which -m or -k left out are not counted as lacking their rows.
     if os.environ.get(ROWS_VARIABLE):
         return
@@ -63,10 +69,22 @@ def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("opdcliff.storage.provenance.git", lambda *_: None)
 
 
+@pytest.fixture(scope="session")
+def seconds_assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts and models of `debug=seconds` as commands leave them, made once for all modules."""
+    from workshop import prepared_pair
+
+    folder = tmp_path_factory.mktemp("seconds")
+    prepared_pair(folder)
+    return folder / "runs" / "assets"
+
+
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with models, so that the tests of a module build each of them once."""
-    return tmp_path_factory.mktemp("workshop")
+def workshop(tmp_path_factory: pytest.TempPathFactory, seconds_assets: Path) -> Path:
+    """A folder with models, so that the tests of a module build each of the others once."""
+    folder = tmp_path_factory.mktemp("workshop")
+    shutil.copytree(seconds_assets, folder / "runs" / seconds_assets.name)
+    return folder
 
 
 @pytest.fixture

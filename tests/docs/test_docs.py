@@ -152,6 +152,7 @@ def small_words(command: str, places: dict[str, str]) -> list[str]:
     return [verb, *words, *smaller(command)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in NOT_RUN])
 def test_a_documented_command_runs(command: str, run: Run, places: dict[str, str]) -> None:
     """Where one cannot, tests/doc_commands.py is the place to say why."""

@@ -1,8 +1,12 @@
-"""The whole line in seconds: data, models, calibration, grid, tables; killed, rerun, rebuilt."""
+"""The whole line in seconds: data, models, calibration, grid, tables; killed, rerun, rebuilt.
+
+The study that is killed is a process of its own; cli/test_own_lines.py has one that ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import signal
@@ -15,6 +19,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from opdcliff.cli import command
+
 REST = "estimator: null, warmup_updates: null, updates: null"
 ARMS = (
     f"[{{name: c5, clip: c5, multiples: [0.8, 1.2], seeds: [0, 1], {REST}}},"
@@ -22,20 +28,20 @@ ARMS = (
 )
 WORDS = ("debug=seconds", "tracking=off", "engine.device=cpu", f"protocol.arms={ARMS}")
 TABLES = ("cells.csv", "onsets.csv", "calibration.csv", "references.json", "cliff.csv")
+pytestmark = pytest.mark.slow
+
 # Only a failing test waits this long.
 PATIENCE_S = 300.0
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+def start(folder: Path) -> subprocess.Popen[bytes]:
     program = Path(sys.executable).with_name("opdcliff")
     environment = {k: v for k, v in os.environ.items() if k != "OPDCLIFF_RUNS"}
     return subprocess.Popen(
-        [str(program), "study", *WORDS, *words],
+        [str(program), "study", *WORDS],
         cwd=folder,
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
 
@@ -57,10 +63,17 @@ def group_lives(leader: int) -> bool:
     return False
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out
+def finish(folder: Path) -> str:
+    """Run the study here, to its end; what it printed."""
+    out = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        pytest.MonkeyPatch.context() as p,
+    ):
+        p.delenv("OPDCLIFF_RUNS", raising=False)
+        assert command.main(["study", *WORDS]) == 0
+    return out.getvalue()
 
 
 def tables(folder: Path) -> dict[str, bytes]:
@@ -71,7 +84,7 @@ def tables(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("whole")
-    return folder, finish(start(folder))
+    return folder, finish(folder)
 
 
 def test_a_study_writes_every_table_and_prints_them(whole: tuple[Path, str]) -> None:
@@ -92,7 +105,7 @@ def test_a_second_call_trains_nothing_and_writes_the_same(whole: tuple[Path, str
     before = tables(folder)
     shutil.rmtree(folder / "runs" / "results")
     stamps = mtimes(folder / "runs")
-    finish(start(folder))
+    finish(folder)
     now = mtimes(folder / "runs")
     assert {path: now[path] for path in stamps} == stamps
     assert tables(folder) == before
@@ -112,8 +125,8 @@ def test_a_killed_study_goes_on_to_the_same_tables(whole: tuple[Path, str], tmp_
     ended = wait_until(lambda: not group_lives(process.pid))
     if not ended:
         os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
     assert ended, "workers outlived the study"
     assert not (tmp_path / "runs" / "results").exists()
-    finish(start(tmp_path))
+    finish(tmp_path)
     assert tables(tmp_path) == tables(whole[0])

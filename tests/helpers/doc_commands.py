@@ -61,6 +61,11 @@ NOT_RUN |= {
 SMALLER = {
     "opdcliff study protocol=estimator": ["data.study_seeds=[0]", "protocol.workers=1"],
     "opdcliff train -m lam.value=1.0,1.4 clip=c5,c2 seed=0,1": ["lam.value=1.4", "clip=c5"],
+    # Models of its own, which need not reach a threshold to be calibrated.
+    "opdcliff calibrate data=titles model=tiny_titles sft=titles data.path=FOLDER": [
+        "sft.teacher.steps=1",
+        "sft.student.steps=1",
+    ],
     "opdcliff predict model.student=STUDENT model.teacher=TEACHER data=prompts "
     "data.path=PROMPTS.jsonl": ["optim.updates=8", "lam.warmup_updates=2"],
     "opdcliff preview model.student=STUDENT model.teacher=TEACHER data=prompts "

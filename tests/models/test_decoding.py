@@ -22,8 +22,8 @@ MANY = 10**6
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyPaths, Prepared]:
-    paths = StudyPaths(tmp_path_factory.mktemp("runs"))
+def place(workshop: Path) -> tuple[StudyPaths, Prepared]:
+    paths = StudyPaths(workshop / "runs")
     return paths, prepare(load(compose_one(SECONDS)), paths)
 
 

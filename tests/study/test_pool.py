@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from fake_cells import PREPARED, attempts_of, make
+from fake_cells import PREPARED, FakeCell, attempts_of, make
 from opdcliff.errors import PreemptedError
+from opdcliff.processes import listening
 from opdcliff.study import pool
 from opdcliff.study.cells import is_finished
 from opdcliff.study.pool import run_cells
@@ -119,17 +121,38 @@ def test_an_interrupted_study_ends_after_the_cells_in_flight(tmp_path: Path) -> 
     assert is_finished(cells[0], PREPARED, paths)
 
 
+def when_begun(cell: FakeCell, act: Callable[[int], object]) -> threading.Thread:
+    """Beside the test: act on the worker that begins a cell, once it has."""
+
+    def watch() -> None:
+        if wait_until(lambda: attempts_of(cell) != []):
+            act(attempts_of(cell)[0])
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["alone", "with all its processes"])
-def test_a_study_that_is_asked_to_go_passes_it_on_and_begins_nothing_more(
-    send: Callable[[int, int], None], tmp_path: Path
-) -> None:
+def test_a_study_that_is_asked_to_go_passes_it_on_and_begins_nothing_more(tmp_path: Path) -> None:
+    cells, paths = make(["leave", "finish"], tmp_path)
+    thread = when_begun(cells[0], lambda worker: os.kill(os.getpid(), signal.SIGTERM))
+    with listening(), pytest.raises(PreemptedError):
+        run_cells(cells, PREPARED, paths, workers=1)
+    thread.join()
+    # The worker heard it and had the time to save.
+    assert (tmp_path / "log" / "left").exists()
+    assert [len(attempts_of(cell)) for cell in cells] == [1, 0]
+
+
+@pytest.mark.slow
+def test_a_study_that_is_asked_to_go_with_all_its_processes_lets_them_save(tmp_path: Path) -> None:
+    """In a process of its own, as the process that workers are forked from hears it too."""
     cells, _ = make(["leave", "finish"], tmp_path)
     with study(tmp_path, *(cell.deed for cell in cells)) as process:
         assert wait_until(lambda: attempts_of(cells[0]) != [])
-        send(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(PATIENCE_S) == PreemptedError.exit_code
-    # The worker heard it and had the time to save.
     assert (tmp_path / "log" / "left").exists()
     assert [len(attempts_of(cell)) for cell in cells] == [1, 0]
 
@@ -137,9 +160,8 @@ def test_a_study_that_is_asked_to_go_passes_it_on_and_begins_nothing_more(
 @pytest.mark.slow
 def test_a_worker_that_alone_is_asked_to_go_costs_no_other_cell(tmp_path: Path) -> None:
     cells, paths = make(["leave_once", "finish"], tmp_path)
-    with study(tmp_path, *(cell.deed for cell in cells)) as process:
-        assert wait_until(lambda: attempts_of(cells[0]) != [])
-        os.kill(attempts_of(cells[0])[0], signal.SIGTERM)
-        assert process.wait(PATIENCE_S) == 0
+    thread = when_begun(cells[0], lambda worker: os.kill(worker, signal.SIGTERM))
+    assert run_cells(cells, PREPARED, paths, workers=1) == {}
+    thread.join()
     assert all(is_finished(cell, PREPARED, paths) for cell in cells)
     assert [len(attempts_of(cell)) for cell in cells] == [2, 1]

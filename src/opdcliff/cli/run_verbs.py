@@ -98,9 +98,11 @@ def train(words: list[str]) -> int:
 
 def _train_grid(settings: list[str], dry_run: bool) -> int:
     from opdcliff.settings import compose_grid
+
+    # A mistake in the words is told before the heavy libraries are there.
+    grid = compose_grid(settings)
     from opdcliff.study import check_slurm, is_slurm, launcher_settings, sbatch_script
 
-    grid = compose_grid(settings)
     if is_slurm(grid):
         check_slurm(grid, launcher_settings(settings), submit=not dry_run)
     elif dry_run:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from opdcliff.settings.checks import check, load, science, science_of
 from opdcliff.settings.compose import (
-    ROOT_CONFIG,
     clip_option,
     compose_one,
-    hydra_session,
     model_option,
     quoted,
 )
+from opdcliff.settings.composition import ROOT_CONFIG, hydra_session
 from opdcliff.settings.engine_checks import STAGES
 from opdcliff.settings.grid import Grid, GridCell, compose_grid, launch_grid
 from opdcliff.settings.hostfile import Host, read_hostfile, resolved

@@ -8,24 +8,19 @@ import difflib
 import functools
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Sweep, ValueType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from opdcliff.errors import ConfigError
-from opdcliff.paths import conf_dir
+from opdcliff.settings.composition import composition, parsed
 from opdcliff.settings.schema import ClipConfig, ModelConfig, RunConfig, field_names
 from opdcliff.settings.structured import typed
 from opdcliff.settings.typed_text import keep_texts
 from opdcliff.storage import group_names, options_of
-
-ROOT_CONFIG = "config"
 
 # Hydra raises a ValueError for a group whose option is a number.
 _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
@@ -37,18 +32,14 @@ def compose_one(overrides: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: an unknown group, option or key, an override that cannot be read, or a grid.
     """
-    overrides = checked_words(overrides)
-    with hydra_session(), as_one_line(overrides):
-        composed: DictConfig = compose(
-            ROOT_CONFIG, overrides=list(overrides), return_hydra_config=True
+    words = checked_words(overrides)
+    with as_one_line(words):
+        found = composition(parsed(words))
+    if found.swept:
+        raise ConfigError(
+            f"this is a grid over {', '.join(found.swept)}; run it with `opdcliff train -m ...`"
         )
-        params = composed.hydra.sweeper.get("params")
-        if params:
-            raise ConfigError(
-                f"this is a grid over {', '.join(map(str, params))}; run it with "
-                "`opdcliff train -m ...`"
-            )
-        return without_hydra(composed)
+    return found.config
 
 
 def clip_option(name: str) -> ClipConfig:
@@ -70,14 +61,6 @@ def quoted(value: object) -> str:
     """A value, e.g. a path, as Hydra's override grammar reads it back unchanged."""
     text = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"
-
-
-@contextlib.contextmanager
-def hydra_session() -> Iterator[Any]:
-    """Hydra on the groups in conf/, whatever was initialised before."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="opdcliff"):
-        yield GlobalHydra.instance().hydra
 
 
 def one_line(error: Exception, overrides: Sequence[str] = ()) -> str:
@@ -199,10 +182,3 @@ def _unknown_setting(key: str) -> str:
     near = difflib.get_close_matches(key, known, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"there is no setting {key}; {hint}`opdcliff config` prints all of them"
-
-
-def without_hydra(composed: DictConfig) -> DictConfig:
-    """The composed config without Hydra's own settings."""
-    with open_dict(composed):
-        composed.pop("hydra")
-    return composed

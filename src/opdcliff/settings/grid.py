@@ -21,13 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from opdcliff.errors import ConfigError
 from opdcliff.settings.checks import load_structured, science
-from opdcliff.settings.compose import (
-    ROOT_CONFIG,
-    as_one_line,
-    checked_words,
-    hydra_session,
-    without_hydra,
-)
+from opdcliff.settings.compose import as_one_line, checked_words
+from opdcliff.settings.composition import ROOT_CONFIG, hydra_session, without_hydra
 from opdcliff.settings.schema import RunConfig
 from opdcliff.settings.structured import in_words, structured
 from opdcliff.settings.typed_text import keep_texts

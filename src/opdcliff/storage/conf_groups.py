@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
 import yaml
 
 from opdcliff.paths import conf_dir
@@ -36,7 +39,12 @@ def describe(group: str, option: str) -> str:
 
 
 def _defaults() -> dict[str, str | None]:
-    root = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))
+    return _defaults_in(conf_dir())
+
+
+@functools.cache
+def _defaults_in(folder: Path) -> dict[str, str | None]:
+    root = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     return {
         key: option
         for entry in root["defaults"]

@@ -63,7 +63,8 @@ def run_grid(grid: Grid, overrides: Sequence[str], paths: StudyPaths) -> list[Jo
     """Run all cells, here or under Hydra's launcher; one that fails does not stop the others.
 
     Every job gets the config that was checked before the first one started, by its number: an
-    edit of conf/ during the sweep changes nothing.
+    edit of conf/ during the sweep changes nothing. One after the other they run without Hydra,
+    which would compose each cell twice more to do the same.
 
     Raises:
         StudyIncompleteError: the launcher itself gave up.
