@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from opdcliff.settings import composition
-from opdcliff.settings.compose import compose_grid, compose_one
+from opdcliff.settings.compose import compose_one
 
 WORDS = [
     [],
@@ -33,9 +33,7 @@ def test_a_config_that_is_changed_changes_no_other() -> None:
     assert compose_one(["seed=1"]).clip.strength != 77.0
 
 
-def test_the_cells_of_a_grid_are_composed_by_hydra_once_per_choice_of_options(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_options_are_composed_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     by_hydra, composed = composition._by_hydra, list[list[str]]()
 
     def noting(words: list[str]) -> composition.Composition:
@@ -44,8 +42,6 @@ def test_the_cells_of_a_grid_are_composed_by_hydra_once_per_choice_of_options(
 
     monkeypatch.setattr(composition, "_by_hydra", noting)
     composition._of_options.cache_clear()
-    cells = compose_grid(["clip=c2,c3", "seed=0,1", "lam.value=1.0,1.2"]).cells
-    assert composed == [["clip=c2"], ["clip=c3"]]
-    assert [(c.config.clip.name, c.config.seed, c.config.lam.value) for c in cells] == [
-        (clip, seed, lam) for clip in ("c2", "c3") for seed in (0, 1) for lam in (1.0, 1.2)
-    ]
+    found = [compose_one(["clip=c2", f"seed={seed}"]) for seed in (0, 1)]
+    assert composed == [["clip=c2"]]
+    assert [(each.clip.name, each.seed) for each in found] == [("c2", 0), ("c2", 1)]

@@ -22,13 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from opdcliff.errors import ConfigError
 from opdcliff.paths import conf_dir
 from opdcliff.settings.checks import check, load, science, science_of
-from opdcliff.settings.compose import (
-    ROOT_CONFIG,
-    clip_option,
-    compose_one,
-    hydra_session,
-    without_hydra,
-)
+from opdcliff.settings.compose import clip_option, compose_one
+from opdcliff.settings.composition import ROOT_CONFIG, hydra_session, without_hydra
 from opdcliff.settings.grid import compose_grid, launch_grid
 from opdcliff.settings.schema import ProtocolArm, RunConfig, field_names
 from opdcliff.storage.conf_groups import default_of, describe, group_names, options_of

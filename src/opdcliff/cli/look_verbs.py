@@ -1,10 +1,11 @@
-"""Verbs that only look: closed form, settings, memory, figures, the page."""
+"""Verbs that train nothing: closed form, calibration, preview, settings, memory, figures, page."""
 
 from __future__ import annotations
 
 from opdcliff.cli.verb import verb
 from opdcliff.cli.words import LOCKED, MULTIRUN, NO_ARMS, committed, own_word, paths_of, say
 from opdcliff.errors import ConfigError
+from opdcliff.processes import begin_loading
 from opdcliff.terminal import console
 
 
@@ -23,6 +24,71 @@ def threshold(words: list[str]) -> int:
     from opdcliff.cli.threshold_table import print_thresholds
 
     print_thresholds(words, console())
+    return 0
+
+
+@verb(
+    "measure p, b and lambda* per token class of a teacher and a warm start",
+    """usage: opdcliff calibrate [group=option] [key.field=value] ...
+
+Measures p and b per token class on the warm start's own answers and prints lambda* at each of
+calibration.strengths, how it differs from position to position, and, where one number may stand for
+all of them (homogeneous), a safe lambda below it. A pair of your own:
+  opdcliff calibrate model.student=DIR model.teacher=DIR data=prompts data.path=FILE.jsonl
+Writes calibration.csv, distribution.csv and thresholds.svg, .png, .csv in
+runs/results/studies/<data.name>/calibration/.""",
+)
+def calibrate(words: list[str]) -> int:
+    """Measure p, b and lambda* of a teacher and a warm start; print and write the table."""
+    from opdcliff.settings import compose_one, load
+
+    paths, words = paths_of(words)
+    # Nothing is evaluated, so prompts for that need not be there.
+    unused = [f"evaluation.{name}=${{data.test}}" for name in ("prompts", "final_prompts")]
+    config = load(compose_one([NO_ARMS, *unused, *words]))
+    from opdcliff.cli.calibration_table import report
+
+    folder = report(config, paths, console())
+    say(f"written to {folder}")
+    return 0
+
+
+@verb(
+    "parse rates of settled students over lambda, and what breaks, before any run",
+    """usage: opdcliff preview [source=table] [preview.lams=[1,1.3,1.6]] [group=option] ...
+
+Samples answers of the student as it would settle at each lambda, at the clip strengths of
+preview.strengths and without a clip, by mixing teacher and warm start token by token, and judges
+them: parse rate, failures, length, KL to the teacher, the entries whose loss breaks answers, and
+the largest lambda at which the rate stays at the teacher's, the warm start's or preview.floor.
+Nothing is trained. With protocol=NAME (or an experiment of arms) it samples at the lambdas and
+clips of its arms, and sets the rates of its runs beside, if there are any; source=table takes both
+from the protocol's committed table. What was sampled is kept: an interrupted preview goes on.
+Writes preview.csv, .json, .png and .svg in a folder of these settings below runs/results/previews/,
+beside.csv and onsets.csv where runs are set beside.""",
+)
+def preview(words: list[str]) -> int:
+    """Sample settled students over lambda and say what breaks."""
+    paths, words = paths_of(words)
+    source, words = own_word("source", words)
+    if source not in (None, "table"):
+        raise ConfigError(f"source={source} is not allowed; allowed: source=table")
+    begin_loading()
+    from opdcliff.preview import points_in, seen_in_records, seen_in_table
+    from opdcliff.preview import preview as sample_curve
+    from opdcliff.settings import compose_one, load
+    from opdcliff.terminal import Stage
+
+    config = load(compose_one([NO_ARMS, *words]))
+    seen = None if source is None else seen_in_table(config, paths)
+    points = None if seen is None else points_in(seen.table)
+    with Stage("sampling settled students", 1000) as stage:
+        found = sample_curve(config, paths, stage.advance_of("preview"), points)
+    if seen is None and config.protocol.arms and config.preview.lams is None:
+        seen = seen_in_records(config, paths)
+    from opdcliff.cli.preview_table import report
+
+    say(f"written to {report(found, seen, config, paths, console())}")
     return 0
 
 
