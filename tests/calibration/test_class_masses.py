@@ -242,7 +242,8 @@ def positions(
     prompt = np.repeat(np.arange(prompts), each)
     columns = {"offset": offset, "p": p, "b": b}
     spread = {k: v if np.isscalar(v) else np.repeat(v, each) for k, v in columns.items()}
-    return pd.DataFrame({"prompt": prompt, "class": name, **spread})
+    needed = {"tail_needed": name == "text"}
+    return pd.DataFrame({"prompt": prompt, "class": name, **needed, **spread})
 
 
 def together(*parts: pd.DataFrame) -> pd.DataFrame:

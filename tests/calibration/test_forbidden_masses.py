@@ -22,7 +22,7 @@ TOKENIZER = markov.tokenizer(WORDS)
 NAMES = markov.tokens(WORDS)
 ROLLOUT = markov.rollout(TOKENIZER, ["p"], [(markov.OPEN, " w0", " w1", markov.CLOSE)])
 CODEC = markov.codec_of(TOKENIZER)
-SETS = CODEC.modal_sets(RANKING_WITH_REASON)
+SETS = CODEC.labels(RANKING_WITH_REASON)
 POSITIONS = label(ROLLOUT, [markov.example()], SETS)
 # The modal class of a text position, and its tail.
 TEXT = POSITIONS.sets[POSITIONS.set_BT[0, 1]].tolist()

@@ -92,7 +92,7 @@ def single_bytes(codec: Codec, data: bytes) -> list[int] | None:
 
 def check(tokenizer: Any) -> None:
     codec = codec_of(tokenizer)
-    modal_sets = codec.modal_sets(RANKING_WITH_REASON)
+    labels = codec.labels(RANKING_WITH_REASON)
     rng = random.Random(0)
     rows, expected, examples, ended = [], [], [], []
     for n in range(ANSWERS):
@@ -117,13 +117,13 @@ def check(tokenizer: Any) -> None:
         examples.append(Example("?", ids, (0,) * len(ids), str(n)))
         ended.append(whole)
     rollout = rollout_of(rows, ended)
-    positions = label(rollout, examples, modal_sets)
+    positions = label(rollout, examples, labels)
     for b, classes in enumerate(expected):
         codes = positions.class_BT[b, : len(rows[b])].tolist()
         found = [None if code == NO_CLASS else CLASSES[code].value for code in codes]
         assert found == classes, codec.answer_text(rows[b])
-    states = answer_states(rollout, examples, modal_sets)
-    check_labels(rollout, examples, states, RANKING_WITH_REASON, codec)
+    states = answer_states(rollout, examples, labels)
+    check_labels(rollout, examples, states, RANKING_WITH_REASON, labels, codec)
 
 
 @pytest.mark.parametrize("name", [name for name in MADE if name != "unigram"])
@@ -141,8 +141,9 @@ def test_labels_that_say_less_than_the_judge_are_an_error_with_their_first_examp
     text = '{"ranking":["A","B"],"reason":""}'
     ids = [*codec.encode(text), codec.end_ids[0]]
     rollout, examples = rollout_of([ids], [True]), [Example("?", ("A", "B"), (0, 0), "0")]
-    states = answer_states(rollout, examples, codec.modal_sets(RANKING_WITH_REASON))
-    check_labels(rollout, examples, states, RANKING_WITH_REASON, codec)
+    labels = codec.labels(RANKING_WITH_REASON)
+    states = answer_states(rollout, examples, labels)
+    check_labels(rollout, examples, states, RANKING_WITH_REASON, labels, codec)
     states[0][5:] = [None] * len(states[0][5:])
     with pytest.raises(ModelError, match=r"answer '\{\"ranking.* parses, and 5 of its"):
-        check_labels(rollout, examples, states, RANKING_WITH_REASON, codec)
+        check_labels(rollout, examples, states, RANKING_WITH_REASON, labels, codec)

@@ -67,7 +67,7 @@ ACCEPTED = [
 
 @pytest.fixture(scope="module")
 def modal_sets() -> ModalSets:
-    return CODEC.modal_sets(RANKING_WITH_REASON)
+    return CODEC.labels(RANKING_WITH_REASON)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_classes_alone_take_no_set(
     positions: Positions, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A set is a walk through the vocabulary, and an update labels every answer."""
-    modal_sets = CODEC.modal_sets(RANKING_WITH_REASON)
+    modal_sets = CODEC.labels(RANKING_WITH_REASON)
     monkeypatch.delattr(ModalSets, "members")
     assert torch.equal(label_classes(rollout, examples(), modal_sets), positions.class_BT)
 
@@ -181,7 +181,7 @@ def test_equal_modal_sets_share_a_row(positions: Positions) -> None:
 
 
 def test_a_rollout_without_live_positions_has_no_masses(modal_sets: ModalSets) -> None:
-    dead = Positions(*(torch.full((2, 3), NO_CLASS) for _ in range(3)), [])
+    dead = Positions(*(torch.full((2, 3), NO_CLASS) for _ in range(5)), [], [])
     rollout = markov.rollout(TOKENIZER, ["A", "A"], [("Z", "Z", "Z"), ("Z", "Z", "Z")])
     values = modal_logits(
         markov.transformer(VOCABULARY), rollout, dead, temperature=1.0, chunk_tokens=4
@@ -242,7 +242,7 @@ def test_masses_close_to_one_keep_their_digits(tail: float) -> None:
     chain = markov.chain([1.0 - tail], torch.float64)
     tokenizer = markov.tokenizer(1)
     rollout = markov.rollout(tokenizer, ["p"], [(markov.OPEN, " w0", " w0")])
-    sets = markov.codec_of(tokenizer).modal_sets(RANKING_WITH_REASON)
+    sets = markov.codec_of(tokenizer).labels(RANKING_WITH_REASON)
     positions = label(rollout, [markov.example()], sets)
     for model, accuracy in ((chain, 1e-6), (chain.float(), 1e-4)):
         values = modal_logits(model, rollout, positions, temperature=1.0, chunk_tokens=8)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from test_schema_contract import Ask
 
 from opdcliff.contract.choice import contract_of, get_contract
+from opdcliff.contract.classes import classes_problem, labels_of
 from opdcliff.contract.forms.function import FunctionContract
 from opdcliff.contract.forms.lark import LarkContract
 from opdcliff.contract.forms.pattern import PatternContract
 from opdcliff.contract.json_text import MAX_CHARS
-from opdcliff.contract.modal_sets import has_classes, modal_sets_of
 from opdcliff.contract.parse import RANKING_WITH_REASON
 from opdcliff.contract.verdict import Contract
 from opdcliff.errors import ConfigError, DataError
@@ -219,11 +219,13 @@ def test_contracts_by_name() -> None:
         contract_of(Chosen("lark", "fence"))
 
 
-def test_only_plain_rankings_have_classes() -> None:
-    for name in ("schema", "regex", "lark", "python"):
-        assert not has_classes(get_contract(name))
-        assert modal_sets_of(get_contract(name), [b"{"], [0]) is None
+def test_what_only_judges_says_that_it_has_no_classes() -> None:
+    for contract in (
+        *(get_contract(name) for name in ("regex", "lark", "python")),
+        *(contract_of(Chosen(name, "think")) for name in ("ranking_only", "schema")),
+    ):
+        assert classes_problem(contract, []) == "judges whole answers and has no token classes"
+        assert labels_of(contract, [b"{"], [0]) is None
     for name in ("ranking_with_reason", "ranking_only"):
-        assert has_classes(get_contract(name))
-        assert modal_sets_of(get_contract(name), [b"{"], [0]) is not None
-        assert not has_classes(contract_of(Chosen(name, "think")))
+        assert classes_problem(get_contract(name), [""]) is None
+        assert labels_of(get_contract(name), [b"{"], [0]) is not None

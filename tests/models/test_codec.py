@@ -109,7 +109,7 @@ def test_blanks_that_a_decoder_strips_are_part_of_an_answer(
     ids = [BLANKS.index(token) for token in (*tokens, '"],"reason":"', "x", '"}', EOS)]
     verdict = RANKING_WITH_REASON.parse(made.answer_text(ids[:-1]), ("A", "B"), ended=True)
     assert verdict.failure is failure
-    states = made.modal_sets(RANKING_WITH_REASON).states(("A", "B"), ids)
+    states = made.labels(RANKING_WITH_REASON).states(("A", "B"), ids)
     assert sum(state is not None for state in states) == live
 
 
@@ -142,7 +142,7 @@ def test_ends_are_the_union_of_tokenizer_and_generation_settings() -> None:
 
 def test_an_end_token_inside_an_answer_is_no_text() -> None:
     made = make_codec(train_bpe(["x"], 258), data(), [65])
-    modal = made.modal_sets(RANKING_WITH_REASON)
+    modal = made.labels(RANKING_WITH_REASON)
     assert modal.token_bytes[65] is None
     assert made.token_bytes[65] is not None
 

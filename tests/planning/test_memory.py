@@ -387,7 +387,7 @@ def test_class_masses_take_what_is_planned(chunk: int) -> None:
     w = world(f"engine.score_chunk_tokens={chunk}", "data.tokenizer_entries=9000")
     shape = (ROWS, ANSWER)
     every = torch.zeros(shape, dtype=torch.long)
-    positions = Positions(every, every, every, [np.arange(10)])
+    positions = Positions(every, every, every, every > 0, every, [np.arange(10)], ["text"])
     with Live(w.teacher.parameters()) as live:
         modal_logits(w.teacher, w.rollout, positions, temperature=1.0, chunk_tokens=chunk)
     close(w.plan.part("class mass workspace"), live.peak)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from dataclasses import replace
@@ -143,7 +144,7 @@ def chained(*words: str) -> tuple[RunConfig, Loaded, Binding]:
     trio = markov.trio(teacher, base)
     trio = replace(trio, student=trio.base)
     contract = get_contract(config.data.contract)
-    loaded = Loaded(trio, markov.splits(calibration=200), trio.codec.modal_sets(contract))
+    loaded = Loaded(trio, markov.splits(calibration=200), trio.codec.labels(contract))
     return config, loaded, Binding("text", "0-27", P, B)
 
 
@@ -298,40 +299,58 @@ def test_a_pair_of_ones_own_from_python(workshop: Path, monkeypatch: pytest.Monk
     assert found.table.prompts.tolist() == [4.0, 4.0]
 
 
-def test_a_contract_that_only_judges_is_previewed_and_trained_with(
-    run: Run, workshop: Path
-) -> None:
+def own_words(workshop: Path, *words: str) -> list[str]:
+    """The pair of the workshop on prompts of one's own, under another contract."""
     write_own_schema(workshop / "shape.json")
     write_own_prompts(workshop / "own.jsonl")
     sizes = [f"data.{name}={getattr(OWN_SIZES, name)}" for name in ("train", "calibration", "test")]
-    pair = [*prepared_pair(workshop), "data=prompts", "data.path=own.jsonl", *sizes, *SECONDS]
-    own = [*pair, "data.contract=schema", "data.form=shape.json", "protocol.name=shaped"]
+    prompts = ["data=prompts", "data.path=own.jsonl", "protocol.name=own"]
+    return [*prepared_pair(workshop), *prompts, *sizes, *SECONDS, *words]
+
+
+def previewed(run: Run, words: list[str]) -> pd.DataFrame:
     small = ["preview.lams=[1.0]", "preview.prompts=8", "preview.strengths=[3.0]"]
+    reply = run("preview", *words, *small)
+    assert reply.code == 0, reply.err
+    folder = reply.out.strip().splitlines()[-1].removeprefix("written to ")
+    return pd.read_csv(Path(folder) / "preview.csv")
 
-    def preview(*words: str) -> pd.DataFrame:
-        reply = run("preview", *words, *small)
-        assert reply.code == 0, reply.err
-        folder = reply.out.strip().splitlines()[-1].removeprefix("written to ")
-        return pd.read_csv(Path(folder) / "preview.csv")
 
+def test_a_contract_that_only_judges_is_previewed_and_trained_with(
+    run: Run, workshop: Path
+) -> None:
+    own = own_words(workshop, "data.contract=regex", "data.form='(?s).*ranking.*'")
     reply = run("calibrate", *own)
     assert reply.code == 2
-    assert "data.contract=schema judges whole answers and has no token classes" in reply.line
+    assert "data.contract=regex judges whole answers and has no token classes" in reply.line
     assert "`opdcliff preview` needs none" in reply.line
-    table = preview(*own)
+    table = previewed(run, own)
     assert not [name for name in table.columns if name.startswith("ndcg")]
-    codes = ("truncated", "not_json", "extra_text", "duplicate_key", "not_finite")
-    assert {f"fail/{code}" for code in codes} <= set(table.columns)
-    failed = table[[name for name in table.columns if name.startswith("fail/")]].fillna(0.0)
+    failed = table[["fail/truncated", "fail/not_text", "fail/no_match"]]
     assert (failed.sum(axis=1) + table.parse_rate).tolist() == pytest.approx([1.0, 1.0])
-    # Of the same answers no more are rankings of all candidates.
-    assert (preview(*pair).parse_rate <= table.parse_rate).all()
     reply = run("train", *own)
     assert reply.code == 2
     assert "runs take lam.value=NUMBER" in reply.line
     reply = run("train", *own, "lam.value=1.2")
     assert reply.code == 0, reply.err
     assert reply.rows() == 1
-    assert run("collect", "protocol=shaped").code == 0
-    fenced = preview(*own, "data.wrapper=fence")
+    assert run("collect", "protocol=own").code == 0
+
+
+def test_a_schema_is_calibrated_by_path_and_judged_in_its_wrapper(run: Run, workshop: Path) -> None:
+    own = own_words(workshop, "data.contract=schema", "data.form=shape.json")
+    if importlib.util.find_spec("llguidance") is None:
+        reply = run("calibrate", *own)
+        assert reply.code == 2
+        assert "llguidance, which is not installed" in reply.line
+    else:
+        reply = run("calibrate", *own)
+        assert reply.code == 0, reply.err
+        assert "string_text $.reason" in reply.out
+    table = previewed(run, own)
+    codes = ("truncated", "not_json", "extra_text", "duplicate_key", "not_finite")
+    assert {f"fail/{code}" for code in codes} <= set(table.columns)
+    # Of the same answers no more are rankings of all candidates.
+    assert (previewed(run, own_words(workshop)).parse_rate <= table.parse_rate).all()
+    fenced = previewed(run, [*own, "data.wrapper=fence"])
     assert (fenced["fail/wrapper"] + fenced["fail/truncated"]).tolist() == [1.0, 1.0]

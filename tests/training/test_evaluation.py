@@ -152,7 +152,7 @@ def metrics_of(trio: Trio, rollout: Rollout, **changes: float | None) -> dict[st
         trio,
         rollout,
         [markov.example(i) for i in range(len(rollout.ended_B))],
-        trio.codec.modal_sets(RANKING_WITH_REASON),
+        trio.codec.labels(RANKING_WITH_REASON),
         temperature=1.0,
         chunk_tokens=16,
     )

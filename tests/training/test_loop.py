@@ -96,7 +96,7 @@ def run(
         lam,
         trio,
         markov.splits() if splits is None else splits,
-        trio.codec.modal_sets(RANKING_WITH_REASON),
+        trio.codec.labels(RANKING_WITH_REASON),
         open_engine(trio.student, config),
         report=lambda update, metrics: reports.append((update, metrics)),
         advance=advance,

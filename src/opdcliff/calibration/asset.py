@@ -12,7 +12,7 @@ import torch
 from opdcliff.calibration.class_masses import Binding, Calibration, calibrate_trio
 from opdcliff.calibration.distribution import Homogeneity
 from opdcliff.calibration.outside import Outside
-from opdcliff.contract import NO_WRAPPER, contract_of, has_classes
+from opdcliff.contract import NO_WRAPPER, classes_problem, contract_of
 from opdcliff.data import read_splits
 from opdcliff.errors import ConfigError
 from opdcliff.models import MEASURING_CODE, Prepared, load_trio, without_compiled
@@ -25,7 +25,7 @@ def prepare_calibration(
     config: RunConfig, paths: StudyPaths, prepared: Prepared
 ) -> tuple[Calibration, Path]:
     """Measure or find p, b and lambda* of the prepared models. Raises as `require_classes`."""
-    require_classes(config)
+    require_classes(config, prepared)
     key = {
         "models": prepared.models_identity,
         "code": asset_cache.code_digest(*MEASURING_CODE),
@@ -44,23 +44,24 @@ def prepare_calibration(
     outside = tuple(Outside(**each) for each in facts["outside"])
     verdict = None if facts["homogeneity"] is None else Homogeneity.of(facts["homogeneity"])
     table, positions = (pd.read_csv(folder / f"{name}.csv") for name in ("table", "positions"))
-    return Calibration(table, binding, outside, positions, verdict), folder
+    left = facts["unfollowed"]
+    return Calibration(table, binding, outside, positions, verdict, left), folder
 
 
-def require_classes(config: RunConfig) -> None:
-    """Refuse a contract that only judges whole answers.
+def require_classes(config: RunConfig, prepared: Prepared) -> None:
+    """Refuse answers without token classes, of which p and b could be measured.
 
     Raises:
-        ConfigError: it has no token classes, of which p and b could be measured.
+        ConfigError: the contract only judges, or its classes cannot be told for all prompts.
     """
-    if not has_classes(contract_of(config.data)):
+    problem = classes_problem(contract_of(config.data), read_splits(prepared.data).forms())
+    if problem is not None:
         named = f"data.contract={config.data.contract}"
         if config.data.wrapper != NO_WRAPPER:
             named += f" with data.wrapper={config.data.wrapper}"
         raise ConfigError(
-            f"{named} judges whole answers and has no token classes, so it has no p, b or lambda*; "
-            "`opdcliff preview` needs none and shows parse rates over lambda, and runs take "
-            "lam.value=NUMBER"
+            f"{named} {problem}; there is no p, b or lambda* then: `opdcliff preview` needs none "
+            "and shows parse rates over lambda, and runs take lam.value=NUMBER"
         )
 
 
@@ -82,4 +83,5 @@ def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, A
         "homogeneity": None if verdict is None else encode_floats(asdict(verdict)),
         "binding": None if result.binding is None else asdict(result.binding),
         "outside": [asdict(each) for each in result.outside],
+        "unfollowed": result.unfollowed,
     }

@@ -36,7 +36,7 @@ from opdcliff.calibration.modal_mass import (
     modal_logits,
 )
 from opdcliff.calibration.outside import Outside, mass_outside
-from opdcliff.contract import TAIL_NEEDED, Contract
+from opdcliff.contract import Contract
 from opdcliff.data import Example
 from opdcliff.models import Trio, sample_answers
 from opdcliff.rollout import CALIBRATION_STREAM, TEACHER_STREAM, Rollout
@@ -73,6 +73,8 @@ class Calibration:
     binding: the row with the smallest lambda* among classes whose tail the contract needs; None
         if there is none (no text class, or p <= b everywhere: no upper threshold).
     outside: what the models hold on outputs that they do not share; empty where they share all.
+    unfollowed: the larger share, of the warm start's and the teacher's accepted answers, of those
+        whose positions are labelled in part only, since they are written as no grammar writes.
     positions: one row per position of the classes that can bind; columns source, prompt, class,
         offset, p, b.
     homogeneity: whether the binding row's lambda* may stand for its class; None without one.
@@ -83,6 +85,7 @@ class Calibration:
     outside: tuple[Outside, ...] = ()
     positions: pd.DataFrame = field(default_factory=pd.DataFrame)
     homogeneity: Homogeneity | None = None
+    unfollowed: float = 0.0
 
 
 def calibrate_trio(
@@ -103,10 +106,10 @@ def calibrate_trio(
     position that the theory speaks of.
     """
     chosen = examples[: config.prompts]
-    modal_sets = trio.codec.modal_sets(contract)
-    assert modal_sets is not None, "checked by require_classes"
+    labels = trio.codec.labels(contract)
+    assert labels is not None, "checked by require_classes"
     numbers = range(len(chosen))
-    parts = []
+    parts, left = [], []
     for source, model, stream in (
         (WARM_START, trio.base, CALIBRATION_STREAM),
         (TEACHER, trio.teacher, TEACHER_STREAM),
@@ -114,14 +117,12 @@ def calibrate_trio(
         answers = sample_answers(
             model, trio.codec, list(enumerate(chosen)), how, seed=config.seed, stream=stream
         )
-        states_of = answer_states(answers, chosen, modal_sets)
-        check_labels(answers, chosen, states_of, contract, trio.codec)
-        labels = label_states(states_of, answers, modal_sets)
-        parts.append((source, list(numbers), answers, labels))
-        if source == WARM_START and (opened := open_texts(states_of)):
+        states_of = answer_states(answers, chosen, labels)
+        left.append(check_labels(answers, chosen, states_of, contract, labels, trio.codec))
+        parts.append((source, list(numbers), answers, label_states(states_of, answers, labels)))
+        if source == WARM_START and (opened := open_texts(states_of, labels)):
             forced = force_on(trio, answers, opened, config, how)
-            labels = forced_positions(forced, opened, modal_sets)
-            parts.append((FORCED, list(opened), forced, labels))
+            parts.append((FORCED, list(opened), forced, forced_positions(forced, opened, labels)))
     natural = parts[0][2]
     rows = pd.concat(
         [
@@ -135,8 +136,9 @@ def calibrate_trio(
     outside = mass_outside(trio, natural, temperature=how.temperature, chunk_tokens=chunk_tokens)
     # The student starts on the warm start's prefixes: lambda* is of those.
     found = tabulate(rows[rows.source != TEACHER].drop(columns="source"), config)
-    single = rows[rows["class"].isin(TAIL_NEEDED)]
-    return replace(_with_positions(found, single, config.strengths), outside=outside)
+    single = rows[rows.tail_needed]
+    whole = _with_positions(found, single, config.strengths)
+    return replace(whole, outside=outside, unfollowed=max(left))
 
 
 def _with_positions(
@@ -153,10 +155,13 @@ def _with_positions(
 def tabulate(rows: pd.DataFrame, config: CalibrationConfig) -> Calibration:
     """Table and binding class from measured positions.
 
-    rows: one per position with columns prompt, class, offset, p, b.
+    rows: one per position with columns prompt, class, offset, tail_needed, p, b.
     """
     table = pd.DataFrame(
-        [_row(name, span, part, config) for name, span, part in _groups(rows, config.offset_bin)]
+        [
+            _row(name, needed, span, part, config)
+            for name, needed, span, part in _groups(rows, config.offset_bin)
+        ]
     )
     first = f"lambda_star_c{config.strengths[0]:g}"
     can_bind = table.tail_needed & (table.positions >= MIN_POSITIONS) & (table.offsets != "all")
@@ -171,21 +176,31 @@ def tabulate(rows: pd.DataFrame, config: CalibrationConfig) -> Calibration:
     return Calibration(table, Binding(row["class"], row.offsets, float(row.p), float(row.b)))
 
 
-def _groups(rows: pd.DataFrame, width: int) -> list[tuple[str, str, pd.DataFrame]]:
-    groups: list[tuple[str, str, pd.DataFrame]] = []
-    for name in (c.value for c in CLASSES):
-        part = rows[rows["class"] == name]
-        if part.empty:
-            continue
-        groups.append((name, "all", part))
-        if name in TAIL_NEEDED:
-            for bin_index, inside in part.groupby(part.offset // width):
-                start = int(str(bin_index)) * width
-                groups.append((name, f"{start}-{start + width - 1}", inside))
+def _groups(rows: pd.DataFrame, width: int) -> list[tuple[str, bool, str, pd.DataFrame]]:
+    """Rows of a place by whether their tail is needed, and then by offset as well."""
+    groups: list[tuple[str, bool, str, pd.DataFrame]] = []
+    for name in sorted(rows["class"].unique(), key=_in_order):
+        for needed in (False, True):
+            part = rows[(rows["class"] == name) & (rows.tail_needed == needed)]
+            if part.empty:
+                continue
+            groups.append((name, needed, "all", part))
+            if needed:
+                for bin_index, inside in part.groupby(part.offset // width):
+                    start = int(str(bin_index)) * width
+                    groups.append((name, needed, f"{start}-{start + width - 1}", inside))
     return groups
 
 
-def _row(name: str, span: str, part: pd.DataFrame, config: CalibrationConfig) -> dict[str, Any]:
+def _in_order(name: str) -> tuple[int, str]:
+    """Places in the order of their classes, then by path."""
+    of_class, _, path = name.partition(" ")
+    return [c.value for c in CLASSES].index(of_class), path
+
+
+def _row(
+    name: str, needed: bool, span: str, part: pd.DataFrame, config: CalibrationConfig
+) -> dict[str, Any]:
     point = part[["p", "b"]].median().to_numpy()
     per_prompt = [group[["p", "b"]].to_numpy() for _, group in part.groupby("prompt")]
     resampled = _bootstrap_medians(per_prompt, config)
@@ -194,7 +209,7 @@ def _row(name: str, span: str, part: pd.DataFrame, config: CalibrationConfig) ->
         "offsets": span,
         "positions": len(part),
         "prompts": len(per_prompt),
-        "tail_needed": name in TAIL_NEEDED,
+        "tail_needed": needed,
     }
     columns = {"p": (point[0], resampled[:, 0]), "b": (point[1], resampled[:, 1])}
     for c in config.strengths:
@@ -239,12 +254,13 @@ def _rows(
     }
     live_BT = positions.class_BT != NO_CLASS
     prompt_BT = torch.tensor(prompts, device=live_BT.device)[:, None].expand(live_BT.shape)
-    names = np.array([c.value for c in CLASSES])
+    names = np.array(positions.places)
     return pd.DataFrame(
         {
             "prompt": prompt_BT[live_BT].cpu().numpy(),
-            "class": names[positions.class_BT[live_BT].cpu().numpy()],
+            "class": names[positions.place_BT[live_BT].cpu().numpy()],
             "offset": positions.offset_BT[live_BT].cpu().numpy(),
+            "tail_needed": positions.tail_BT[live_BT].cpu().numpy(),
             "p": masses["p"][live_BT].cpu().numpy(),
             "b": masses["b"][live_BT].cpu().numpy(),
         }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from opdcliff.calibration.modal_mass import Positions, label_states
-from opdcliff.contract import ModalSets, PrefixState, in_plain_text
+from opdcliff.contract import Labels
 from opdcliff.models import Trio, pad_left
 from opdcliff.rollout import FORCED_STREAM, Rollout, sample
 from opdcliff.settings import CalibrationConfig, RolloutConfig
@@ -17,9 +18,9 @@ _NOT_GOING_ON = frozenset([*range(0x20), *b'"\\'])
 
 
 def open_texts(
-    states_of: Sequence[Sequence[PrefixState | None]],
-) -> dict[int, tuple[int, PrefixState]]:
-    """For each answer that opened its text: tokens up to there, and the state at that point.
+    states_of: Sequence[Sequence[Any | None]], labels: Labels
+) -> dict[int, tuple[int, Any]]:
+    """For each answer that opened a text: tokens up to the first one, and the state there.
 
     A token may open the text with the first part of an escape or a character; the text is open
     after the other.
@@ -27,7 +28,7 @@ def open_texts(
     opened = {}
     for b, states in enumerate(states_of):
         for t, state in enumerate(states):
-            if state is not None and in_plain_text(state):
+            if state is not None and labels.is_open_text(state):
                 opened[b] = (t, state)
                 break
     return opened
@@ -36,7 +37,7 @@ def open_texts(
 def force_on(
     trio: Trio,
     natural: Rollout,
-    opened: dict[int, tuple[int, PrefixState]],
+    opened: dict[int, tuple[int, Any]],
     config: CalibrationConfig,
     how: RolloutConfig,
 ) -> Rollout:
@@ -77,10 +78,10 @@ def _goes_on(data: bytes) -> bool:
 
 
 def forced_positions(
-    forced: Rollout, opened: dict[int, tuple[int, PrefixState]], modal_sets: ModalSets
+    forced: Rollout, opened: dict[int, tuple[int, Any]], labels: Labels
 ) -> Positions:
     """A forced continuation is text from offset 0 on, while its pieces spell characters."""
     states_of = []
     for (_, state), answer in zip(opened.values(), forced.answers(), strict=True):
-        states_of.append(modal_sets.states_from(state, answer))
-    return label_states(states_of, forced, modal_sets)
+        states_of.append(labels.states_from(state, answer))
+    return label_states(states_of, forced, labels)

@@ -7,8 +7,10 @@ Axes in names: B batch, T completion tokens, V vocabulary, S distinct modal sets
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from opdcliff.contract import ModalSets, PrefixState, TokenClass, token_class
+from opdcliff.contract import Labels, Place, TokenClass
 from opdcliff.data import Example
 from opdcliff.rollout import Rollout, iter_full_logp
 
@@ -30,8 +32,10 @@ class Positions:
     """The labelled positions of a rollout.
 
     class_BT: index into `CLASSES`, NO_CLASS after the answer broke or ended.
-    offset_BT: running number of the position inside its class, from 0, per answer.
+    offset_BT: running number of the position inside its place, from 0, per answer.
     set_BT: which of `sets` is the modal set of the position.
+    tail_BT: whether an accepted answer needs what is not in its set.
+    place_BT: which of `places` it has: a class, and where the answer is no ranking its path.
     sets: token ids of each distinct modal set; masks over the vocabulary are made from them for a
         few positions at a time.
     """
@@ -39,7 +43,10 @@ class Positions:
     class_BT: Tensor
     offset_BT: Tensor
     set_BT: Tensor
+    tail_BT: Tensor
+    place_BT: Tensor
     sets: Sequence[NDArray[np.int64]]
+    places: Sequence[str]
 
     def of_class(self, name: TokenClass) -> Tensor:
         """Boolean (B, T): positions of one class."""
@@ -47,64 +54,65 @@ class Positions:
 
 
 def answer_states(
-    rollout: Rollout, examples: Sequence[Example], modal_sets: ModalSets
-) -> list[list[PrefixState | None]]:
+    rollout: Rollout, examples: Sequence[Example], labels: Labels
+) -> list[list[Any | None]]:
     """The state before each token of every answer; None where it is dead or has ended."""
     return [
-        modal_sets.states(example.candidates, answer)
+        labels.states_of(example, answer)
         for example, answer in zip(examples, rollout.answers(), strict=True)
     ]
 
 
-def label_classes(
-    rollout: Rollout, examples: Sequence[Example], modal_sets: ModalSets | None
-) -> Tensor:
+def label_classes(rollout: Rollout, examples: Sequence[Example], labels: Labels | None) -> Tensor:
     """`class_BT` of `label` alone, which takes no modal set: what an update needs to log.
 
     NO_CLASS everywhere for a contract without classes.
     """
     codes = np.full(tuple(rollout.mask_BT.shape), NO_CLASS, dtype=np.int64)
-    if modal_sets is None:
+    if labels is None:
         return torch.from_numpy(codes).to(rollout.ids_BL.device)
-    for b, states in enumerate(answer_states(rollout, examples, modal_sets)):
+    for b, states in enumerate(answer_states(rollout, examples, labels)):
         for t, state in enumerate(states):
             if state is None:
                 break
-            codes[b, t] = CODE[token_class(state)]
+            codes[b, t] = CODE[labels.place(state).token_class]
     return torch.from_numpy(codes).to(rollout.ids_BL.device)
 
 
-def label(rollout: Rollout, examples: Sequence[Example], modal_sets: ModalSets) -> Positions:
-    """Class, offset and modal set of every live position of a rollout."""
-    return label_states(answer_states(rollout, examples, modal_sets), rollout, modal_sets)
+def label(rollout: Rollout, examples: Sequence[Example], labels: Labels) -> Positions:
+    """Class, place, offset and modal set of every live position of a rollout."""
+    return label_states(answer_states(rollout, examples, labels), rollout, labels)
 
 
 def label_states(
-    states_of: Sequence[Sequence[PrefixState | None]], rollout: Rollout, modal_sets: ModalSets
+    states_of: Sequence[Sequence[Any | None]], rollout: Rollout, labels: Labels
 ) -> Positions:
     """`label` of answers whose states are known: one list for every row of `rollout`."""
     shape = tuple(rollout.mask_BT.shape)
-    codes, offsets, rows = (np.full(shape, NO_CLASS, dtype=np.int64) for _ in range(3))
+    codes, offsets, rows, where = (np.full(shape, NO_CLASS, dtype=np.int64) for _ in range(4))
+    tails = np.zeros(shape, dtype=np.bool_)
     sets: list[NDArray[np.int64]] = []
     row_of: dict[int, int] = {}
+    places: dict[str, int] = {}
     for b, states in enumerate(states_of):
-        seen = [0] * len(CLASSES)
+        seen: Counter[Place] = Counter()
         for t, state in enumerate(states):
             if state is None:
                 break
-            code = CODE[token_class(state)]
-            modal = modal_sets.members(state)
+            place, modal = labels.place(state), labels.modal(state)
             # One array stands for one set while `sets` holds on to it, so its identity is a key.
-            if id(modal) not in row_of:
-                row_of[id(modal)] = len(sets)
-                sets.append(modal)
-            codes[b, t], offsets[b, t], rows[b, t] = code, seen[code], row_of[id(modal)]
-            seen[code] += 1
+            if id(modal.members) not in row_of:
+                row_of[id(modal.members)] = len(sets)
+                sets.append(modal.members)
+            codes[b, t], rows[b, t] = CODE[place.token_class], row_of[id(modal.members)]
+            offsets[b, t], tails[b, t] = seen[place], modal.tail_needed
+            where[b, t] = places.setdefault(place.name, len(places))
+            seen[place] += 1
     device = rollout.ids_BL.device
-    class_BT, offset_BT, set_BT = (
-        torch.from_numpy(array).to(device) for array in (codes, offsets, rows)
+    class_BT, offset_BT, set_BT, tail_BT, place_BT = (
+        torch.from_numpy(array).to(device) for array in (codes, offsets, rows, tails, where)
     )
-    return Positions(class_BT, offset_BT, set_BT, sets)
+    return Positions(class_BT, offset_BT, set_BT, tail_BT, place_BT, sets, [*places])
 
 
 @torch.no_grad()

@@ -31,8 +31,8 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
     calibration.csv, distribution.csv (quantiles of single positions), thresholds.svg, .png, .csv.
     Returns the folder that they were written to.
     """
-    require_classes(config)
     prepared = prepare(config, paths)
+    require_classes(config, prepared)
     say_prompt(shown_prompt(prepared))
     calibration, measured = prepare_calibration(config, paths, prepared)
     folder = paths.output.study_dir(config.data.name, "calibration")
@@ -48,6 +48,8 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
     )
     for outside in calibration.outside:
         print_text(console, _outside(outside))
+    if calibration.unfollowed:
+        print_text(console, _unfollowed(calibration.unfollowed))
     if calibration.binding is None:
         console.print(
             "no threshold: no class whose tail the contract needs has p > b, so no lambda is "
@@ -82,6 +84,14 @@ def _single_positions(
     note = verdict.in_words()
     print_text(console, note)
     draw_thresholds(tabulate_curves(own, c), medians, folder, c=c, note=note, origin=provenance)
+
+
+def _unfollowed(share: float) -> str:
+    return (
+        f"{share:.1%} of the accepted answers are written as no grammar writes them (keys in "
+        "another order than the schema's, or letters of keys and listed values as escapes): their "
+        "positions are labelled up to there only"
+    )
 
 
 def _outside(found: Outside) -> str:

@@ -11,8 +11,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from opdcliff.contract.labels import Modal, Place
 from opdcliff.contract.parse import RankingContract
 from opdcliff.contract.token_classes import (
+    TAIL_NEEDED,
     PrefixState,
     TokenClass,
     advance,
@@ -24,11 +26,12 @@ from opdcliff.contract.token_classes import (
     step,
     token_class,
 )
-from opdcliff.contract.verdict import Contract
+from opdcliff.contract.verdict import Asked
 
 # Sets kept at a time, the last ones used. Outside the text a set has few members, and the text has
 # fewer states than this, so that memory stays flat however many prompts are labelled.
 KEPT_SETS = 1024
+_PLACES = {name: Place(name) for name in TokenClass}
 
 
 class ModalSets:
@@ -40,6 +43,8 @@ class ModalSets:
     token_bytes: what each token id adds to an answer; None for special and unused ids, which are
     never modal but for `end_ids` after a whole answer.
     """
+
+    follows_all = True
 
     def __init__(
         self,
@@ -53,6 +58,26 @@ class ModalSets:
             None if i in self._end_ids else data for i, data in enumerate(token_bytes)
         )
         self._kept: OrderedDict[PrefixState, NDArray[np.int64]] = OrderedDict()
+
+    def states_of(self, asked: Asked, token_ids: Sequence[int]) -> list[PrefixState | None]:
+        """`states` of an answer to a prompt."""
+        return self.states(asked.candidates, token_ids)
+
+    def place(self, state: PrefixState) -> Place:
+        """The class; every class of a ranking has one place."""
+        return _PLACES[token_class(state)]
+
+    def modal(self, state: PrefixState) -> Modal:
+        """`members`, whose tail the class needs or not."""
+        return Modal(self.members(state), token_class(state) in TAIL_NEEDED)
+
+    def is_complete(self, state: PrefixState) -> bool:
+        """Whether the prefix is a whole answer."""
+        return is_complete(state)
+
+    def is_open_text(self, state: PrefixState) -> bool:
+        """Whether the prefix ends inside the reason, between whole characters."""
+        return in_plain_text(state)
 
     def states(
         self, candidates: Sequence[str], token_ids: Sequence[int]
@@ -147,17 +172,3 @@ def _cache_key(state: PrefixState) -> PrefixState:
     if token_class(state) is not TokenClass.TEXT:
         return state
     return replace(state, keys_left=frozenset(), ids_left=frozenset())
-
-
-def modal_sets_of(
-    contract: Contract, token_bytes: Sequence[bytes | None], end_ids: Sequence[int]
-) -> ModalSets | None:
-    """The modal sets of a contract, None where it only judges; arguments as for `ModalSets`."""
-    if isinstance(contract, RankingContract):
-        return ModalSets(contract, token_bytes, end_ids)
-    return None
-
-
-def has_classes(contract: Contract) -> bool:
-    """Whether the positions of an answer have token classes, so that p and b can be measured."""
-    return isinstance(contract, RankingContract)

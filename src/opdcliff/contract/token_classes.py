@@ -31,6 +31,14 @@ class TokenClass(StrEnum):
     text       inside the reason string: the text goes on, or its closing quote ends it.
     close      the final closing brace.
     eos        the object is complete: EOS and nothing else.
+
+    Of answers to a schema brace, key, separator and eos, wherever they stand, and:
+
+    enum_or_const  a value that the schema lists.
+    string_text    inside a string that it does not list.
+    number         the digits of such a number.
+    literal        true, false or null.
+    whitespace     behind whitespace: more of it, or what it stands before.
     """
 
     BRACE = "brace"
@@ -40,6 +48,11 @@ class TokenClass(StrEnum):
     TEXT = "text"
     CLOSE = "close"
     EOS = "eos"
+    ENUM = "enum_or_const"
+    STRING = "string_text"
+    NUMBER = "number"
+    LITERAL = "literal"
+    WHITESPACE = "whitespace"
 
 
 # Classes whose tail an accepted answer needs: only by leaving the modal set (closing the string)

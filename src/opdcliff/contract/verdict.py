@@ -73,7 +73,7 @@ class Asked(Protocol):
 class Contract(Protocol):
     """Judge of whole answers: accepted as it stands, or refused with one code, without repair.
 
-    Whether answers have token classes beside it is a matter of `modal_sets_of`.
+    Whether answers have token classes beside it is a matter of `labels_of`.
     """
 
     @property

@@ -54,3 +54,7 @@ class Splits:
     calibration: Sequence[Example]
     test: Sequence[Example]
     titles: tuple[str, ...] = ()
+
+    def forms(self) -> set[str]:
+        """What the contracts of all examples are made of."""
+        return {e.form for part in (self.train, self.calibration, self.test) for e in part}

@@ -1,11 +1,11 @@
-"""Teacher, base, prompts and modal sets, loaded once for the cells that a process runs in turn."""
+"""Teacher, base, prompts and labels, loaded once for the cells that a process runs in turn."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from opdcliff.contract import ModalSets, contract_of
+from opdcliff.contract import Labels, classes_problem, contract_of
 from opdcliff.data import Splits, read_splits
 from opdcliff.models.prepare import Prepared, load_trio
 from opdcliff.models.trio import Trio
@@ -16,12 +16,12 @@ from opdcliff.settings import RunConfig
 class Loaded:
     """What the cells of a study share; `trio.student` is the base, of which they make their own.
 
-    modal_sets: None for a contract without classes.
+    labels: None for a contract without classes.
     """
 
     trio: Trio
     splits: Splits
-    modal_sets: ModalSets | None
+    labels: Labels | None
 
 
 # What the last cell of this process used: the next one mostly needs the same. Holding one entry
@@ -38,6 +38,8 @@ def load_kept(config: RunConfig, prepared: Prepared) -> Loaded:
         trio = load_trio(config, prepared)
         # A third copy of the warm start would lie idle.
         trio = replace(trio, student=trio.base)
-        modal_sets = trio.codec.modal_sets(contract_of(config.data))
-        _last[key] = Loaded(trio, read_splits(prepared.data), modal_sets)
+        splits, contract = read_splits(prepared.data), contract_of(config.data)
+        problem = classes_problem(contract, splits.forms())
+        labels = None if problem else trio.codec.labels(contract)
+        _last[key] = Loaded(trio, splits, labels)
     return _last[key]

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from opdcliff.calibration import Binding, prepare_calibration
-from opdcliff.contract import contract_of, has_classes
+from opdcliff.contract import contract_of
 from opdcliff.data import Example
 from opdcliff.models import MEASURING_CODE, Loaded, Prepared, load_kept, prepare, prompt_batch
 from opdcliff.paths import StudyPaths
@@ -78,15 +78,15 @@ def preview(
         ConfigError: a rule without a fixed point of its own; what preparing models may raise.
     """
     prepared = prepare(config, paths)
-    binding = None
-    if has_classes(contract_of(config.data)):
+    loaded, binding = load_kept(config, prepared), None
+    if loaded.labels is not None:
         binding = prepare_calibration(config, paths, prepared)[0].binding
     identity = _identity(config, prepared)
     kept = KeptPoints(paths.assets_dir("preview", identity))
     to_find = config.preview.margin is None
     return curve(
         config,
-        load_kept(config, prepared),
+        loaded,
         binding,
         advance,
         points=points,

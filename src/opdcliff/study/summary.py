@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from opdcliff.calibration import Calibration, Homogeneity, tabulate_distribution
-from opdcliff.contract import TAIL_NEEDED
+from opdcliff.contract import TokenClass
 from opdcliff.models import Prepared
 from opdcliff.paths import StudyPaths
 from opdcliff.records import OUTCOMES, Record, read_record
@@ -28,7 +28,8 @@ from opdcliff.terminal import ARM_KEYS, print_table, print_text, with_intervals
 from opdcliff.theory import LEVEL, Onset, bracket_interval, onset_of_seed, t_interval, wilson
 from opdcliff.verification import about_runs, seal_tables, view_of_record
 
-_BINDING = next(iter(TAIL_NEEDED)).value
+# The classes of free text, in rankings and in answers to schemas.
+_TEXTS = (TokenClass.TEXT.value, TokenClass.STRING.value)
 _UNKNOWN = Onset(np.nan, -np.inf, np.inf)
 
 
@@ -112,11 +113,17 @@ def _cell_row(cell: Cell, record: Record, calibration: Calibration) -> dict[str,
         **{name: final[f"eval/{name}"] for name in ndcg if f"eval/{name}" in final},
         "truncated": final["eval/truncated_rate"],
         "mean_length": final["eval/mean_length"],
-        "tail_ratio": final.get(f"train/tail_ratio/{_BINDING}", np.nan),
-        "clip_fraction": final.get(f"train/clip_fraction/{_BINDING}", np.nan),
+        "tail_ratio": _of_text(final, "train/tail_ratio"),
+        "clip_fraction": _of_text(final, "train/clip_fraction"),
         "residual": final.get("train/residual_mean", np.nan),
         "record": record.folder.name,
     }
+
+
+def _of_text(final: Mapping[Any, Any], name: str) -> float:
+    """A metric of the class of free text; NaN where there is none."""
+    found = [final[f"{name}/{text}"] for text in _TEXTS if f"{name}/{text}" in final]
+    return found[0] if found else np.nan
 
 
 def onset_table(cells: pd.DataFrame, *, bisected: bool = False) -> pd.DataFrame:

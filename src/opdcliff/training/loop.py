@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from opdcliff.calibration import label_classes
-from opdcliff.contract import ModalSets
+from opdcliff.contract import Labels
 from opdcliff.data import Splits
 from opdcliff.engine import Engine
 from opdcliff.models import Trio
@@ -77,7 +77,7 @@ def train(
     lam: float,
     trio: Trio,
     splits: Splits,
-    modal_sets: ModalSets | None,
+    labels: Labels | None,
     engine: Engine,
     *,
     report: Callable[[int, dict[str, float]], None],
@@ -101,7 +101,7 @@ def train(
     """
     at = start or LoopState()
     meter, rule = at.meter, ClipRule(config.clip.rule)
-    measure_now = partial(evaluate_run, config, trio, splits, modal_sets, engine, meter)
+    measure_now = partial(evaluate_run, config, trio, splits, labels, engine, meter)
     steps, saved_at = config.rollout.updates_per_batch, at.update
     watching = True
     while True:
@@ -126,7 +126,7 @@ def train(
                 save(at)
                 saved_at = at.update
             batch = sample_batch(config, lam, trio, splits, engine, at.update // steps, meter)
-            class_BT = label_classes(batch.rollout, batch.examples, modal_sets)
+            class_BT = label_classes(batch.rollout, batch.examples, labels)
         with Timed(meter, "update"):
             output = accumulate(config, rule, lam_now, batch, engine)
             norm = engine.step()

@@ -60,7 +60,7 @@ def train_here(
         job.lam,
         replace(trio, student=engine.student),
         models.splits,
-        models.modal_sets,
+        models.labels,
         engine,
         report=report,
         advance=advance,

@@ -27,11 +27,10 @@ SEALED, SEALED_MANIFEST = "sealed", "manifest.json"
 JUDGE = "opdcliff.verification.verdicts"
 # Metrics are made while a run goes on; their code is kept to be read, not executed.
 METRIC_CODE = (
-    *(f"contract/{name}.py" for name in ("verdict", "json_text", "parse", "ranking", "choice")),
-    *(
-        f"contract/forms/{name}.py"
-        for name in ("schema", "schema_check", "pattern", "lark", "function", "wrapper")
-    ),
+    *(f"contract/{name}.py" for name in ("verdict", "json_text", "parse", "ranking")),
+    *(f"contract/{name}.py" for name in ("choice", "engine")),
+    *(f"contract/forms/{name}.py" for name in ("schema", "schema_check", "pattern")),
+    *(f"contract/forms/{name}.py" for name in ("lark", "function", "wrapper")),
     "training/evaluation/metrics.py",
 )
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from opdcliff.contract.engine import engine
 from opdcliff.contract.forms.pattern import NOT_TEXT, is_text
 from opdcliff.contract.verdict import ACCEPTED, Asked, FailureCode, ParseResult, refused
-from opdcliff.errors import ConfigError, DataError
+from opdcliff.errors import DataError
 
 NO_PARSE, INCOMPLETE = "no_parse", "incomplete"
-_EXTRA = 'pip install "opd-cliff[grammar]"'
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,6 @@ class LarkContract:
         if matcher.try_consume_tokens(list(data)) < len(data):
             return refused(NO_PARSE)
         return ACCEPTED if matcher.is_accepting() else refused(INCOMPLETE)
-
-
-def engine() -> Any:
-    """The module of the grammar engine. Raises ConfigError where it is not installed."""
-    try:
-        import llguidance
-    except ImportError as error:
-        raise ConfigError(
-            f"grammars are read by llguidance, which is not installed: {_EXTRA}"
-        ) from error
-    return llguidance
 
 
 @functools.cache

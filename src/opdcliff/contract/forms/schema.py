@@ -23,6 +23,8 @@ from opdcliff.contract.verdict import ACCEPTED, Asked, FailureCode, ParseResult,
 MAX_DEPTH = 32
 
 DUPLICATE_KEY, NOT_FINITE, NEVER = "duplicate_key", "not_finite", "false"
+# What no grammar of a schema sees: keys that the schema does not name, and the size of a number.
+BEYOND_GRAMMARS = (DUPLICATE_KEY, NOT_FINITE)
 _TEXT_CODES = (
     FailureCode.TRUNCATED.value,
     FailureCode.NOT_JSON.value,
@@ -54,7 +56,8 @@ class SchemaContract:
 
     name: str = "schema"
     ranks: bool = False
-    has_text: bool = False
+    # Of most schemas; calibrations then make a text go on.
+    has_text: bool = True
     form_key: str = "schema"
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opdcliff.contract import Contract, ModalSets, modal_sets_of
+from opdcliff.contract import Contract, Labels, labels_of
 from opdcliff.data import Example
 from opdcliff.errors import DataError
 from opdcliff.models.tokens.chat import Chat, chat_of
@@ -112,9 +112,9 @@ class Codec:
         """The text of an answer; no contract takes the surrogates that stand for broken UTF-8."""
         return self.answer_bytes(ids).decode("utf-8", "surrogateescape")
 
-    def modal_sets(self, contract: Contract) -> ModalSets | None:
-        """Modal sets of a contract over the vocabulary; None for one without classes."""
-        return modal_sets_of(contract, self.token_bytes, self.end_ids)
+    def labels(self, contract: Contract) -> Labels | None:
+        """Labels of a contract's answers over the vocabulary; None for one without classes."""
+        return labels_of(contract, self.token_bytes, self.end_ids)
 
     def check_spelling(self, examples: Iterable[Example]) -> None:
         """Refuse a tokenizer whose tokens do not spell what was encoded.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from opdcliff.calibration import CLASSES, NO_CLASS, label, modal_logits
-from opdcliff.contract import TAIL_NEEDED, ModalSets
+from opdcliff.contract import Labels
 from opdcliff.data import Example
 from opdcliff.models import Trio
 from opdcliff.rollout import Rollout
@@ -26,11 +26,12 @@ _MIDDLE = (0.158655, 0.5, 0.841345)
 class Masses:
     """Modal masses at the labelled positions of one answer, in the memory of the host.
 
-    class_n: index into `CLASSES`. logit_p_n, logit_q_n, logit_b_n: of teacher, student and base.
-    ratio_n: (1-p)/(1-q).
+    class_n: index into `CLASSES`. tail_n: whether an accepted answer needs the tail there.
+    logit_p_n, logit_q_n, logit_b_n: of teacher, student and base. ratio_n: (1-p)/(1-q).
     """
 
     class_n: Tensor
+    tail_n: Tensor
     logit_p_n: Tensor
     logit_q_n: Tensor
     logit_b_n: Tensor
@@ -41,20 +42,27 @@ def measure_masses(
     trio: Trio,
     rollout: Rollout,
     examples: Sequence[Example],
-    modal_sets: ModalSets,
+    labels: Labels,
     *,
     temperature: float,
     chunk_tokens: int,
 ) -> list[Masses]:
     """Masses of every answer of a rollout, one for each row."""
-    positions = label(rollout, examples, modal_sets)
+    positions = label(rollout, examples, labels)
     logit_p_BT, logit_q_BT, logit_b_BT = (
         modal_logits(m, rollout, positions, temperature=temperature, chunk_tokens=chunk_tokens)
         for m in (trio.teacher, trio.student, trio.base)
     )
     # (1-p)/(1-q) from logits, without cancelling digits when both masses are close to 1.
     ratio_BT = torch.exp(F.softplus(logit_q_BT) - F.softplus(logit_p_BT))
-    values_BT = (positions.class_BT, logit_p_BT, logit_q_BT, logit_b_BT, ratio_BT)
+    values_BT = (
+        positions.class_BT,
+        positions.tail_BT,
+        logit_p_BT,
+        logit_q_BT,
+        logit_b_BT,
+        ratio_BT,
+    )
     rows = zip(*(value_BT.cpu() for value_BT in values_BT), strict=True)
     return [Masses(*(value_T[row[0] != NO_CLASS] for value_T in row)) for row in rows]
 
@@ -72,7 +80,7 @@ def class_metrics(
     one, untouched by the few positions after a stray token (point 16). Positions where a model
     forbids the whole modal class or tail (an infinite logit) are left out.
     """
-    class_n, logit_p, logit_q, logit_b, ratio = (
+    class_n, tail_n, logit_p, logit_q, logit_b, ratio = (
         torch.cat([getattr(masses, name) for masses in measured])
         for name in (field.name for field in fields(Masses))
     )
@@ -82,8 +90,7 @@ def class_metrics(
         for code, name in enumerate(CLASSES)
         if (known & (class_n == code)).any()
     }
-    can_bind = [code for code, name in enumerate(CLASSES) if name in TAIL_NEEDED]
-    binding = known & torch.isin(class_n, torch.tensor(can_bind))
+    binding = known & tail_n
     if not binding.any():
         return metrics
     residual = (logit_q - lam * logit_p + (lam - 1.0) * logit_b)[binding]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TypeVar
 
-from opdcliff.contract import ModalSets, contract_of
+from opdcliff.contract import Labels, contract_of
 from opdcliff.data import Splits
 from opdcliff.engine import Engine
 from opdcliff.models import Trio
@@ -28,7 +28,7 @@ def evaluate_run(
     config: RunConfig,
     trio: Trio,
     splits: Splits,
-    modal_sets: ModalSets | None,
+    labels: Labels | None,
     engine: Engine,
     meter: RunningMeans,
     lam: float,
@@ -53,7 +53,7 @@ def evaluate_run(
             judged += judge(rollout, examples, contract, trio.codec)
         # A contract that only judges has no classes.
         masses: list[Masses] = []
-        if modal_sets is not None:
+        if labels is not None:
             examples, rollout = batches[0]
             own, run = class_rows(len(prompts), engine.rank, engine.world)
             rows = [row % len(examples) for row in range(run)]
@@ -61,12 +61,12 @@ def evaluate_run(
                 trio,
                 engine.level(_of_rows(rollout, rows)),
                 [examples[row] for row in rows],
-                modal_sets,
+                labels,
                 temperature=config.rollout.temperature,
                 chunk_tokens=config.engine.score_chunk_tokens,
             )[:own]
     numbers = [number for number, _ in numbered]
-    if modal_sets is not None:
+    if labels is not None:
         measured = _in_order(engine, numbers[: len(masses)], masses)
         metrics |= class_metrics(measured, lam=lam, strength=config.clip.strength)
     every = _in_order(engine, numbers, judged)
