@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BloomConfig, GPT2Config, GPT2LMHeadModel, Qwen3Config
+from transformers import BloomConfig, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel, Qwen3Config
 
 import families
 from markov import codec_of
@@ -161,6 +161,8 @@ LONG_ROPE = families.configuration(
         (BloomConfig(), None),
         (Qwen3Config(max_position_embeddings=0), None),
         (LONG_ROPE, 64),
+        # One description for each kind of layer.
+        (Gemma3TextConfig(rope_parameters={"full_attention": LONG_ROPE.rope_parameters}), 64),
     ],
 )
 def test_positions_are_read_from_any_configuration(

@@ -392,8 +392,8 @@ def test_ended_rows_are_dropped_or_kept_whatever_the_cache(kind: str) -> None:
         lambda module, inputs, given: computed.append(len(given["input_ids"])), with_kwargs=True
     )
     # Of one length, since some of these models do not know padding.
-    prompts, ends = [[5, 6, 7]] * 6, (EOS, 2, 3, 4, 5)
-    whole, shrinking = _whole_and_shrinking(prompts, list(range(6)), model=model, end_ids=ends)
+    options: dict[str, Any] = {"model": model, "end_ids": (EOS, 2, 3, 4, 5), "temperature": 2.0}
+    whole, shrinking = _whole_and_shrinking([[5, 6, 7]] * 6, list(range(6)), **options)
     _assert_equal(whole, shrinking)
     assert 2 * sum(length < max(whole.lengths()) for length in whole.lengths()) > 6
     assert (set(computed) != {6}) == (kind == "gemma3_text")

@@ -25,6 +25,8 @@ from transformers import (
 )
 
 from opdcliff.errors import ConfigError
+from opdcliff.rollout.backends import sample
+from opdcliff.rollout.draws import TRAIN_STREAM
 from opdcliff.rollout.scoring import (
     ScoringModule,
     completion_logp,
@@ -207,6 +209,46 @@ def test_a_head_of_several_modules_goes_through_the_models_own_forward() -> None
 
 def test_neutral_scaling_keeps_the_chunked_path() -> None:
     assert has_plain_head(GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=1.0)))
+
+
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0, 3.0, 2.0, 1.5],
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+
+
+@pytest.mark.parametrize(("rope", "known"), [(LONG, 64), (DYNAMIC, 16)])
+def test_rows_that_positions_would_make_depend_on_each_other_are_refused(
+    rope: dict[str, Any], known: int
+) -> None:
+    """Past 16 tokens the library scales the positions of all rows by the longest."""
+    model = build("llama", rope_parameters=rope, max_position_embeddings=known)
+    options: dict[str, Any] = {"temperature": 1.0, "chunk_tokens": 64}
+    generator = torch.Generator().manual_seed(1)
+    ids, attention = torch.randint(3, 53, (2, 20), generator=generator), torch.ones(2, 20).long()
+    # Rows of 16 and 9 tokens; more padding changes nothing.
+    attention[0, :4], attention[1, :11] = 0, 0
+    together = completion_logp(model, ids, attention, 6, **options)[1]
+    alone = completion_logp(model, ids[1:], attention[1:], 6, **options)[0]
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-9)
+    attention[0, 3] = 1
+    inputs = {"input_ids": ids, "position_ids": (attention.cumsum(-1) - 1).clamp(min=0)}
+    with torch.no_grad():
+        beside = model(**inputs, attention_mask=attention).logits[1]
+        without = model(**{k: v[1:] for k, v in inputs.items()}, attention_mask=attention[1:])
+    assert (beside - without.logits[0])[11:].abs().max() > 0.01
+    with pytest.raises(ConfigError, match="more than 16 tokens, and one of 17 is asked for"):
+        completion_logp(model, ids, attention, 6, **options)
+    limits = {"max_new_tokens": 8, "temperature": 1.0, "end_ids": (2,), "pad_id": 0}
+    draws = {"numbers": range(2), "seed": 0, "stream": TRAIN_STREAM}
+    assert len(sample(model, ids[:, :8], attention[:, :8], **limits, **draws).lengths()) == 2
+    with pytest.raises(ConfigError, match=r"one of 17 is asked for.*lower rollout\.max_new_tokens"):
+        sample(model, ids[:, :8], attention[:, :8], **limits | {"max_new_tokens": 12}, **draws)
 
 
 class LargestTensor(TorchDispatchMode):

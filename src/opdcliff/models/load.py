@@ -36,6 +36,7 @@ from opdcliff.models.tuning.adapters import (
     merge_adapter,
 )
 from opdcliff.models.weights.library_errors import cannot_load
+from opdcliff.rollout import even_positions
 from opdcliff.settings import ArchConfig
 
 # Their bars would tear this project's own; loading reports through errors.
@@ -200,15 +201,10 @@ def known_positions(source: str | Path, *, revision: str | None = None) -> int |
 def positions_in(configuration: Any) -> int | None:
     """How many positions a model of this configuration was made for, if that says so.
 
-    Of LongRoPE (Phi-3 128k) those before the switch to its long factors: the library makes it for
-    a whole batch by its longest row, so that log-probs of a row would depend on those beside it.
+    Fewer where positions are scaled by the longest row of a batch (`even_positions`).
     """
-    text = configuration.get_text_config()
-    known = [getattr(text, "max_position_embeddings", None)]
-    rope = getattr(text, "rope_parameters", None) or {}
-    if rope.get("rope_type") == "longrope":
-        known.append(rope.get("original_max_position_embeddings"))
-        known.append(getattr(text, "original_max_position_embeddings", None))
+    known = [getattr(configuration.get_text_config(), "max_position_embeddings", None)]
+    known.append(even_positions(configuration))
     return min((n for n in known if isinstance(n, int) and n > 0), default=None)
 
 

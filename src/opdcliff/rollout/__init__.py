@@ -16,6 +16,7 @@ from opdcliff.rollout.draws import (
     is_end,
     uniforms,
 )
+from opdcliff.rollout.positions import even_positions
 from opdcliff.rollout.scoring import (
     ChunkLoss,
     ScoringModule,
@@ -43,6 +44,7 @@ __all__ = [
     "completion_features",
     "completion_logp",
     "draw_tokens",
+    "even_positions",
     "features_logp",
     "has_plain_head",
     "is_end",

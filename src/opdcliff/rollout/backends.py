@@ -32,6 +32,7 @@ from transformers import PreTrainedModel
 
 from opdcliff.rollout import compiled, continuous, reference
 from opdcliff.rollout.draws import Rollout
+from opdcliff.rollout.positions import require_even
 
 
 class Sampler(Protocol):
@@ -75,5 +76,9 @@ def sample(
     backend: str = "reference",
     **options: Any,
 ) -> Rollout:
-    """Sample with a backend, a key of `SAMPLERS`; options are the keywords of `Sampler`."""
+    """Sample with a backend, a key of `SAMPLERS`; options are the keywords of `Sampler`.
+
+    Raises ConfigError for rows that would depend on each other (`positions`).
+    """
+    require_even(model, attention_BL, options["max_new_tokens"])
     return SAMPLERS[backend](model, prompt_BL, attention_BL, **options)

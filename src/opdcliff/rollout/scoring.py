@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from opdcliff.errors import ConfigError
+from opdcliff.rollout.positions import require_even
 
 # What a causal LM of the transformers library may do to hidden states or logits around its head,
 # by configuration field, and the values under which nothing is done.
@@ -176,7 +177,9 @@ def completion_features(
     """What `features_logp` makes log-probs of each completion token of, shape BTX.
 
     Hidden states before the head (X = D); logits (X = V) where the model has no plain head.
+    Raises ConfigError for rows whose scores would depend on each other (`positions`).
     """
+    require_even(model, attention_BL)
     inputs = {
         "input_ids": ids_BL,
         "attention_mask": attention_BL,
