@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import failing
 from kept import parameters, refused_update
@@ -149,6 +150,50 @@ def test_checkpointing_keeps_less_and_changes_no_gradient() -> None:
     for name, value in first.items():
         assert value.grad is not None
         torch.testing.assert_close(second[name].grad, value.grad, rtol=0, atol=1e-12)
+
+
+DROPPING: dict[str, dict[str, Any]] = {
+    "opt": {
+        "hidden_size": 32,
+        "word_embed_proj_dim": 32,
+        "ffn_dim": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+    },
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "hidden_dropout": 0.1},
+    "xglm": {
+        "d_model": 32,
+        "ffn_dim": 48,
+        "num_layers": 2,
+        "attention_heads": 4,
+        "dropout": 0.1,
+        "activation_dropout": 0.1,
+    },
+}
+
+
+@pytest.mark.parametrize("architecture", DROPPING)
+def test_dropout_inside_of_layers_stays_off_when_they_are_run_again(architecture: str) -> None:
+    shape = DROPPING[architecture] | {"vocab_size": 23, "pad_token_id": 0, "eos_token_id": 1}
+    ids = torch.randint(2, 23, (4, 12), generator=torch.Generator().manual_seed(0))
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **shape)).eval()
+        engine = SingleEngine(model, _config(f"engine.gradient_checkpointing={again}"))
+        scores = [engine.score(ids, torch.ones_like(ids), 8) for _ in range(2)]
+        assert torch.equal(*scores)
+        engine.backward(scores[0].sum(), last=True)
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        assert not any(module.training for module in model.modules())
+        found.append((scores[0].detach(), gradients))
+    (plain, plain_gradients), (recomputed, gradients) = found
+    assert torch.equal(plain, recomputed)
+    assert gradients.keys() == plain_gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, plain_gradients[name], rtol=0, atol=1e-6)
 
 
 def _saved_elements(engine: SingleEngine) -> int:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     LlamaForCausalLM,
     PhiConfig,
     PhiForCausalLM,
@@ -26,6 +28,7 @@ from opdcliff.models.load import build, load_model, load_tokenizer, same_vocabul
 from opdcliff.models.tokens.train_bpe import train_bpe
 from opdcliff.models.trio import assemble, fresh_student
 from opdcliff.models.weights import library_errors
+from opdcliff.rollout.scoring import completion_logp
 from opdcliff.settings.schema import ArchConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -209,6 +212,69 @@ def test_an_attention_kernel_named_by_a_checkpoint_is_not_fetched(tmp_path: Path
     assert load_model(tmp_path, dtype="float32").config._attn_implementation == "sdpa"
 
 
+def test_an_architecture_that_cannot_be_used_is_named_and_the_remedy_is_another(
+    tmp_path: Path,
+) -> None:
+    for changes, name in (({"model_type": "foolm"}, "foolm"), ({"model_type": "t5"}, "T5Config")):
+        _save(tmp_path)
+        _edit(tmp_path / "config.json", **changes)
+        with pytest.raises(ModelError, match=f"{name}.*; this architecture is not supported"):
+            load_model(tmp_path, dtype="float32")
+
+
+COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+# Architectures of the library without sdpa, in their own words.
+WITHOUT_SDPA: dict[str, dict[str, Any]] = {
+    "gpt_oss": {
+        **COMMON,
+        "num_key_value_heads": 2,
+        "intermediate_size": 32,
+        "head_dim": 8,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+    },
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+    "mamba2": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_heads": 8,
+        "head_dim": 8,
+        "state_size": 8,
+        "n_groups": 1,
+    },
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4},
+    "gpt_neo": {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "window_size": 4,
+        "attention_types": [[["global", "local"], 1]],
+    },
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
+    "xglm": {"d_model": 32, "ffn_dim": 32, "num_layers": 2, "attention_heads": 4},
+}
+
+
+@pytest.mark.parametrize("architecture", WITHOUT_SDPA)
+def test_an_architecture_without_sdpa_is_loaded_and_scores_as_its_own_forward(
+    architecture: str, tmp_path: Path
+) -> None:
+    shape = {"vocab_size": 64, "initializer_range": 0.2, "pad_token_id": 0, "eos_token_id": 1}
+    config = AutoConfig.for_model(architecture, **shape, **WITHOUT_SDPA[architecture])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model = load_model(tmp_path, dtype="float32")
+    assert model.config._attn_implementation == "eager"
+    ids = torch.randint(2, 64, (2, 20), generator=torch.Generator().manual_seed(0))
+    attention = torch.ones_like(ids)
+    ids[1, :7] = attention[1, :7] = 0
+    with torch.no_grad():
+        found = completion_logp(model, ids, attention, 8, temperature=1.0, chunk_tokens=64)[1]
+        logits = model(input_ids=ids[1:, 7:]).logits[0, -9:-1]
+    expected = logits.log_softmax(-1).gather(-1, ids[1, -8:, None])[:, 0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("revision", [None, "main", "v1.0", COMMIT[:12], COMMIT.upper(), ""])
 @pytest.mark.parametrize(
     "load", [lambda *a, **k: load_model(*a, dtype="float32", **k), load_tokenizer]
@@ -312,6 +378,7 @@ def test_the_sentence_that_helps_is_shown_whole() -> None:
     line = library_errors.cannot_load("student", "folder", ValueError(words))
     assert "Some2ForCausalLM does not support" in line
     assert "scaled_dot_product_attention yet. Example" in line
+    assert "; this architecture is not supported: choose" in line
     long = "The first sentence. " + "Then a second one that says as much as that. " * 20
     line = library_errors.cannot_load("student", "folder", ValueError(long))
     assert "says as much as that; give" in line

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from opdcliff.settings import OptimConfig, RunConfig
 
 def scoring_module(student: PreTrainedModel, config: RunConfig) -> ScoringModule:
     """The student wrapped for scoring at the rollouts' temperature."""
-    kind = ScoringModule
+    kind: type[ScoringModule] = ScoringModule
     if config.engine.gradient_checkpointing:
         kind = _Recomputing
         student.activation_checkpointing_enable({"use_reentrant": False})
@@ -28,18 +29,40 @@ def scoring_module(student: PreTrainedModel, config: RunConfig) -> ScoringModule
 class _Recomputing(ScoringModule):
     """Scoring that runs the student's layers again in the backward pass, for less memory."""
 
-    def forward(self, *inputs: Any) -> Tensor | tuple[Tensor, ...]:
-        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
-        modes = [layer.training for layer in layers]
-        # Only a layer in training mode recomputes, and such a layer drops the cache that sampling
-        # needs. What it contains, dropout above all, stays in the mode it is in.
+    def __init__(self, model: PreTrainedModel, *settings: Any) -> None:
+        super().__init__(model, *settings)
+        layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        self._modes = {layer: layer.training for layer in layers}
         for layer in layers:
+            again = layer._gradient_checkpointing_func
+            layer._gradient_checkpointing_func = partial(self._in_its_mode, layer, again)
+
+    def forward(self, *inputs: Any) -> Tensor | tuple[Tensor, ...]:
+        self._modes = {layer: layer.training for layer in self._modes}
+        # Only a layer in training mode recomputes, and such a layer drops the cache that sampling
+        # needs. What it does, dropout above all, is done in the mode that it was in.
+        for layer in self._modes:
             layer.training = True
         try:
             return super().forward(*inputs)
         finally:
-            for layer, mode in zip(layers, modes, strict=True):
+            for layer, mode in self._modes.items():
                 layer.training = mode
+
+    def _in_its_mode(
+        self, layer: nn.Module, again: Callable[..., Any], run: Callable[..., Any], *inputs: Any
+    ) -> Any:
+        """What the library does to run a layer twice, with the layer in the mode it was in."""
+        mode = self._modes[layer]
+
+        def run_so(*inputs: Any) -> Any:
+            before, layer.training = layer.training, mode
+            try:
+                return run(*inputs)
+            finally:
+                layer.training = before
+
+        return again(run_so, *inputs)
 
 
 def build_optimizer(

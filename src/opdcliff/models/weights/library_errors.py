@@ -6,20 +6,31 @@ import re
 import textwrap
 from pathlib import Path
 
+import transformers
+
 from opdcliff.storage import in_words
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z(\[])")
 # Advice for developers of the library, and where to ask them.
 _ASIDE = re.compile(r"https?://|open an issue|[Pp]lease request")
 _LENGTH = 400
+# What the library says, with the name, of an architecture that it does not know, that is no causal
+# language model, or that has none of the attention asked for.
+_NOT_SUPPORTED = re.compile(
+    r"does not recognize this architecture|Unrecognized configuration class"
+    r"|does not support an attention implementation"
+)
 
 
 def cannot_load(what: str, source: str | Path, error: Exception) -> str:
     """The line that says why `what` of `source` could not be loaded."""
-    return (
-        f"cannot load the {what} of {source}: {_reason(error)}; give a folder or hub id with "
-        "safetensors weights and a tokenizer"
-    )
+    remedy = "give a folder or hub id with safetensors weights and a tokenizer"
+    if _NOT_SUPPORTED.search(str(error)):
+        remedy = (
+            "this architecture is not supported: choose a causal language model that transformers "
+            f"{transformers.__version__}, which is installed, knows"
+        )
+    return f"cannot load the {what} of {source}: {_reason(error)}; {remedy}"
 
 
 def _reason(error: Exception) -> str:
