@@ -178,6 +178,7 @@ def test_calibrate_the_generated_task(run: Run, first_run: Reply, workshop: Path
     assert row.lambda_star_c5 == pytest.approx(lambda_star(row.p, row.b, 5.0), rel=1e-4)
     # Four digits; a table leaves zeros at the end out.
     assert f" {0.9 * row.lambda_star_c5:.4g} " in reply.out
+    assert ("caution: rows of fewer than 16 prompts" in reply.out) == (table.prompts < 16).any()
     # A number that stands for a wide distribution is not called safe.
     homogeneous = "homogeneous: yes" in reply.out
     assert homogeneous != ("homogeneous: no" in reply.out)

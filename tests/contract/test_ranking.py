@@ -79,3 +79,25 @@ def test_nothing_parsed_is_nan_and_zero() -> None:
     metrics = ranking_metrics([None, None])
     assert math.isnan(metrics["ndcg1_parsed"])
     assert metrics["ndcg1_all"] == 0.0
+
+
+@pytest.mark.parametrize("gain", ["exp", "linear"])
+@pytest.mark.parametrize("top", [1023, 1024, 1500, 10**400])
+def test_grades_that_are_counts_or_prices_do_not_overflow(top: int, gain: Gain) -> None:
+    assert ndcg_at_k([top, 3], 1, gain) == 1.0
+    assert ndcg_at_k([3, top], 1, gain) < 0.01
+    # All that counts is what a grade gains beside the others.
+    assert ndcg_at_k([top, top], 2, gain) == 1.0
+    if gain == "exp":
+        assert ndcg_at_k([top - 1, top, top - 2], 2) == pytest.approx(
+            (0.5 + 1 / math.log2(3)) / (1 + 0.5 / math.log2(3)), rel=1e-12
+        )
+
+
+@given(grades=st.lists(st.integers(0, 900), min_size=1, max_size=6), k=st.integers(1, 6))
+def test_small_grades_have_the_bits_of_the_plain_formula(grades: list[int], k: int) -> None:
+    def dcg(ordered: list[int]) -> float:
+        return math.fsum((2.0**g - 1.0) / math.log2(i + 2) for i, g in enumerate(ordered[:k]))
+
+    ideal = dcg(sorted(grades, reverse=True))
+    assert ndcg_at_k(grades, k) == (dcg(grades) / ideal if ideal > 0 else 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,18 @@ def test_the_mark_that_windows_puts_before_utf8_is_read(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert load_prompts(path, SIZES) == splits
     assert line_of(path, _row(0)["prompt"]) == 1
+
+
+@pytest.mark.parametrize("name", ["prompts.jsonl.gz", "prompts.jsonl"])
+def test_a_packed_file_is_read_as_what_is_in_it(tmp_path: Path, name: str) -> None:
+    path = _file(tmp_path, [_row(i) for i in range(6)])
+    splits, data = load_prompts(path, SIZES), gzip.compress(b"\xef\xbb\xbf" + path.read_bytes())
+    packed = tmp_path / name
+    packed.write_bytes(data)
+    assert load_prompts(packed, SIZES) == splits
+    assert line_of(packed, _row(3)["prompt"]) == 4
+    for broken in (data[:40], data[:40] + b"?" + data[41:], data[:3]):
+        _one_line(packed, broken)
 
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be"])

@@ -185,6 +185,19 @@ def test_deepspeed_reaches_other_hosts(hostfile: Path, monkeypatch: pytest.Monke
     assert command[4:] == [sys.executable, "-m", "m.rank", "/a b/job"]
 
 
+def test_what_an_operator_sets_for_torchrun_is_not_taken() -> None:
+    """PET_NNODES=2 made torchrun wait for a second node, without a word."""
+    from torch.distributed import run
+
+    engine = _config("engine=zero2").engine
+    given = {"A": "b", "PET_NNODES": "2", "PET_NODE_RANK": "1", "TORCHELASTIC_RUN_ID": "x"}
+    assert not [k for k in launch_environment(engine, given) if k.startswith(("PET_", "TORCHE"))]
+    command = launch_command(engine, "m", Path("/job"), port=1, environment={})
+    words = command[command.index("torch.distributed.run") + 1 :]
+    asked = run.get_args_parser().parse_args(words)
+    assert (asked.nnodes, asked.node_rank, asked.nproc_per_node) == ("1", 0, "2")
+
+
 def test_gpus_are_counted_per_host(hostfile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -251,6 +251,8 @@ def circle(folder: Path) -> None:
         (lambda f: (f / ADAPTER_WEIGHTS).unlink(), "cannot load the adapter of"),
         (lambda f: (f / ADAPTER_CONFIG).write_text("{"), "is not JSON from line 1"),
         (lambda f: (f / ADAPTER_CONFIG).write_text("[]"), "is no object"),
+        (lambda f: (f / "model.safetensors").touch(), "an adapter .* and whole weights"),
+        (lambda f: (f / ADAPTER_CONFIG).unlink(), "without adapter_config.json"),
         (lose, "its weights are not those of its configuration"),
         (spoil, "has a weight that is NaN or infinite"),
     ],

@@ -315,3 +315,22 @@ def test_arrays_broadcast_to_what_a_loop_gives(formula) -> None:
     assert isinstance(whole, np.ndarray)
     assert all(type(value) is float for row in loop for value in row)
     np.testing.assert_allclose(whole, loop, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("b", "ulps"), [(0.13417883016232368, 1200), (0.19094374795229485, 1)])
+def test_masses_that_nearly_agree_have_their_threshold(b: float, ulps: int) -> None:
+    p = b
+    for _ in range(ulps):
+        p = float(np.nextafter(p, 1.0))
+    right = 1 + math.log1p(4 / p) / math.log1p((p - b) / (b * (1 - p)))
+    assert threshold_module.lambda_star(p, b, 5.0) == pytest.approx(right, rel=1e-12)
+    assert threshold_module.no_threshold_reason(p, b) is None
+    assert threshold_module.lambda_star(b, p, 5.0) == math.inf
+    assert "less sure" in str(threshold_module.no_threshold_reason(b, p))
+
+
+def test_the_two_ways_to_subtract_logits_meet() -> None:
+    b = 0.3
+    for gap in (1.9e-7, 2.1e-7, 2.3e-7):
+        right = 1 + math.log1p(4 / (b + gap)) / math.log1p(gap / (b * (1 - b - gap)))
+        assert threshold_module.lambda_star(b + gap, b, 5.0) == pytest.approx(right, rel=1e-7)

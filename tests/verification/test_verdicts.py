@@ -57,6 +57,15 @@ def test_a_straddling_interval_is_inconclusive_and_says_where_the_mean_is(
     assert verdict.reason.endswith("inside" if inside else "outside")
 
 
+@pytest.mark.parametrize(("lo", "hi"), [(1.775, 1.9), (1.6, 1.775)])
+def test_equal_onsets_on_the_very_edge_confirm_nothing(lo: float, hi: float) -> None:
+    point = verdict_of([1.75] * 6).mean
+    edges = (point, hi) if lo == 1.775 else (lo, point)
+    verdict = verdict_of([1.75] * 6, window=window(*edges))
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.p == 1.0
+
+
 def test_the_same_cell_of_the_grid_gives_an_interval_of_no_width_inside_it() -> None:
     verdict = verdict_of([1.75] * 6, window=window(1.75, 1.80))
     assert (verdict.outcome, verdict.low, verdict.high) == (Outcome.CONFIRMED, 1.775, 1.775)

@@ -46,6 +46,8 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
         "over prompts)",
         with_intervals(calibration.table),
     )
+    if calibration.caution is not None:
+        print_text(console, calibration.caution)
     for outside in calibration.outside:
         print_text(console, _outside(outside))
     if calibration.unfollowed:

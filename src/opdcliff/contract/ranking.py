@@ -9,6 +9,8 @@ from typing import Literal
 from opdcliff.errors import ConfigError, DataError
 
 Gain = Literal["exp", "linear"]
+# Powers of two above this one, and sums of some, would overflow.
+_LARGE = 1000
 
 
 def ranked_grades(
@@ -36,8 +38,9 @@ def ndcg_at_k(ranking_grades: Sequence[int], k: int, gain: Gain = "exp") -> floa
         raise ConfigError(f"gain={gain}: unknown; choose exp or linear")
     if min(ranking_grades, default=0) < 0:
         raise DataError(f"grade {min(ranking_grades)}: grades must be >= 0; shift them before")
-    ideal = _dcg(sorted(ranking_grades, reverse=True)[:k], gain)
-    return _dcg(ranking_grades[:k], gain) / ideal if ideal > 0 else 1.0
+    gains = _gains(ranking_grades, gain)
+    ideal = _dcg(sorted(gains, reverse=True)[:k])
+    return _dcg(gains[:k]) / ideal if ideal > 0 else 1.0
 
 
 def ranking_metrics(
@@ -60,8 +63,14 @@ def ranking_metrics(
     return metrics
 
 
-def _dcg(grades: Sequence[int], gain: Gain) -> float:
-    return math.fsum(
-        (2.0**grade - 1.0 if gain == "exp" else grade) / math.log2(place + 1)
-        for place, grade in enumerate(grades, start=1)
-    )
+def _gains(grades: Sequence[int], gain: Gain) -> list[float]:
+    """Gains, all divided by the same where the largest is no number of double precision."""
+    top = max(grades, default=0)
+    if gain == "linear":
+        return [grade / top if top >= 2**_LARGE else float(grade) for grade in grades]
+    shift = max(0, top - _LARGE)
+    return [math.ldexp(1.0, grade - shift) - math.ldexp(1.0, -shift) for grade in grades]
+
+
+def _dcg(gains: Sequence[float]) -> float:
+    return math.fsum(gain / math.log2(place + 1) for place, gain in enumerate(gains, start=1))

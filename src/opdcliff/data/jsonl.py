@@ -11,7 +11,9 @@ together; the last one is the user's.
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,11 +73,15 @@ def line_of(file: Path, prompt: str) -> int | None:
 def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, with their numbers from 1; a mark of UTF-8 is taken off.
 
+    A file that gzip has packed, whatever its name, is unpacked.
+
     Raises:
         DataError: the file cannot be read, or is of another encoding than UTF-8.
     """
     try:
-        with file.open("rb") as lines:
+        with file.open("rb") as packed:
+            is_gzip = packed.read(2) == _GZIP
+        with gzip.open(file) if is_gzip else file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if number == 1:
                     if foreign := foreign_encoding(line[:4]):
@@ -83,7 +89,7 @@ def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
                     line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901
                 if line.strip():
                     yield number, line
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"cannot read {file}: {in_words(error)}; give a file that can be read"
         ) from error
@@ -247,6 +253,8 @@ def _grades_problem(grades: object, count: int) -> str | None:
     return None
 
 
+# How every such file begins.
+_GZIP = b"\x1f\x8b"
 # What a chat template may be given; tools and pictures are not supported.
 ROLES = ("system", "user", "assistant")
 _OTHERS = "other candidates or grades"

@@ -23,6 +23,7 @@ from opdcliff.settings import EngineConfig, Host, RunConfig, read_hostfile, reso
 # sends its ranks SIGTERM; those and their launcher would die of it.
 _DEAF = ("/bin/sh", "-c", "trap '' USR1 USR2; exec \"$@\"", "sh")
 _LOOPBACK = "127.0.0.1"
+_TORCHRUN_OPTIONS = ("PET_", "TORCHELASTIC_")
 
 
 def launch_command(
@@ -47,8 +48,12 @@ def launch_command(
 
 
 def launch_environment(engine: EngineConfig, environment: Mapping[str, str]) -> dict[str, str]:
-    """What the launcher needs in its environment: that of this process and `_own_variables`."""
-    return {**environment, **_own_variables(engine)}
+    """What the launcher needs in its environment: that of this process and `_own_variables`.
+
+    torchrun takes PET_* as options of its own, and operators of clusters set them for theirs.
+    """
+    kept = {k: v for k, v in environment.items() if not k.startswith(_TORCHRUN_OPTIONS)}
+    return {**kept, **_own_variables(engine)}
 
 
 def require_launcher(engine: EngineConfig) -> None:
@@ -78,7 +83,7 @@ def _torchrun(engine: EngineConfig, module: str, job: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
         # A free local port; the address given, since not every host can look up its own name.
-        *("--standalone", f"--local-addr={_LOOPBACK}"),
+        *("--standalone", f"--local-addr={_LOOPBACK}", "--nnodes=1", "--node-rank=0"),
         *(f"--nproc-per-node={engine.ranks}", "-m", module, str(job)),
     ]
 

@@ -34,6 +34,7 @@ from opdcliff.models.tuning.adapters import (
     has_adapter,
     is_adapter,
     merge_adapter,
+    refuse_mixed,
 )
 from opdcliff.models.weights.library_errors import cannot_load
 from opdcliff.rollout import even_positions
@@ -90,6 +91,7 @@ def load_model(
         ModelError: a hub id without a commit, nothing loadable there, weights that are not
             safetensors, not finite, or not all of the model's.
     """
+    refuse_mixed(source)
     if is_adapter(source):
         # Circles are found out here.
         base_of(source)

@@ -21,6 +21,9 @@ from scipy import optimize, special
 from opdcliff.errors import TheoryDomainError
 from opdcliff.theory.domain import Array, as_given, coefficient, finite, mass, require, strength
 
+# Odds of p and b that differ by less, relatively, are subtracted before the logarithm is taken.
+_NEAR = 1e-6
+
 
 @overload
 def logit(x: float) -> float: ...
@@ -103,7 +106,7 @@ def lambda_star(p: ArrayLike, b: ArrayLike, c: ArrayLike) -> float | Array:
     p <= b (see `no_threshold_reason`). Source: Theorem 4.1, Eq. 4 [S]; docs/theory.md, point 4.
     """
     p, b, c = mass("p", p), mass("b", b), strength(c)
-    sharpening = special.logit(p) - special.logit(b)
+    sharpening = _sharpening(p, b)
     sharpens = sharpening > 0.0
     gain = clip_gain(p, c) / np.where(sharpens, sharpening, 1.0)
     return as_given(np.where(sharpens, 1.0 + gain, np.inf))
@@ -124,7 +127,7 @@ def lambda_star_neutral(p: ArrayLike, c: ArrayLike) -> float | Array:
 def no_threshold_reason(p: float, b: float) -> str | None:
     """Say in words why `lambda_star` is infinite at (p, b); None where it is finite."""
     p, b = float(mass("p", p)), float(mass("b", b))
-    sharpening = float(special.logit(p) - special.logit(b))
+    sharpening = float(_sharpening(mass("p", p), mass("b", b)))
     if sharpening > 0.0:
         return None
     if sharpening == 0.0:
@@ -163,11 +166,21 @@ def onset_margin(p: ArrayLike, b: ArrayLike, c: ArrayLike, lam: ArrayLike) -> fl
     """
     p, b, c, lam = mass("p", p), mass("b", b), strength(c), coefficient(lam)
     # through lambda* where there is one, so that the margin is exactly zero at lambda*
-    sharpening = special.logit(p) - special.logit(b)
+    sharpening = _sharpening(p, b)
     threshold = np.asarray(lambda_star(p, b, c))
     sharpens = np.isfinite(threshold)
     inside = (np.where(sharpens, threshold, 1.0) - lam) * sharpening
     return as_given(np.where(sharpens, inside, inside + clip_gain(p, c)))
+
+
+def _sharpening(p: Array, b: Array) -> Array:
+    """logit p - logit b, free of cancellation where p and b nearly agree.
+
+    There it is log(1 + (p - b)/(b (1 - p))), whose difference is exact.
+    """
+    near = (p - b) / (b * (1.0 - p))
+    apart = special.logit(p) - special.logit(b)
+    return np.asarray(np.where(np.abs(near) < _NEAR, np.log1p(np.maximum(near, -_NEAR)), apart))
 
 
 def clip_gain(p: Array, c: Array) -> Array:

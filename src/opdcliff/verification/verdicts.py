@@ -263,7 +263,9 @@ def _decided(
     lo, hi = test.window.bounds
     below = result.high <= lo if touching else result.high < lo
     above = result.low >= hi if touching else result.low > hi
-    if result.low >= lo and result.high <= hi:
+    # A mean at the edge without any spread: its p is 1, and it lies inside of nothing.
+    at_edge = not touching and result.low == result.high and result.low in (lo, hi)
+    if result.low >= lo and result.high <= hi and not at_edge:
         outcome, reason = Outcome.CONFIRMED, "the interval lies inside the window"
     elif below or above:
         side = "below" if below else "above"

@@ -53,6 +53,26 @@ def is_adapter(source: str | Path) -> bool:
     return (Path(source).expanduser() / ADAPTER_CONFIG).is_file()
 
 
+def refuse_mixed(source: str | Path) -> None:
+    """Refuse a folder of which only a part would be read: an adapter, and whole weights beside it.
+
+    Raises:
+        ModelError: the folder, and what to take out of it.
+    """
+    folder = Path(source).expanduser()
+    whole = sorted(path.name for path in folder.glob("model*.safetensors"))
+    if is_adapter(folder) and whole:
+        raise ModelError(
+            f"{folder} holds an adapter ({ADAPTER_CONFIG}) and whole weights ({whole[0]}); keep "
+            "one of them there: the adapter goes on its own base, not on what lies beside it"
+        )
+    if not is_adapter(folder) and (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(
+            f"{folder} holds {ADAPTER_WEIGHTS} without {ADAPTER_CONFIG}, so nothing says how to "
+            "put it on; add that file, or take the adapter out"
+        )
+
+
 def below(source: str | Path) -> tuple[str, str | None]:
     """What the adapter in that folder goes on: a folder or hub id, and its revision.
 
