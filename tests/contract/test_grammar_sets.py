@@ -15,6 +15,7 @@ from test_schema_contract import Ask
 
 from opdcliff.contract.classes import classes_problem
 from opdcliff.contract.forms.schema import BEYOND_GRAMMARS, SchemaContract, schema_failure
+from opdcliff.contract.forms.wrapper import Wrapped
 from opdcliff.contract.grammar.sets import GrammarSets, GrammarState
 from opdcliff.contract.grammar.tracker import START, Spot
 from opdcliff.contract.grammar.vocabulary import grammar_of
@@ -322,6 +323,73 @@ def test_free_text_is_where_any_letters_may_go_on() -> None:
         ({"type": "string", "format": "email"}, '"a'),
     ):
         assert not SETS.is_open_text(last(schema, prefix))
+
+
+# ---- wrappers ---------------------------------------------------------------------------------
+
+
+def in_wrapper(wrapper: str, text: str) -> list[GrammarState | None]:
+    asked = Ask(form=CONTRACT.read_form(closed(a=STRING)))
+    return WRAPPED[wrapper].states_of(asked, [*cut(text.encode()), EOS])
+
+
+WRAPPED = {wrapper: GrammarSets(TABLE, [EOS], wrapper) for wrapper in ("fence", "think")}
+VALUE = '{"a":"b"}'
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "text"),
+    [
+        *(("fence", text) for text in (f"```json\n{VALUE}\n```", VALUE, f"```json\n{VALUE}\n")),
+        *(("fence", f"```json\n{text}\n```") for text in (f" {VALUE}", f"{VALUE} ", "{}")),
+        *(("think", f"<think>{t}</think>\n\n{VALUE}") for t in ("", "a\n</thin", "\n<think>")),
+        *(("think", text) for text in (VALUE, f"<think></think>\n{VALUE}", "<think></think>\n\n")),
+        ("think", f"<think></think></think>\n\n{VALUE}"),
+        ("think", f"<think>\u00e9</think>\n\n{VALUE}"),
+    ],
+)
+def test_what_is_wrapped_is_followed_as_it_is_judged(wrapper: str, text: str) -> None:
+    contract = Wrapped(CONTRACT, wrapper)
+    asked = Ask(form=CONTRACT.read_form(closed(a=STRING)))
+    end = in_wrapper(wrapper, text)[-1]
+    assert contract.judge(text, asked, ended=True).ok == (end is not None and end.complete)
+
+
+def test_thoughts_are_a_loop_that_needs_its_tag() -> None:
+    thinking = WRAPPED["think"]
+    found = in_wrapper("think", f"<think>ab</think>\n\n{VALUE}")
+    names = [thinking.place(state).name for state in found if state is not None]
+    assert names == [
+        *(["wrapper"] * 7 + ["thought"] * 10 + ["wrapper"] * 2),
+        *("brace $", "key $.*", "key $.*", "key $.*", "separator $.a", "separator $.a"),
+        *("string_text $.a", "string_text $.a", "separator $.*", "eos"),
+    ]
+    inside, closing = found[8], found[16]
+    assert inside is not None
+    assert closing is not None
+    # No token of this vocabulary is a tag, so only the last letter of one leaves.
+    assert not thinking.modal(inside).tail_needed
+    assert thinking.modal(closing).tail_needed
+    assert ord(">") not in thinking.modal(closing).members
+    tags = GrammarSets([*TABLE, b"</think>"], [EOS], "think")
+    state = tags.states_of(Ask(form=found[0].form if found[0] else ""), [*cut(b"<think>a"), EOS])[
+        -1
+    ]
+    assert state is not None
+    assert tags.modal(state).tail_needed
+    assert len(TABLE) not in tags.modal(state).members
+
+
+def test_a_fence_is_spelled_out_to_its_end() -> None:
+    fenced = WRAPPED["fence"]
+    found = in_wrapper("fence", f"```json\n{VALUE}\n```")
+    names = [fenced.place(state).name for state in found if state is not None]
+    assert names[:9] == [*["wrapper"] * 8, "brace $"]
+    assert names[-5:] == [*["wrapper"] * 4, "eos"]
+    whole = found[-5]
+    assert whole is not None
+    assert not whole.complete
+    assert fenced.modal(whole).members.tolist() == [ord("\n")]
 
 
 # ---- what the engine does not follow ----------------------------------------------------------

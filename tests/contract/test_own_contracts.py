@@ -222,7 +222,7 @@ def test_contracts_by_name() -> None:
 def test_what_only_judges_says_that_it_has_no_classes() -> None:
     for contract in (
         *(get_contract(name) for name in ("regex", "lark", "python")),
-        *(contract_of(Chosen(name, "think")) for name in ("ranking_only", "schema")),
+        *(contract_of(Chosen(name, "think")) for name in ("ranking_only", "regex")),
     ):
         assert classes_problem(contract, []) == "judges whole answers and has no token classes"
         assert labels_of(contract, [b"{"], [0]) is None

@@ -39,6 +39,8 @@ class TokenClass(StrEnum):
     number         the digits of such a number.
     literal        true, false or null.
     whitespace     behind whitespace: more of it, or what it stands before.
+    thought        inside a block of thoughts before the value.
+    wrapper        the characters of a fence, or of the tags around thoughts.
     """
 
     BRACE = "brace"
@@ -53,6 +55,8 @@ class TokenClass(StrEnum):
     NUMBER = "number"
     LITERAL = "literal"
     WHITESPACE = "whitespace"
+    THOUGHT = "thought"
+    WRAPPER = "wrapper"
 
 
 # Classes whose tail an accepted answer needs: only by leaving the modal set (closing the string)

@@ -26,6 +26,7 @@ class SchemaMap:
     def __init__(self, form: str) -> None:
         self._root: Any = json.loads(form)
         self._ways: dict[tuple[Step, ...], list[Way]] = {}
+        self._nesting: dict[tuple[Step, ...], bool] = {}
 
     def kinds(self, steps: tuple[Step, ...]) -> frozenset[str]:
         """JSON types that the value may have; integer counts as number."""
@@ -54,6 +55,11 @@ class SchemaMap:
 
     def may_nest(self, steps: tuple[Step, ...]) -> bool:
         """Whether the value may hold a value of the same schema, and so on without end."""
+        if steps not in self._nesting:
+            self._nesting[steps] = self._nests(steps)
+        return self._nesting[steps]
+
+    def _nests(self, steps: tuple[Step, ...]) -> bool:
         start = {id(schema) for way in self.ways(steps) for schema in way}
         seen: set[int] = set()
         waiting = [(*steps, *step) for step in self._inner(steps)]

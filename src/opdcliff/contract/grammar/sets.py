@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opdcliff.contract.engine import engine
+from opdcliff.contract.forms.wrapper import NO_WRAPPER
 from opdcliff.contract.grammar.schema_map import SchemaMap, schema_map
-from opdcliff.contract.grammar.tracker import START, Position, Spot, path_of
+from opdcliff.contract.grammar.tracker import STARTS, Position, Spot, path_of
 from opdcliff.contract.grammar.vocabulary import Vocabulary, grammar_of
 from opdcliff.contract.labels import Modal, Place
 from opdcliff.contract.token_classes import TokenClass
@@ -38,7 +39,7 @@ class GrammarState:
     """
 
     form: str
-    position: Position = START
+    position: Position
     complete: bool = False
     before: GrammarState | None = None
     token: int = -1
@@ -54,12 +55,17 @@ class GrammarState:
 
 
 class GrammarSets:
-    """Labels of answers to schemas; see `Labels`."""
+    """Labels of answers to schemas, each in the same wrapper; see `Labels`."""
 
     follows_all = False
 
-    def __init__(self, token_bytes: Sequence[bytes | None], end_ids: Sequence[int]) -> None:
-        self._end_ids = tuple(end_ids)
+    def __init__(
+        self,
+        token_bytes: Sequence[bytes | None],
+        end_ids: Sequence[int],
+        wrapper: str = NO_WRAPPER,
+    ) -> None:
+        self._end_ids, self._wrapper = tuple(end_ids), wrapper
         self._vocabulary = Vocabulary(
             tuple(None if i in self._end_ids else data for i, data in enumerate(token_bytes))
         )
@@ -70,7 +76,8 @@ class GrammarSets:
 
     def states_of(self, asked: Asked, token_ids: Sequence[int]) -> list[GrammarState | None]:
         """The state before each token; a special token, or an id beyond the tokenizer, ends it."""
-        return self.states_from(GrammarState(asked.form), token_ids)
+        start = GrammarState(asked.form, STARTS[self._wrapper])
+        return self.states_from(start, token_ids)
 
     def states_from(
         self, state: GrammarState, token_ids: Sequence[int]
@@ -93,13 +100,13 @@ class GrammarSets:
 
     def place(self, state: GrammarState) -> Place:
         """Class and path, by the position and the schema alone."""
+        if state.complete and state.position.spot is Spot.DONE:
+            return Place(TokenClass.EOS)
         return _place(state.position, schema_map(state.form))
 
     def modal(self, state: GrammarState) -> Modal:
         """Modal set: what goes on in a loop, else all that is live."""
         live = self._vocabulary.mask(self._matcher(state))
-        if state.position.spot is Spot.DONE:
-            live = np.zeros_like(live)
         goes_on = self._goes_on(state.position, schema_map(state.form))
         if goes_on is not None:
             inside, leaving = live & goes_on, live & ~goes_on
@@ -127,6 +134,8 @@ class GrammarSets:
         if at.blank:
             return tokens.blank
         match at.spot:
+            case Spot.THOUGHT:
+                return tokens.stays_in_thought(at.key)
             case Spot.STRING if not schema.is_listed(steps, "string"):
                 return tokens.stays_in_string[at.escaped]
             case Spot.KEY if schema.takes_any_key(steps):
@@ -190,7 +199,9 @@ class GrammarSets:
         if state.form in self._starts:
             self._starts.move_to_end(state.form)
         else:
-            made = engine().LLMatcher(self._vocabulary.tokenizer, grammar_of(state.form))
+            made = engine().LLMatcher(
+                self._vocabulary.tokenizer, grammar_of(state.form, self._wrapper)
+            )
             self._starts[state.form] = made
             if len(self._starts) > _KEPT_SCHEMAS:
                 self._starts.popitem(last=False)
@@ -202,7 +213,7 @@ class GrammarSets:
 def _place(at: Position, schema: SchemaMap) -> Place:
     steps = at.steps
     found = _class_of(at, schema)
-    if found is TokenClass.EOS:
+    if found in (TokenClass.WRAPPER, TokenClass.THOUGHT):
         return Place(found)
     path = path_of(steps)
     if at.spot in (Spot.FIRST_ITEM, Spot.FIRST_KEY, Spot.KEY_OPEN, Spot.KEY):
@@ -227,8 +238,10 @@ def _class_of(at: Position, schema: SchemaMap) -> TokenClass:
             return TokenClass.ENUM if listed else TokenClass.NUMBER
         case Spot.LITERAL:
             return TokenClass.LITERAL
-        case Spot.DONE:
-            return TokenClass.EOS
+        case Spot.THOUGHT:
+            return TokenClass.THOUGHT
+        case Spot.FENCE | Spot.OPENING | Spot.CLOSING | Spot.DONE:
+            return TokenClass.WRAPPER
         case Spot.VALUE:
             return _class_of_beginning(at, schema)
     return TokenClass.SEPARATOR

@@ -1,4 +1,4 @@
-"""Where in a JSON value a prefix ends, byte by byte.
+"""Where in a JSON value, or in its wrapper, a prefix ends, byte by byte.
 
 What may follow is the grammar engine's to say; this only names the position, so it is asked of live
 prefixes alone.
@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from opdcliff.contract.forms.wrapper import FENCE, NO_WRAPPER, THINK
+
 WHITESPACE = b" \t\n\r"
 _QUOTE, _BACKSLASH = 0x22, 0x5C
 _LITERALS = (b"true", b"false", b"null")
@@ -20,7 +22,9 @@ class Spot(Enum):
 
     VALUE a value that begins. FIRST_ITEM, FIRST_KEY: what follows an opening bracket or brace.
     KEY_OPEN a key behind a comma. KEY, STRING, NUMBER, LITERAL: inside of one. COLON behind a key.
-    BEHIND a value inside an array or object. DONE behind the whole value.
+    BEHIND a value inside an array or object. DONE behind the whole value, also inside what closes a
+    fence. FENCE, OPENING, THOUGHT, CLOSING: a fence before the value, and the tag that opens
+    thoughts, the thoughts, and what closes them.
     """
 
     VALUE = auto()
@@ -34,6 +38,10 @@ class Spot(Enum):
     LITERAL = auto()
     BEHIND = auto()
     DONE = auto()
+    FENCE = auto()
+    OPENING = auto()
+    THOUGHT = auto()
+    CLOSING = auto()
 
 
 # Numbers of items, and keys, from the root on; the last one of an array counts up.
@@ -45,8 +53,8 @@ class Position:
     """A prefix, reduced to its place.
 
     steps: to the container or value that the prefix is in. key: bytes of a key or literal that is
-    begun. escaped: inside a string, behind a backslash. blank: behind whitespace. open: the
-    brackets and braces that are.
+    begun, of a wrapper those still to come, of thoughts the last ones. escaped: inside a string,
+    behind a backslash. blank: behind whitespace. open: the brackets and braces that are.
     """
 
     spot: Spot = Spot.VALUE
@@ -67,6 +75,19 @@ class Position:
         match self.spot:
             case Spot.KEY | Spot.STRING:
                 return self._in_string(byte)
+            case Spot.DONE:
+                return self
+            case Spot.THOUGHT:
+                last = (self.key + bytes([byte]))[-len(CLOSES) :]
+                if last == CLOSES:
+                    return Position(Spot.CLOSING, key=b"\n\n")
+                return replace(self, key=last)
+            case Spot.FENCE | Spot.OPENING | Spot.CLOSING if len(self.key) > 1:
+                return replace(self, key=self.key[1:])
+            case Spot.OPENING:
+                return Position(Spot.THOUGHT)
+            case Spot.FENCE | Spot.CLOSING:
+                return START
             case Spot.NUMBER if byte not in b",]}" + WHITESPACE:
                 return self
             case Spot.NUMBER:
@@ -125,7 +146,14 @@ class Position:
         return (*self.steps, 0) if self.spot is Spot.FIRST_ITEM else self.steps
 
 
+CLOSES = b"</think>"
 START = Position()
+# By the name of the wrapper.
+STARTS = {
+    NO_WRAPPER: START,
+    FENCE: Position(Spot.FENCE, key=b"```json\n"),
+    THINK: Position(Spot.OPENING, key=b"<think>"),
+}
 
 
 def path_of(steps: tuple[Step, ...], *, numbered: bool = False) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opdcliff.contract.engine import engine
-from opdcliff.contract.grammar.tracker import WHITESPACE
+from opdcliff.contract.forms.wrapper import FENCE, NO_WRAPPER, THINK
+from opdcliff.contract.grammar.tracker import CLOSES, WHITESPACE
 from opdcliff.errors import DataError
 
 _BACKSLASH, _QUOTE = 0x5C, 0x22
@@ -61,6 +62,16 @@ class Vocabulary:
         """Tokens of whitespace alone."""
         return self._flags(lambda data: bool(data) and not data.strip(WHITESPACE))
 
+    def stays_in_thought(self, before: bytes) -> NDArray[np.bool_]:
+        """Tokens that do not close thoughts; before: the last bytes of those."""
+        if before not in self._thoughts:
+            self._thoughts[before] = self._flags(lambda data: CLOSES not in before + data)
+        return self._thoughts[before]
+
+    @cached_property
+    def _thoughts(self) -> dict[bytes, NDArray[np.bool_]]:
+        return {}
+
     def opens_with(self, characters: bytes) -> NDArray[np.bool_]:
         """Tokens whose first character but whitespace is one of these."""
         return self._flags(lambda data: data.lstrip(WHITESPACE)[:1] in _singles(characters))
@@ -101,9 +112,21 @@ def _singles(characters: bytes) -> set[bytes]:
     return {bytes([byte]) for byte in characters}
 
 
+# What the value stands in, in the engine's dialect; a second tag is no thought.
+_WRAPPED = {
+    NO_WRAPPER: "start: answer",
+    FENCE: 'start: "```json\\n" answer "\\n```"',
+    THINK: (
+        "start: THOUGHTS answer\n"
+        r"THOUGHTS: /<think>(.|\n)*<\/think>\n\n/ "
+        r"& ~/<think>(.|\n)*<\/?think>(.|\n)*<\/think>\n\n/"
+    ),
+}
+
+
 @lru_cache(1024)
-def grammar_of(form: str) -> str:
-    """The engine's grammar of a schema.
+def grammar_of(form: str, wrapper: str = NO_WRAPPER) -> str:
+    """The engine's grammar of a schema in a wrapper.
 
     Raises:
         DataError: naming what the engine does not support in it.
@@ -115,7 +138,8 @@ def grammar_of(form: str) -> str:
     plain = schema if isinstance(schema, dict) else {}
     # Without forcing every way to cut what has to follow into tokens is live, not one alone.
     grammar: str = engine().LLMatcher.grammar_from_lark(
-        f'%llguidance {{"no_forcing": true}}\nstart: %json {json.dumps(_OPTIONS | plain)}'
+        f'%llguidance {{"no_forcing": true}}\n{_WRAPPED[wrapper]}\n'
+        f"answer: %json {json.dumps(_OPTIONS | plain)}"
     )
     wrong, said = engine().LLMatcher.validate_grammar_with_warnings(grammar)
     if wrong:
