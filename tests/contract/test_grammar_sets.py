@@ -101,7 +101,7 @@ def test_every_position_has_its_class_and_path() -> None:
         *[("separator $.late", 1), ("literal $.late", 4), ("separator $.*", 1), ("key $.*", 6)],
         *[("separator $.tags", 2), ("separator $.tags[*]", 1), ("string_text $.tags[*]", 2)],
         *[("separator $.tags[*]", 2), ("string_text $.tags[*]", 2), ("separator $.tags[*]", 1)],
-        *[("separator $.*", 1), ("eos", 1)],
+        *[("close $", 1), ("eos", 1)],
     ]
     found = [SETS.place(state).name for state in states(CALL, text) if state is not None]
     assert found == [name for name, count in expected for _ in range(count)]
@@ -145,11 +145,11 @@ NEEDED: list[tuple[Any, str, str, bool]] = [
     ({"type": "integer", "minimum": 0, "maximum": 99}, "1", "number $", True),
     ({"type": "integer", "minimum": 0, "maximum": 99}, "12", "number $", False),
     (ITEMS, "[", "separator $[*]", True),
-    (closed(a=ITEMS), '{"a":[1, 2]', "separator $.*", False),
+    (closed(a=ITEMS), '{"a":[1, 2]', "close $", False),
     ({**ITEMS, "items": {"type": "boolean"}}, "[true", "separator $[*]", True),
     ({"type": "array", "items": STRING}, '["a"', "separator $[*]", True),
     ({"type": "array", "items": STRING, "maxItems": 2}, '["a"', "separator $[*]", True),
-    ({"type": "array", "items": STRING, "maxItems": 2}, '["a","b"', "separator $[*]", False),
+    ({"type": "array", "items": STRING, "maxItems": 2}, '["a","b"', "close $", False),
     ({"type": "array", "items": STRING, "minItems": 2}, '["a"', "separator $[*]", False),
     ({"type": "array", "items": ITEMS}, "[[1],[2,3]", "separator $[*]", True),
     ({"type": "array", "items": ITEMS}, "[[1],[", "separator $[*][*]", True),
@@ -362,7 +362,7 @@ def test_thoughts_are_a_loop_that_needs_its_tag() -> None:
     assert names == [
         *(["wrapper"] * 7 + ["thought"] * 10 + ["wrapper"] * 2),
         *("brace $", "key $.*", "key $.*", "key $.*", "separator $.a", "separator $.a"),
-        *("string_text $.a", "string_text $.a", "separator $.*", "eos"),
+        *("string_text $.a", "string_text $.a", "close $", "eos"),
     ]
     inside, closing = found[8], found[16]
     assert inside is not None
@@ -372,9 +372,7 @@ def test_thoughts_are_a_loop_that_needs_its_tag() -> None:
     assert thinking.modal(closing).tail_needed
     assert ord(">") not in thinking.modal(closing).members
     tags = GrammarSets([*TABLE, b"</think>"], [EOS], "think")
-    state = tags.states_of(Ask(form=found[0].form if found[0] else ""), [*cut(b"<think>a"), EOS])[
-        -1
-    ]
+    state = tags.states_of(Ask(form=inside.form), [*cut(b"<think>a"), EOS])[-1]
     assert state is not None
     assert tags.modal(state).tail_needed
     assert len(TABLE) not in tags.modal(state).members

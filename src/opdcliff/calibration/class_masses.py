@@ -36,7 +36,7 @@ from opdcliff.calibration.modal_mass import (
     modal_logits,
 )
 from opdcliff.calibration.outside import Outside, mass_outside
-from opdcliff.contract import Contract
+from opdcliff.contract import Contract, TokenClass
 from opdcliff.data import Example
 from opdcliff.models import Trio, sample_answers
 from opdcliff.rollout import CALIBRATION_STREAM, TEACHER_STREAM, Rollout
@@ -207,10 +207,10 @@ def _groups(rows: pd.DataFrame, width: int) -> list[tuple[str, bool, str, pd.Dat
     return groups
 
 
-def _in_order(name: str) -> tuple[int, str]:
-    """Places in the order of their classes, then by path."""
+def _in_order(name: str) -> tuple[bool, int, str]:
+    """Places in the order of their classes, the end last, then by path."""
     of_class, _, path = name.partition(" ")
-    return [c.value for c in CLASSES].index(of_class), path
+    return of_class == TokenClass.EOS, [c.value for c in CLASSES].index(of_class), path
 
 
 def _row(

@@ -99,10 +99,13 @@ class GrammarSets:
         return states
 
     def place(self, state: GrammarState) -> Place:
-        """Class and path, by the position and the schema alone."""
+        """Class and path: of a place behind a value by whether another may follow."""
         if state.complete and state.position.spot is Spot.DONE:
             return Place(TokenClass.EOS)
-        return _place(state.position, schema_map(state.form))
+        at = state.position
+        if at.spot is Spot.BEHIND and not at.blank and not self._takes_comma(state):
+            return Place(TokenClass.CLOSE, path_of(at.steps[:-1]))
+        return _place(at, schema_map(state.form))
 
     def modal(self, state: GrammarState) -> Modal:
         """Modal set: what goes on in a loop, else all that is live."""
@@ -127,6 +130,10 @@ class GrammarSets:
         at = state.position
         free = at.spot is Spot.STRING and schema_map(state.form).is_free_text(at.steps)
         return free and not at.escaped
+
+    def _takes_comma(self, state: GrammarState) -> bool:
+        comma = self._vocabulary.comma
+        return comma is None or self._matcher(state).validate_tokens([comma]) > 0
 
     def _goes_on(self, at: Position, schema: SchemaMap) -> NDArray[np.bool_] | None:
         """Tokens that stay in the loop of a position; None where it is in none."""

@@ -58,6 +58,11 @@ class Vocabulary:
         return self._flags(lambda data: bool(data) and set(data) <= _DIGITS)
 
     @cached_property
+    def comma(self) -> int | None:
+        """The token that is a comma alone, if there is one."""
+        return self.token_bytes.index(b",") if b"," in self.token_bytes else None
+
+    @cached_property
     def blank(self) -> NDArray[np.bool_]:
         """Tokens of whitespace alone."""
         return self._flags(lambda data: bool(data) and not data.strip(WHITESPACE))
