@@ -87,6 +87,8 @@ def test_a_text_and_a_list_have_the_masses_of_going_on() -> None:
     assert found.binding.token_class == "string_text $.note"
     assert found.binding.lambda_star(5.0) == pytest.approx(lambda_star(0.9, 0.5, 5.0), abs=1e-4)
     assert set(found.positions["class"]) == {"separator $.flags[*]", "string_text $.note"}
+    # Offsets count the rounds of each.
+    assert (found.positions.groupby("class").offset.max() > 3).all()
     assert found.unfollowed == 0.0
 
 
