@@ -35,12 +35,13 @@ _BESIDE_WHITESPACE = (Spot.BEHIND, Spot.VALUE)
 class GrammarState:
     """A live prefix of an answer to a schema: the one before it, and the token that came then.
 
-    complete: whether it is a whole answer.
+    complete: whether it is a whole answer. closes: whether no other item or key may follow a value.
     """
 
     form: str
     position: Position
     complete: bool = False
+    closes: bool = False
     before: GrammarState | None = None
     token: int = -1
 
@@ -94,8 +95,10 @@ class GrammarSets:
             if not data or matcher.try_consume_tokens([number]) == 0:
                 current = None
                 continue
-            position, whole = current.position.after(data), bool(matcher.is_accepting())
-            current = GrammarState(state.form, position, whole, current, number)
+            position = current.position.after(data)
+            closes = position.spot is Spot.BEHIND and not self._takes_comma(matcher)
+            whole = bool(matcher.is_accepting())
+            current = GrammarState(state.form, position, whole, closes, current, number)
         return states
 
     def place(self, state: GrammarState) -> Place:
@@ -103,7 +106,7 @@ class GrammarSets:
         if state.complete and state.position.spot is Spot.DONE:
             return Place(TokenClass.EOS)
         at = state.position
-        if at.spot is Spot.BEHIND and not at.blank and not self._takes_comma(state):
+        if state.closes and not at.blank:
             return Place(TokenClass.CLOSE, path_of(at.steps[:-1]))
         return _place(at, schema_map(state.form))
 
@@ -131,9 +134,9 @@ class GrammarSets:
         free = at.spot is Spot.STRING and schema_map(state.form).is_free_text(at.steps)
         return free and not at.escaped
 
-    def _takes_comma(self, state: GrammarState) -> bool:
+    def _takes_comma(self, matcher: Any) -> bool:
         comma = self._vocabulary.comma
-        return comma is None or self._matcher(state).validate_tokens([comma]) > 0
+        return comma is None or matcher.validate_tokens([comma]) > 0
 
     def _goes_on(self, at: Position, schema: SchemaMap) -> NDArray[np.bool_] | None:
         """Tokens that stay in the loop of a position; None where it is in none."""
