@@ -414,6 +414,20 @@ def test_a_schema_that_is_not_followed_is_refused_by_name(schema: Any, part: str
     assert re.search(part, problem), problem
 
 
+def test_a_schema_cannot_make_the_engine_lenient() -> None:
+    form = CONTRACT.read_form({"uniqueItems": True, "x-guidance": {"lenient": True}})
+    problem = classes_problem(CONTRACT, [form])
+    assert problem is not None
+    assert "uniqueItems" in problem
+
+
+def test_alternatives_that_cannot_hold_together_are_followed() -> None:
+    one = [closed(kind={"const": kind}, value=STRING) for kind in ("a", "b")]
+    text = '{"kind":"b","value":"c"}'
+    assert last({"oneOf": one}, text).complete
+    assert SETS.place(last({"oneOf": one}, text[:-3])).name == "string_text $.value"
+
+
 def test_a_tracker_starts_before_the_value() -> None:
     assert START.spot is Spot.VALUE
     assert START.after(b" [1, 2").steps == (1,)

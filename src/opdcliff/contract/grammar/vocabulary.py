@@ -144,7 +144,7 @@ def grammar_of(form: str, wrapper: str = NO_WRAPPER) -> str:
     # Without forcing every way to cut what has to follow into tokens is live, not one alone.
     grammar: str = engine().LLMatcher.grammar_from_lark(
         f'%llguidance {{"no_forcing": true}}\n{_WRAPPED[wrapper]}\n'
-        f"answer: %json {json.dumps(_OPTIONS | plain)}"
+        f"answer: %json {json.dumps(plain | _OPTIONS)}"
     )
     wrong, said = engine().LLMatcher.validate_grammar_with_warnings(grammar)
     if wrong:
