@@ -153,7 +153,7 @@ def test_every_experiment_runs(
 ) -> None:
     words = ["seed=0"]
     if name in OWN_MODELS:
-        words += [*ONE_STEP, "lam.value=1.0,1.5"]
+        words += [*ONE_STEP, "lam.of_threshold=null", "lam.value=1.0,1.5"]
     else:
         words.append("lam.of_threshold=0.9,1.1")
     if name in ("amazon_fashion", "paper_fine_grid"):

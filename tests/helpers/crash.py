@@ -42,7 +42,7 @@ UPDATES = 12
 WORDS = (
     *("debug=seconds", "tracking=off", "engine.device=cpu", f"lam.value={LAM}"),
     *(f"optim.updates={UPDATES}", "evaluation.every=2", "evaluation.collapse_floor=0.0"),
-    *("evaluation.prompts=4", "evaluation.final_prompts=4", "rollout.max_new_tokens=12"),
+    *("evaluation.prompts=4", "evaluation.final_prompts=4", "rollout.max_new_tokens=6"),
     *("checkpoint.every=3", "checkpoint.final_student=true"),
 )
 # The digest of the code, so that an edit while tests run is not taken for changed code.

@@ -38,13 +38,15 @@ COMMITTED = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "p
 # Their inputs have been committed from the start; the others are built as their studies are.
 ALWAYS = ("geometry", "threshold_surface", "fine_grid", "budget", "trajectories", "calibration")
 
+ENDINGS = ("png", "svg", "csv")
+
 Array = NDArray[np.float64]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
     paths = made_results(tmp_path_factory.mktemp("made"))
-    assert [line.split(":")[0] for line in build_figures(paths)] == list(NAMES)
+    build_figures(paths, ["small_clip"])
     return paths
 
 
@@ -59,7 +61,9 @@ def as_csv(table: pd.DataFrame) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_committed_results_give_the_committed_numbers_and_provenance(name: str) -> None:
+def test_the_committed_results_give_the_committed_numbers_and_provenance(
+    name: str, tmp_path: Path
+) -> None:
     folder = COMMITTED.committed.figures_dir()
     if name not in ALWAYS and not (folder / f"{name}.csv").exists():
         with pytest.raises(MissingInputError):
@@ -69,8 +73,11 @@ def test_the_committed_results_give_the_committed_numbers_and_provenance(name: s
     assert as_csv(page.table) == (folder / f"{name}.csv").read_text(), (
         "results and figure disagree: run `opdcliff figures`, and look at what changed"
     )
-    assert described(folder / f"{name}.png") == page.provenance
-    assert page.provenance in (folder / f"{name}.svg").read_text()
+    write_page(page, tmp_path, name)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{s}" for s in ENDINGS}
+    for written in (folder, tmp_path):
+        assert described(written / f"{name}.png") == page.provenance
+        assert page.provenance in (written / f"{name}.svg").read_text()
 
 
 def described(path: Path) -> str:

@@ -285,30 +285,33 @@ PROBE = """<script>addEventListener("load", () => {
 });</script>"""
 
 READ = """<script>addEventListener("load", () => {
-  const found = document.querySelector("iframe").contentDocument.getElementById("probe");
-  document.body.replaceChildren(found);
+  const frames = [...document.querySelectorAll("iframe")];
+  document.body.replaceChildren(...frames.map(one => one.contentDocument.getElementById("probe")));
 });</script>"""
+WIDTHS = (400, 1280)
 
 
-def probed(page: str, folder: Path, width: int) -> dict[str, Any]:
-    """What a copy of the page measures of itself; only the copy may run a script."""
+@pytest.fixture(scope="module")
+def probed(page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    """What copies of the page measure of themselves, by width; only copies may run a script."""
+    folder = tmp_path_factory.mktemp("probed")
     allowed = page.replace("style-src", "script-src 'unsafe-inline'; style-src", 1)
     inner = html.escape(allowed.replace("</body>", f"{PROBE}</body>"))
-    # In a frame: a window is never narrower than 500 pixels.
-    frame = f'<iframe style="border: 0; width: {width}px; height: 900px" srcdoc="{inner}"></iframe>'
-    copy = folder / "frame.html"
-    copy.write_text(f"<!doctype html><body>{frame}{READ}</body>")
+    # In frames: a window is never narrower than 500 pixels.
+    style = "border: 0; height: 900px; width:"
+    frames = [f'<iframe style="{style} {width}px" srcdoc="{inner}"></iframe>' for width in WIDTHS]
+    copy = folder / "frames.html"
+    copy.write_text(f"<!doctype html><body>{''.join(frames)}{READ}</body>")
     document, _ = opened(copy, folder / "profile")
-    (found,) = re.findall(r'<pre id="probe">(.*?)</pre>', document)
-    content: dict[str, Any] = json.loads(html.unescape(found))
-    return content
+    found = re.findall(r'<pre id="probe">(.*?)</pre>', document)
+    return {w: json.loads(html.unescape(text)) for w, text in zip(WIDTHS, found, strict=True)}
 
 
-@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_fits_the_window_and_every_picture_and_table_is_there(
-    page: str, tmp_path: Path, width: int
+    page: str, probed: dict[int, dict[str, Any]], width: int
 ) -> None:
-    found = probed(page, tmp_path, width)
+    found = probed[width]
     assert found["window"] == width
     assert found["page"] <= width
     assert len(found["pictures"]) == page.count("<img")

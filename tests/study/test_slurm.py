@@ -16,8 +16,11 @@ import pytest
 import fake_slurm
 from opdcliff.cli import command
 from opdcliff.errors import PreemptedError
+from opdcliff.models import prepare
 from opdcliff.paths import StudyPaths
 from opdcliff.records.record import read_record
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
 from opdcliff.settings.grid import compose_grid
 from opdcliff.study import jobs, slurm
 
@@ -171,8 +174,10 @@ def test_a_grid_runs_under_slurm_and_goes_on_where_it_was_stopped(
     fake_slurm.install(slurm_folder)
     monkeypatch.setenv("PATH", str(slurm_folder), prepend=os.pathsep)
     monkeypatch.setenv(fake_slurm.WATCH, "1 runs/grid/*lam1.2*/metrics.jsonl")
-    words = ["optim.updates=60", "evaluation.every=10", "sft.student.steps=1"]
+    words = ["optim.updates=40", "evaluation.every=10", "sft.student.steps=1"]
     words += ["sft.teacher.steps=1", "evaluation.collapse_floor=0.0"]
+    # Here workers have their libraries already; in a job they would load them first.
+    prepare(load(compose_one([*SECONDS, *words])), StudyPaths())
     printed = _script(capsys, *words)
     code = command.main(["train", "-m", *SECONDS, *GRID, *words])
     reply = capsys.readouterr()
@@ -185,6 +190,6 @@ def test_a_grid_runs_under_slurm_and_goes_on_where_it_was_stopped(
     for folder in (straight, stopped):
         record = read_record(folder)
         assert record.status == "finished"
-        assert record.history["step"].tolist() == list(range(0, 61, 10))
+        assert record.history["step"].tolist() == list(range(0, 41, 10))
     assert "resumed_at" not in read_record(straight).manifest["extras"]
-    assert 0 < read_record(stopped).manifest["extras"]["resumed_at"] < 60
+    assert 0 < read_record(stopped).manifest["extras"]["resumed_at"] < 40

@@ -118,6 +118,7 @@ def test_whole_weights_and_an_adapter_of_full_rank_move_towards_the_teacher(
 ) -> None:
     words = ("lam.value=1.0", "lam.warmup_updates=0", "clip=none_", "optim.estimator=full")
     sizes = ("optim.updates=40", "optim.lr=5e-3", "evaluation.every=10")
+    sizes += ("rollout.max_new_tokens=12",)
     folder = run_here(prepared, tmp_path, *lora, *words, *sizes)
     kl = read_record(folder).history["train/kl_teacher"].dropna().tolist()
     assert kl == sorted(kl, reverse=True)
