@@ -18,6 +18,8 @@ from opdcliff.records.writer import RunRecord
 from opdcliff.study.cells import Cell
 
 PREPARED = Prepared(Path("data"), Path("models"), "ab" * 32)
+# Only a failing test waits this long.
+PATIENCE_S = 300
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ class FakeCell(Cell):
                 resource.setrlimit(resource.RLIMIT_AS, (held + 2**24, most))
                 bytearray(2**30)
             case "leave" | "leave_once" if self.deed == "leave" or len(attempts_of(self)) == 1:
+                deadline = time.monotonic() + PATIENCE_S
                 while not requested():
+                    if time.monotonic() > deadline:
+                        raise TimeoutError("nobody asked this cell to leave")
                     time.sleep(0.02)
                 # Saving takes a while; who does not wait for it ends this process.
                 time.sleep(1.0)

@@ -14,15 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from fake_cells import PREPARED, FakeCell, attempts_of, make
+from fake_cells import PATIENCE_S, PREPARED, FakeCell, attempts_of, make
 from opdcliff.errors import PreemptedError
 from opdcliff.processes import listening
 from opdcliff.study import pool
 from opdcliff.study.cells import is_finished
 from opdcliff.study.pool import run_cells
-
-# Only a failing test waits this long.
-PATIENCE_S = 300
 
 
 def wait_until(holds: Callable[[], bool]) -> bool:
