@@ -60,6 +60,7 @@ def as_csv(table: pd.DataFrame) -> str:
     return text.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_committed_results_give_the_committed_numbers_and_provenance(
     name: str, tmp_path: Path
