@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from opdcliff.errors import ConfigError
+from opdcliff.rollout.heads import float32_logits, log_softmax
 from opdcliff.rollout.positions import require_even
 
 # What a causal LM of the transformers library may do to hidden states or logits around its head,
@@ -81,8 +81,7 @@ def completion_logp(
     log softmax(logits / temperature)[token]; `temperature` > 0 is that of the rollouts.
     The backbone runs once; the head runs on `chunk_tokens` positions at a time and, where a
     gradient is wanted, again in the backward pass, so that at most [chunk_tokens, V] logits exist
-    (see `has_plain_head` for the exception). Logits are float32 before the softmax, or wider if
-    the model is. A token that the model forbids (logit -inf) has log-prob -inf, and no gradient
+    (see `has_plain_head` for the exception). Logits are float32 or wider before the softmax (`heads`). A token that the model forbids (logit -inf) has log-prob -inf, and no gradient
     where a loss gives it none. Values at padding positions mean nothing, and are not NaN.
     Raises ConfigError for a temperature that is not positive.
     """
@@ -272,8 +271,5 @@ def _chunk_loss(
 def _chunk_logp(
     head: nn.Module, features_nX: Tensor, target_n: Tensor | None, temperature: float
 ) -> Tensor:
-    logits_nV = head(features_nX)
-    logits_nV = logits_nV.to(torch.promote_types(logits_nV.dtype, torch.float32))
-    # log_softmax, not logit - logsumexp: the latter rounds log p away where p is close to 1.
-    logp_nV = F.log_softmax(logits_nV / temperature, dim=-1)
+    logp_nV = log_softmax(float32_logits(head, features_nX), temperature)
     return logp_nV if target_n is None else logp_nV.gather(-1, target_n[:, None]).squeeze(-1)
