@@ -81,8 +81,9 @@ def completion_logp(
     log softmax(logits / temperature)[token]; `temperature` > 0 is that of the rollouts.
     The backbone runs once; the head runs on `chunk_tokens` positions at a time and, where a
     gradient is wanted, again in the backward pass, so that at most [chunk_tokens, V] logits exist
-    (see `has_plain_head` for the exception). Logits are float32 or wider before the softmax (`heads`). A token that the model forbids (logit -inf) has log-prob -inf, and no gradient
-    where a loss gives it none. Values at padding positions mean nothing, and are not NaN.
+    (see `has_plain_head` for the exception). Logits are float32 or wider (`heads`). A token that
+    the model forbids (logit -inf) has log-prob -inf, and no gradient where a loss gives it none.
+    Values at padding positions mean nothing, and are not NaN.
     Raises ConfigError for a temperature that is not positive.
     """
     _check(temperature)
