@@ -151,6 +151,30 @@ def test_who_reads_no_further_ends_the_command_without_a_word(
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+# Asked to go again after the answer, as impatient people and clusters do.
+ASKED_TWICE = """
+import os, signal, sys
+from opdcliff import cli
+from opdcliff.cli import command
+from opdcliff.errors import PreemptedError
+
+def work(*_):
+    raise {"SIGINT": KeyboardInterrupt, "SIGTERM": PreemptedError("asked to stop")}[sys.argv[1]]
+
+command._run = work
+code = cli.main(["verify"])
+os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 9)])
+def test_who_asks_twice_gets_the_same_exit_code(name: str, code: int, tmp_path: Path) -> None:
+    found, out, err = started(tmp_path, sys.executable, "-c", ASKED_TWICE, name)
+    assert (found, out) == (code, "")
+    assert err.count("\n") == 1
+
+
 def test_an_output_that_is_full_is_one_line(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

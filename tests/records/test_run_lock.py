@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from opdcliff.errors import RecordError
 from opdcliff.records.files import RUN_LOCK
 from opdcliff.records.record import read_record
 from opdcliff.records.writer import RunRecord
-from record_helpers import CLAIM, writer_process
+from record_helpers import CLAIM, write_record, writer_process
 
 pytestmark = pytest.mark.usefixtures("no_git")
 
@@ -56,3 +57,17 @@ def test_second_writer_in_the_same_process_is_refused(tmp_path: Path) -> None:
     with RunRecord.create(tmp_path, **CLAIM), refused:
         RunRecord.create(tmp_path, **CLAIM, restart=True)
     assert (tmp_path / RUN_LOCK).read_bytes() == b""
+
+
+def test_a_disk_that_refuses_the_lock_leaves_it_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("opdcliff.records.run_lock.fsync_folder", full)
+        with pytest.raises(RecordError, match="No space left on device; free space"):
+            write_record(tmp_path)
+    # The same process tries again, as a grid does.
+    assert read_record(write_record(tmp_path)).complete

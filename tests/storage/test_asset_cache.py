@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.splits_file import SPLITS_FILE, read_splits, write_splits
 from opdcliff.errors import ConfigError, RecordError
 from opdcliff.paths import StudyPaths
-from opdcliff.storage.asset_cache import ASSET_MANIFEST, manifest
+from opdcliff.storage.asset_cache import ASSET_MANIFEST, Asset, manifest
 from opdcliff.storage.canonical import digest
 from places import with_helpers
 
@@ -301,3 +302,34 @@ def test_damaged_splits_are_refused_in_one_line(tmp_path: Path, name: str) -> No
 def test_missing_splits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"splits\.jsonl cannot be read"):
         read_splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        # As tokenizers and safetensors raise it.
+        Exception("No space left on device (os error 28)"),
+        Exception("Error while serializing: I/O error: Read-only file system (os error 30)"),
+    ],
+)
+def test_a_disk_that_refuses_an_asset_is_one_line_and_leaves_nothing(
+    error: Exception, tmp_path: Path
+) -> None:
+    asset = Asset.of(StudyPaths(tmp_path), "data", {"a": 1})
+    with (
+        pytest.raises(RecordError, match=r"cannot write .*partial.*; free space"),
+        asset.building(),
+    ):
+        raise error
+    assert not asset.is_ready()
+    with asset.building() as draft:
+        assert draft is not None
+    assert asset.is_ready()
+
+
+def test_another_error_of_a_build_is_its_own(tmp_path: Path) -> None:
+    asset = Asset.of(StudyPaths(tmp_path), "data", {"a": 1})
+    for error in (OSError(errno.ENOENT, "missing"), ValueError("no (os error) here")):
+        with pytest.raises(type(error)), asset.building():
+            raise error

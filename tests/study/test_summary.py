@@ -291,6 +291,28 @@ def test_printed_tables_hold_the_numbers() -> None:
     assert "eval/" not in text
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("left", ["one cell", "one seed", "all collapsed", "none collapsed"])
+def test_a_study_of_which_little_is_there_is_written_printed_and_drawn(
+    left: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = cells(CLIFF)
+    if left == "one cell":
+        table = table.iloc[:1]
+    elif left == "one seed":
+        table = table[table.seed == 0]
+    elif left == "all collapsed":
+        table = table.assign(parse_rate=0.0, parse_lo=0.0, parse_hi=0.01, ndcg1_parsed=math.nan)
+    else:
+        table = table.assign(parse_rate=1.0)
+    made = summary(cells=table, onsets=onset_table(table))
+    write_summary(made, tmp_path)
+    assert "nan" not in printed(made, 400)
+    draw_study(made, tmp_path)
+    assert (tmp_path / "cliff.svg").is_file()
+    assert caplog.messages == []
+
+
 def test_a_seed_that_does_not_cross_is_printed_as_a_dash() -> None:
     table = cells({"c5": CLIFF["c5"]})
     table.loc[table.seed == 1, "parse_rate"] = 0.9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ __all__ = [
 
 # That of a program that SIGPIPE ends.
 _NOBODY_READS = 141
+# Of SIGINT and of SIGTERM, see `command` and `PreemptedError`.
+_INTERRUPTED, _PREEMPTED = 130, 9
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # A library's word for something else.
             raise
         return _say_disk(error)
+    except KeyboardInterrupt:
+        # Asked once more, while the answer to the first time was given.
+        code = _INTERRUPTED
+    if code in (_INTERRUPTED, _PREEMPTED):
+        # Whoever asks often shall get the same exit code; all that is left is to end.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     return code
 
 

@@ -26,23 +26,31 @@ def acquire(path: Path) -> tuple[int, dict[str, Any] | None]:
     with writing(path):
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = _owner(lock) or {}
+            return lock, _take(lock, path)
+        except BaseException:
+            # Else this process, which may go on with other cells, would hold it to its end.
             os.close(lock)
-            raise RecordError(
-                f"{path.parent}: in use by process {owner.get('pid', '?')} since "
-                f"{owner.get('start', '?')}; wait for it or stop it"
-            ) from None
-        stale = _owner(lock)
-        if stale is not None:
-            _log.warning("%s: stale lock of dead process %s taken over", path, stale.get("pid"))
-        text = canonical_json({"pid": os.getpid(), "start": now()})
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, text.encode("ascii"), 0)
-        os.fsync(lock)
-        fsync_folder(path.parent)
-    return lock, stale
+            raise
+
+
+def _take(lock: int, path: Path) -> dict[str, Any] | None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = _owner(lock) or {}
+        raise RecordError(
+            f"{path.parent}: in use by process {owner.get('pid', '?')} since "
+            f"{owner.get('start', '?')}; wait for it or stop it"
+        ) from None
+    stale = _owner(lock)
+    if stale is not None:
+        _log.warning("%s: stale lock of dead process %s taken over", path, stale.get("pid"))
+    text = canonical_json({"pid": os.getpid(), "start": now()})
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, text.encode("ascii"), 0)
+    os.fsync(lock)
+    fsync_folder(path.parent)
+    return stale
 
 
 def release(lock: int) -> None:

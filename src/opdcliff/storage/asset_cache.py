@@ -20,6 +20,7 @@ from opdcliff.errors import RecordError
 from opdcliff.paths import StudyPaths
 from opdcliff.storage.canonical import (
     digest,
+    disk_refusal,
     file_digest,
     fsync_folder,
     fsync_tree,
@@ -88,7 +89,15 @@ class Asset:
             aside = folder.with_name(f"{folder.name}.partial-{secrets.token_hex(4)}")
             aside.mkdir()
             draft = Draft(aside)
-            yield draft
+            try:
+                yield draft
+            except Exception as error:
+                cause = disk_refusal(error)
+                if cause is None:
+                    raise
+                raise RecordError(
+                    f"cannot write {aside}: {cause}; free space or fix permissions, then run again"
+                ) from error
             named = {"kind": self.kind, "identity": self.identity, "key": self.key}
             write_json_atomic(aside / ASSET_MANIFEST, {**named, "facts": draft.facts})
             fsync_tree(aside)

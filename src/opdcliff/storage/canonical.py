@@ -6,10 +6,12 @@ that hold equal values agree on the digest whatever the order or the Unicode for
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,6 +113,10 @@ def decode_floats(obj: Any) -> Any:
     return decode_float(obj) if obj in ("NaN", "Infinity", "-Infinity") else obj
 
 
+_RUST = re.compile(r"\(os error (\d+)\)")
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError raised inside into one line that names `path`, the disk-full case first.
@@ -125,6 +131,18 @@ def writing(path: Path) -> Iterator[None]:
         raise RecordError(
             f"cannot write {path}: {cause}; free space or fix permissions, then run again"
         ) from error
+
+
+def disk_refusal(error: Exception) -> str | None:
+    """What the disk said, where an error is its refusal to hold more; None for another error.
+
+    Libraries in Rust (safetensors, tokenizers) raise errors of their own, with the system's number
+    in the text.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if match := _RUST.search(str(error)):
+        number = int(match[1])
+    return os.strerror(number) if number in _REFUSALS else None
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
