@@ -149,9 +149,7 @@ def figures(words: list[str]) -> int:
     only, rest = own_word("only", words)
     if rest:
         raise ConfigError(f"{rest[0]} is no setting of figures; allowed: only=NAME,NAME")
-    with committed(paths):
-        lines = build_figures(paths, None if only is None else only.split(","))
-    for line in lines:
+    for line in build_figures(paths, None if only is None else only.split(",")):
         say(line)
     return 0
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from opdcliff.errors import ConfigError, InadmissibleError, OpdcliffError
+from opdcliff.errors import ConfigError, InadmissibleError
 from opdcliff.paths import PACKAGE, StudyPaths, other_checkout
 from opdcliff.storage import code_state, package_version, unknown_code
 from opdcliff.terminal import console
@@ -89,10 +89,10 @@ def committed(paths: StudyPaths) -> Iterator[None]:
     """Results are read in this block: an error says so where those of the project are not here."""
     try:
         yield
-    except OpdcliffError as error:
+    except InadmissibleError as error:
         if paths.results.is_dir():
             raise
-        raise type(error)(
+        raise InadmissibleError(
             f"{error} (there is no {paths.results}: committed results lie in a checkout of the "
             "project; run this there)"
         ) from error
