@@ -22,7 +22,7 @@ _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _EXTRA = 'pip install "opd-cliff[formats]"'
 # What the extra brings checks for; other formats are checked by nothing.
 _KNOWN_FORMATS = (
-    *("date-time", "time", "duration", "hostname", "uri", "uri-reference", "iri", "iri-reference"),
+    *("date-time", "time", "duration", "hostname", "uri", "uri-reference"),
     *("uri-template", "json-pointer", "relative-json-pointer", "color"),
 )
 
