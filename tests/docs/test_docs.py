@@ -149,7 +149,10 @@ def small_words(command: str, places: dict[str, str]) -> list[str]:
         for split in ("train", "calibration", "test"):
             if any(word.startswith(f"data.{split}=") for word in words):
                 words.append(f"data.{split}={getattr(OWN_SIZES, split)}")
-    return [verb, *words, *smaller(command)]
+    small = smaller(command)
+    keys = {word.partition("=")[0] for word in small}
+    # Values of a grid that are said twice are refused.
+    return [verb, *(word for word in words if word.partition("=")[0] not in keys), *small]
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from opdcliff.theory.clip_rules import ClipRule
 from tiny_rollout import EOS, PAD, PROMPTS, SETTINGS, tiny_model
 from workshop import OWN_SIZES, SECONDS, Run, prepared_pair, write_own_prompts, write_own_schema
 
+MASK5, FREE = Clip(ClipRule.MASK, 5.0), Clip(ClipRule.NONE, math.inf)
 P, B, WORDS, ROOM = 0.86, 0.46, 6, 136
 
 
@@ -191,7 +192,7 @@ def test_a_margin_moves_the_fall_down_and_makes_a_band() -> None:
     assert at(found, 5.0, lam, 0.3).parse_rate < 0.1
     # What is recommended keeps the margin too; without a clip there is none.
     found.floors["half"] = 0.5
-    assert found.recommended("half") == {5.0: 1.0, math.inf: lam}
+    assert found.recommended("half") == {MASK5: 1.0, FREE: lam}
     assert set(found.table[found.table.c == math.inf].margin) == {0.0}
 
 
@@ -245,13 +246,23 @@ def test_lambdas_go_past_the_largest_threshold_where_none_are_given() -> None:
 
 def test_what_is_recommended_holds_up_to_there() -> None:
     rows = [(1.0, 0.99), (1.2, 0.97), (1.4, 0.5), (1.6, 0.98), (1.8, 0.2)]
-    table = pd.DataFrame(
-        [{"c": 5.0, "lam": lam, "margin": 0.0, "parse_hi": rate} for lam, rate in rows]
-    )
+    table = pd.DataFrame([{"lam": lam, "parse_hi": rate} for lam, rate in rows])
+    table = table.assign(rule="mask", c=5.0, margin=0.0)
     made = Preview(table, [], {}, {"teacher": 0.96, "warm_start": 0.4, "none": 0.995})
-    assert made.recommended("teacher") == {5.0: 1.2}
-    assert made.recommended("warm_start") == {5.0: 1.6}
-    assert made.recommended("none") == {5.0: 1.0}
+    assert made.recommended("teacher") == {MASK5: 1.2}
+    assert made.recommended("warm_start") == {MASK5: 1.6}
+    assert made.recommended("none") == {MASK5: 1.0}
+    # A curve of another rule stands for itself.
+    both = pd.concat([table, table.assign(rule="truncate", parse_hi=1.0)])
+    assert replace(made, table=both).recommended("teacher") == {
+        MASK5: 1.2,
+        Clip(ClipRule.TRUNCATE, 5.0): 1.8,
+    }
+    assert [str(clip) for clip in (MASK5, FREE, Clip(ClipRule.TRUNCATE, 2.0))] == [
+        "c = 5",
+        "no clip",
+        "truncate, c = 2",
+    ]
 
 
 def test_a_rule_on_another_ratio_is_refused() -> None:

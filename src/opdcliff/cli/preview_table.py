@@ -47,7 +47,7 @@ def report(
         title = "What breaks: the entry whose loss costs most answers (all: preview.json)"
         print_table(console, title, pd.DataFrame(costly))
     for floor, rate in found.floors.items():
-        said = ", ".join(f"{lam:g} {_under(c)}" for c, lam in found.recommended(floor).items())
+        said = ", ".join(f"{lam:g} ({clip})" for clip, lam in found.recommended(floor).items())
         owner = "" if floor.startswith("floor") else "'s rate"
         name = floor.replace("_", " ")
         print_text(console, f"Not below the {name}{owner}, {rate:.3f}, up to lambda = {said}.")
@@ -78,7 +78,7 @@ def report(
         "identity": found.identity,
     }
     write_json_atomic(folder / "preview.json", encode_floats(content))
-    stars = {clip.strength: star for clip, star in found.stars.items()}
+    stars = {(str(clip.rule), clip.strength): star for clip, star in found.stars.items()}
     draw_preview(found.table, stars, found.floors, folder, None if beside is None else beside.table)
     about = {} if seen is None else seen.about
     seal_tables(folder, {**about, "preview": found.identity})
@@ -138,10 +138,6 @@ def _view(table: pd.DataFrame) -> pd.DataFrame:
     for name in (column for column in table.columns if column.startswith("ndcg")):
         view[name.replace("_", " ")] = table[name].round(3)
     return view
-
-
-def _under(strength: float) -> str:
-    return "without a clip" if math.isinf(strength) else f"at c = {strength:g}"
 
 
 def _clip(strength: float) -> str:

@@ -24,7 +24,7 @@ from opdcliff.rollout import EVALUATION_STREAM, uniforms
 from opdcliff.settings import RunConfig
 from opdcliff.storage import asset_cache, digest
 from opdcliff.study import predicted_margins
-from opdcliff.theory import wilson
+from opdcliff.theory import ClipRule, wilson
 from opdcliff.training import answer_metrics, evaluate_model, gain_of, judge
 from opdcliff.verification import PARSE_RATE
 
@@ -49,18 +49,19 @@ class Preview:
     floors: dict[str, float]
     identity: str = ""
 
-    def recommended(self, floor: str) -> dict[float, float]:
-        """Per strength the largest lambda up to which all parse rates stay at a floor or above.
+    def recommended(self, floor: str) -> dict[Clip, float]:
+        """Per clip the largest lambda up to which all parse rates stay at a floor or above.
 
         Of the widest margin. Each rate may fall short by what its interval allows. 1 where none
         does.
         """
         found = {}
-        for strength, part in self.table.groupby("c", sort=False):
+        for (rule, c), part in self.table.groupby(["rule", "c"], sort=False):
             lower = part[part.margin == part.margin.max()].sort_values("lam")
             holds = lower.parse_hi >= self.floors[floor]
             lams = lower.lam[holds.cummin().astype(bool)]
-            found[float(str(strength))] = float(lams.max()) if len(lams) else 1.0
+            clip = Clip(ClipRule(str(rule)), float(str(c)))
+            found[clip] = float(lams.max()) if len(lams) else 1.0
         return found
 
 

@@ -23,6 +23,12 @@ class Clip:
     rule: ClipRule
     strength: float
 
+    def __str__(self) -> str:
+        if math.isinf(self.strength):
+            return "no clip"
+        named = "" if self.rule is ClipRule.MASK else f"{self.rule}, "
+        return f"{named}c = {self.strength:g}"
+
     @classmethod
     def of(cls, config: RunConfig) -> Clip:
         """The clip of a run's settings."""
@@ -50,12 +56,11 @@ def points_of(config: RunConfig, binding: Binding | None) -> dict[Clip, list[flo
 
 
 def stars_of(binding: Binding | None, clips: Sequence[Clip]) -> dict[Clip, float]:
-    """lambda* at each clip that has a threshold."""
+    """lambda* at each clip of which it is the threshold: a soft cap has another one (point 8)."""
     if binding is None:
         return {}
-    return {
-        clip: binding.lambda_star(clip.strength) for clip in clips if math.isfinite(clip.strength)
-    }
+    hard = (ClipRule.MASK, ClipRule.TWO_SIDED)
+    return {clip: binding.lambda_star(clip.strength) for clip in clips if clip.rule in hard}
 
 
 def check_margin(clip: Clip, margin: float) -> None:

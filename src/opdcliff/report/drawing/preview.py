@@ -17,14 +17,14 @@ from opdcliff.report.drawing import style
 @style.beside_tables("preview.png")
 def draw_preview(
     table: pd.DataFrame,
-    stars: Mapping[float, float],
+    stars: Mapping[tuple[str, float], float],
     floors: Mapping[str, float],
     folder: Path,
     beside: pd.DataFrame | None = None,
 ) -> None:
     """Write preview.png, .svg and .csv: a curve a clip with its band, lambda*, floors, runs.
 
-    table: `Preview.table`. stars: lambda* per strength, each a line in the colour of its curve.
+    table: `Preview.table`. stars: lambda* per rule and strength, a line in the colour of its curve.
     beside: `Agreement.table`; the means of runs are open marks, with their least and most.
     """
     with style.own_style():
@@ -38,7 +38,7 @@ def draw_preview(
             _curve(axis, part, look, f"{rule}, {label}" if several else label)
             if beside is not None:
                 _runs(axis, beside[(beside.rule == rule) & (beside.c == c)], look)
-            star = stars.get(strength, math.inf)
+            star = stars.get((str(rule), strength), math.inf)
             if math.isfinite(star):
                 axis.axvline(star, color=look.color, lw=1, ls=":")
                 axis.text(star, 1.04, f"{star:.2f}", color=look.color, ha="center", size=7)
