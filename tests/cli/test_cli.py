@@ -142,6 +142,7 @@ OWN_MODELS = (
     *("amazon_fashion", "near", "near_p98", "near_quick"),
     *("scope_2x", "scope_half", "scope_llama", "scope_ranking_only"),
     *("preview_titles", "titles_onset", "titles_onset_small_step"),
+    *("smollm2_ranking", "smollm2_titles"),
 )
 ONE_STEP = ("sft.teacher.steps=1", "sft.student.steps=1")
 
@@ -156,8 +157,11 @@ def test_every_experiment_runs(
         words += [*ONE_STEP, "lam.of_threshold=null", "lam.value=1.0,1.5"]
     else:
         words.append("lam.of_threshold=0.9,1.1")
-    if name in ("amazon_fashion", "paper_fine_grid"):
+    if name in ("amazon_fashion", "paper_fine_grid", "smollm2_ranking", "smollm2_titles"):
         words.append(f"data.path={fashion}")
+    if name.startswith("smollm2"):
+        # In place of SmolLM2; the teacher is tuned from it as well.
+        words += [pair[0], "model.teacher=null"]
     if name == "paper_fine_grid":
         own = ["engine=single", "engine.ranks=1", "model.dtype=float32"]
         words += [*pair, *own]

@@ -371,6 +371,11 @@ def test_a_bad_value_is_refused_by_name(name: str, data: st.DataObject, locked: 
         ({"model.student": "/nowhere"}, "model.student=/nowhere is no folder"),
         ({"model.student": "a/b", "model.teacher": "a/b"}, "set model.student_revision"),
         ({"model.teacher": "/", "model.student": None}, "both be given or both be null"),
+        (
+            {"model.student": "/", "model.teacher": None, "model.tune_loaded_student": False},
+            "with model.tune_loaded_student=true, model.teacher=null tunes both",
+        ),
+        ({"model.student": "./x/smollm2"}, "`opdcliff fetch smollm2` makes it"),
         ({"data.path": "/nowhere"}, "data.path=/nowhere does not exist"),
         ({"data.rubric": "/nowhere"}, "data.rubric=/nowhere does not exist"),
         ({"data.name": "prompts"}, "data.path is missing"),

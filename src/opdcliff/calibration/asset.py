@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from opdcliff.calibration.class_masses import Binding, Calibration, calibrate_trio
+from opdcliff.calibration.class_masses import STEPS, Binding, Calibration, calibrate_trio
 from opdcliff.calibration.distribution import Homogeneity
 from opdcliff.calibration.outside import Outside
 from opdcliff.contract import NO_WRAPPER, classes_problem, contract_of
@@ -19,6 +19,7 @@ from opdcliff.models import MEASURING_CODE, Prepared, load_trio, without_compile
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import RunConfig
 from opdcliff.storage import Asset, asset_cache, decode_floats, encode_floats
+from opdcliff.terminal import Stage
 
 
 def prepare_calibration(
@@ -67,14 +68,17 @@ def require_classes(config: RunConfig, prepared: Prepared) -> None:
 
 def _measure(config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(config.engine.threads)
-    result = calibrate_trio(
-        load_trio(config, prepared),
-        read_splits(prepared.data).calibration,
-        contract_of(config.data),
-        config.calibration,
-        without_compiled(config.rollout),
-        chunk_tokens=config.engine.score_chunk_tokens,
-    )
+    trio = load_trio(config, prepared)
+    with Stage("measuring p and b", STEPS) as stage:
+        result = calibrate_trio(
+            trio,
+            read_splits(prepared.data).calibration,
+            contract_of(config.data),
+            config.calibration,
+            without_compiled(config.rollout),
+            chunk_tokens=config.engine.score_chunk_tokens,
+            advance=stage.advance_of("calibration"),
+        )
     result.table.to_csv(folder / "table.csv", index=False)
     result.positions.to_csv(folder / "positions.csv", index=False)
     verdict = result.homogeneity

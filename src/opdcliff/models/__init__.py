@@ -26,6 +26,7 @@ from opdcliff.models.tuning.adapters import base_of, put_adapter
 from opdcliff.models.tuning.own_answers import fine_tune_own
 from opdcliff.models.tuning.saving import save_model
 from opdcliff.models.weights.outputs import CutRows, uncut
+from opdcliff.models.weights.smollm2 import fetch_smollm2
 
 __all__ = [
     "MEASURING_CODE",
@@ -40,6 +41,7 @@ __all__ = [
     "base_of",
     "batch_of_update",
     "build",
+    "fetch_smollm2",
     "fine_tune",
     "fine_tune_own",
     "free_device",

@@ -22,6 +22,7 @@ _SHORTER = {
     "mini": "lower data.candidates",
     "titles": "lower data.candidates",
     "amazon_fashion": "lower data.max_title_words, data.max_history or data.candidates",
+    "amazon_titles": "lower data.max_title_words, data.max_history or data.candidates",
     "prompts": "shorten the prompt",
 }
 
@@ -76,10 +77,11 @@ def _positions(model: ModelConfig) -> dict[str, int | None]:
     if model.student is None:
         assert model.arch is not None, "checked by settings.check"
         return {"student": model.arch.max_positions, "teacher": model.arch.max_positions}
-    return {
-        "student": known_positions(model.student, revision=model.student_revision),
-        "teacher": known_positions(model.teacher or "", revision=model.teacher_revision),
-    }
+    student = known_positions(model.student, revision=model.student_revision)
+    if model.teacher is None:
+        return {"student": student, "teacher": student}
+    teacher = known_positions(model.teacher, revision=model.teacher_revision)
+    return {"student": student, "teacher": teacher}
 
 
 def _all_positions(config: RunConfig, lengths: dict[str, Any]) -> dict[str, int | None]:

@@ -30,7 +30,7 @@ SEED_OF_ROLE = {TEACHER: 1, STUDENT: 2}
 
 
 def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
-    """Fill `folder` with the warm start (and the teacher, if it is trained here).
+    """Fill `folder` with the warm start (and the teacher, where none is given).
 
     data: folder of the prepared prompts. Returns facts for the asset's manifest.
 
@@ -47,8 +47,13 @@ def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
         roles = [TEACHER, STUDENT]
     else:
         tokenizer = load_tokenizer(config.model.student, revision=config.model.student_revision)
-        other = load_tokenizer(config.model.teacher or "", revision=config.model.teacher_revision)
-        same_vocabulary(tokenizer, other, ("student", "teacher"))
+        if config.model.teacher is None:
+            tokenizer.save_pretrained(folder / TEACHER)
+            roles = [TEACHER, STUDENT]
+        else:
+            revision = config.model.teacher_revision
+            other = load_tokenizer(config.model.teacher, revision=revision)
+            same_vocabulary(tokenizer, other, ("student", "teacher"))
         tokenizer.save_pretrained(folder / STUDENT)
     codec = make_codec(tokenizer, config.data)
     for name in SPLITS:
@@ -105,13 +110,11 @@ def _fine_tune_role(
     torch.set_num_threads(config.engine.threads)
     tokenizer = load_tokenizer(folder / role)
     seed = 10 * config.sft.seed + SEED_OF_ROLE[role]
-    source = config.model.student if role == STUDENT else None
+    source = config.model.student
     model = (
         build(_arch(config), tokenizer, seed)
         if source is None
-        else load_model(
-            source, dtype="float32", revision=config.model.student_revision, role="student"
-        )
+        else load_model(source, dtype="float32", revision=config.model.student_revision, role=role)
     )
     splits = read_splits(data)
     loss = fine_tune(

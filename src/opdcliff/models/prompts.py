@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from opdcliff.contract import contract_of
@@ -27,14 +28,22 @@ def load_splits(data: DataConfig) -> tuple[Splits, dict[str, object] | None]:
         DataError: a file is missing, of another schema, or yields too little.
     """
     sizes = SplitSizes(data.train, data.calibration, data.test)
+    if data.name == "amazon_titles":
+        lists, report = _amazon(data, sizes)
+        titled, read = _titles(data, sizes)
+        return replace(lists, titles=titled.titles), {**report, "titles": read}
     if data.name == "mini":
         return generate(data.seed, sizes, candidates=data.candidates), None
     if data.name == "titles":
         return _titles(data, sizes)
-    source = Path(data.path or "").expanduser()
     if data.name == "prompts":
-        contract = contract_of(data)
+        source, contract = Path(data.path or "").expanduser(), contract_of(data)
         return load_prompts(source, sizes, contract, read_form(contract, data.form)), None
+    return _amazon(data, sizes)
+
+
+def _amazon(data: DataConfig, sizes: SplitSizes) -> tuple[Splits, dict[str, object]]:
+    source = Path(data.path or "").expanduser()
     whole = sizes.train + sizes.calibration + sizes.test
     with Stage("reading reviews and items (bytes)", _total_bytes(source)) as stage:
         splits, report = load_amazon(

@@ -19,7 +19,7 @@ from opdcliff.models import base_of, build, put_adapter
 from opdcliff.planning.layers import Sizes
 from opdcliff.planning.setup import Adapter, Setup
 from opdcliff.rollout import has_plain_head
-from opdcliff.settings import STAGES, ArchConfig, RunConfig
+from opdcliff.settings import GENERATED, STAGES, ArchConfig, RunConfig
 from opdcliff.storage import in_words
 from opdcliff.training import EVALUATION_BATCH, class_rows
 
@@ -127,7 +127,7 @@ def prompt_tokens(config: RunConfig) -> int:
         return _OWN_PROMPT
     history, words = (
         (1, _MINI_WORDS)
-        if data.name in ("mini", "titles")
+        if data.name in GENERATED
         else (
             data.max_history,
             data.max_title_words,
@@ -144,7 +144,9 @@ def sizes_of(config: RunConfig, role: str, outputs: int | None = None) -> Sizes:
     Raises:
         ModelError: a hub id that is not known, or a folder without a readable configuration.
     """
-    source, arch = getattr(config.model, role), config.model.arch
+    model, arch = config.model, config.model.arch
+    # Where no teacher is given, both are made from the student's.
+    source = model.student if model.teacher is None else getattr(model, role)
     if source is not None:
         return _of_source(str(source), outputs)
     assert arch is not None, "checked by settings.check"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opdcliff.settings.checks import check, load, science, science_of
+from opdcliff.settings.checks import GENERATED, check, load, science, science_of
 from opdcliff.settings.compose import (
     clip_option,
     compose_one,
@@ -31,6 +31,7 @@ from opdcliff.settings.schema import (
 from opdcliff.settings.study_schema import PredictionConfig, ProtocolArm
 
 __all__ = [
+    "GENERATED",
     "ROOT_CONFIG",
     "STAGES",
     "ArchConfig",

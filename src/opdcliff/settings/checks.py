@@ -28,6 +28,8 @@ from opdcliff.settings.study_schema import PredictionConfig
 from opdcliff.storage import refuse_secrets
 from opdcliff.theory import ClipRule, validate_clip
 
+# Data sets that need no file, and those whose reasons are titles.
+GENERATED, TITLED = ("mini", "titles"), ("titles", "amazon_titles")
 # Plumbing: where a run executes and is mirrored, and the study it belongs to.
 _NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol", "tune", "preview")
 _LATER: dict[str, Any] = {
@@ -190,7 +192,7 @@ def _check_engine(config: RunConfig) -> None:
 
 def _check_sources(config: RunConfig) -> None:
     data, model = config.data, config.model
-    if data.name not in ("mini", "titles") and data.path is None:
+    if data.name not in GENERATED and data.path is None:
         raise ConfigError(f"data.path is missing for data={data.name}; set data.path=PATH")
     for name, value in (("data.path", data.path), ("data.rubric", data.rubric)):
         if value is not None and not Path(value).expanduser().exists():
@@ -198,17 +200,23 @@ def _check_sources(config: RunConfig) -> None:
     for name, source in (("model.student", model.student), ("model.teacher", model.teacher)):
         # A hub id is `owner/name`; anything that looks like a file-system path must exist.
         if source and _looks_like_path(source) and not Path(source).expanduser().is_dir():
-            raise ConfigError(f"{name}={source} is no folder; give a model folder or a hub id")
+            made = "; `opdcliff fetch smollm2` makes it" if source.endswith("/smollm2") else ""
+            raise ConfigError(
+                f"{name}={source} is no folder{made}; give a model folder or a hub id"
+            )
         revision = getattr(model, f"{name.removeprefix('model.')}_revision")
         if source and not Path(source).expanduser().is_dir() and not is_commit(revision):
             raise ConfigError(
                 f"{name}={source} is no folder, and as a hub id it needs its commit: set "
                 f"{name}_revision (now {revision}) to the 40 hex digits, or give a folder"
             )
-    if (model.student is None) != (model.teacher is None):
+    # A student that is fine-tuned here is tuned into a teacher as well, where there is none.
+    alone = model.student is not None and model.teacher is None and not model.tune_loaded_student
+    if alone or (model.student is None and model.teacher is not None):
         raise ConfigError(
             "model.student and model.teacher must both be given or both be null: they have to "
-            "share a tokenizer"
+            "share a tokenizer (with model.tune_loaded_student=true, model.teacher=null tunes "
+            "both from model.student)"
         )
     if model.student is None and model.arch is None:
         raise ConfigError("model.student is null and there is no model.arch to build; set one")
@@ -227,10 +235,10 @@ def _check_sources(config: RunConfig) -> None:
 
 def _check_reasons(config: RunConfig) -> None:
     for role in ("teacher", "student"):
-        if getattr(config.sft, role).continue_mass == 1.0 and config.data.name != "titles":
+        if getattr(config.sft, role).continue_mass == 1.0 and config.data.name not in TITLED:
             raise ConfigError(
                 f"sft.{role}.continue_mass=1.0 would write filler words without end; only titles "
-                "(data=titles) end by themselves: give a number below 1"
+                "(data=titles, data=amazon_titles) end by themselves: give a number below 1"
             )
 
 

@@ -53,7 +53,7 @@ _COUNT = ("a whole number >= 1", lambda value: value >= 1)
 _NOT_NEGATIVE = ("a number >= 0", _not_negative)
 _SEED = ("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
 _INSIDE = ("a number between 0 and 1, both excluded", _inside)
-_MASS = ("a number above 0, at most 1 (1 only with data=titles)", lambda value: 0 < value <= 1)
+_MASS = ("a number above 0, at most 1 (1 only for titles)", lambda value: 0 < value <= 1)
 _SHARE = ("a number above 0, at most 1", lambda value: 0 < value <= 1)
 _RATE = ("a number from 0 up to, not including, 1", _rate)
 
@@ -102,7 +102,7 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("sft.teacher.swap_rate sft.student.swap_rate evaluation.collapse_floor", _RATE),
         ("optim.beta1 optim.beta2", _RATE),
         ("data.candidates", ("2 to 26", lambda value: 2 <= value <= 26)),
-        ("data.name", _one_of("mini", "titles", "amazon_fashion", "prompts")),
+        ("data.name", _one_of("mini", "titles", "amazon_fashion", "amazon_titles", "prompts")),
         ("optim.name", _one_of("adamw", "sgd")),
         ("optim.estimator", _one_of("sampled", "full")),
         ("evaluation.gain", _one_of("exp", "linear")),

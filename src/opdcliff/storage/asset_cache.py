@@ -56,6 +56,26 @@ class Asset:
         identity = digest(dict(key), f"asset-{kind}")
         return cls(paths.assets_dir(kind, identity), kind, key, identity)
 
+    @classmethod
+    def at(cls, folder: Path, kind: str, key: Mapping[str, Any]) -> Asset:
+        """The asset of that key in a folder that a user has named with out=.
+
+        An empty folder there is removed. Raises RecordError where it holds anything else.
+        """
+        asset = cls(folder, kind, key, digest(dict(key), f"asset-{kind}"))
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        if folder.exists() and not asset.is_ready():
+            raise RecordError(
+                f"out={folder} is there and holds no result of this command; give a new folder"
+            )
+        if asset.is_ready() and manifest(folder)["identity"] != asset.identity:
+            raise RecordError(
+                f"out={folder} holds the result of other settings, another model, other answers or "
+                "another version of this program; give a new folder, or move that one away"
+            )
+        return asset
+
     def is_ready(self) -> bool:
         """Whether it has been built."""
         return (self.folder / ASSET_MANIFEST).exists()

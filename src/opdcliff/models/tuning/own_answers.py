@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from opdcliff.data import load_answers
-from opdcliff.errors import ConfigError, ModelError, RecordError
+from opdcliff.errors import ConfigError, ModelError
 from opdcliff.models.batches import Rows, batch_of_update
 from opdcliff.models.device import pick_device
 from opdcliff.models.load import load_model, load_tokenizer, positions_in
@@ -24,7 +24,7 @@ from opdcliff.models.tuning.adapters import base_of, is_adapter, merge_own, put_
 from opdcliff.models.tuning.rows import hold_out, rows_of
 from opdcliff.models.tuning.saving import content_of, save_model
 from opdcliff.settings import RunConfig
-from opdcliff.storage import Asset, asset_cache, digest, file_digest, writing
+from opdcliff.storage import Asset, asset_cache, file_digest, writing
 from opdcliff.terminal import Stage
 
 _KIND = "sft"
@@ -79,19 +79,7 @@ def _asset(config: RunConfig, folder: Path, merge: bool) -> Asset:
         "data": file_digest(file) if file.is_file() else None,
         "code": asset_cache.code_digest(*_CODE),
     }
-    asset = Asset(folder, _KIND, key, digest(key, f"asset-{_KIND}"))
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-    if folder.exists() and not asset.is_ready():
-        raise RecordError(
-            f"out={folder} is there and holds no result of this command; give a new folder"
-        )
-    if asset.is_ready() and asset_cache.manifest(folder)["identity"] != asset.identity:
-        raise RecordError(
-            f"out={folder} holds the result of other settings, another model, other answers or "
-            "another version of this program; give a new folder, or move that one away"
-        )
-    return asset
+    return Asset.at(folder, _KIND, key)
 
 
 def _tune(config: RunConfig, folder: Path, merge: bool) -> dict[str, Any]:
