@@ -118,6 +118,8 @@ def places(workshop: Path, fashion: Path) -> dict[str, str]:
         "data.path": str(fashion),
         "data.path.jsonl": str(write_own_prompts(workshop / "own.jsonl")),
         "data.form": str(write_own_schema(workshop / "schema.json")),
+        "data.form.json": str(workshop / "schema.json"),
+        "out": str(workshop / "made"),
         "data.path=ANSWERS.jsonl": str(write_own_answers(workshop / "answers.jsonl")),
         "out=TEACHER": str(workshop / "teacher"),
         "out=WARM_START": str(workshop / "warm_start"),
@@ -177,6 +179,8 @@ def test_a_command_that_is_not_run_is_still_there_and_its_settings_load(
         return
     if "qwen3" in command or "paper" in command:
         words += HUB
+    if "experiment=smollm2" in command:
+        words.append(f"model.student={places['model.student']}")
     own = (
         "supersedes=",
         "renew_committed=",

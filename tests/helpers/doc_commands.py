@@ -57,6 +57,35 @@ NOT_RUN |= {
         "needs the two hub commits; tests/test_slurm.py prints and submits such scripts"
     ),
 }
+# The worked example of the tutorial, and its pair: from `opdcliff sft` on a folder of `fetch`.
+_ASKED = """data.system_prompt="'Answer with a call of remind, in JSON.'\""""
+_TUNED = (
+    "opdcliff sft model.student=runs/models/smollm2 data.path=runs/reminders/{0}.jsonl "
+    f"out=runs/{{0}} tune.epochs=1 tune.batch_size=8 tune.lr=3e-4 {_ASKED}"
+)
+_PAIR = (
+    "model.student=runs/start model.teacher=runs/teacher data=prompts "
+    "data.path=runs/reminders/prompts.jsonl data.contract=schema "
+    f"data.form=runs/reminders/call.schema.json {_ASKED} "
+    "data.train=8 data.calibration=24 data.test=8 data.answer_room=48"
+)
+_SMALL = "needs SmolLM2; tests/cli/test_smollm2_verbs.py does it with a small Llama"
+NOT_RUN |= {
+    "opdcliff fetch smollm2": "needs 94 MB of a package; tests/models/test_smollm2.py reads one",
+    _TUNED.format("teacher"): _SMALL,
+    _TUNED.format("start"): _SMALL,
+    f"opdcliff calibrate {_PAIR} calibration.forced_words=16": _SMALL,
+    f"opdcliff preview {_PAIR} calibration.forced_words=16 preview.prompts=16 "
+    "preview.lams=[1.0,1.5,2.0] preview.strengths=[5.0]": _SMALL,
+    f"opdcliff train {_PAIR} debug=seconds lora=adapter lam.value=1.2 optim.updates=2 "
+    "protocol.name=reminders": _SMALL,
+    "opdcliff study experiment=smollm2_ranking data.path=FOLDER": (
+        "written for a GPU; tests/cli/test_cli.py runs the experiment small"
+    ),
+    "opdcliff study experiment=smollm2_titles data.path=FOLDER": (
+        "written for a GPU; tests/cli/test_cli.py runs the experiment small"
+    ),
+}
 # Words that make a command smaller, behind its own and those of `debug=seconds`.
 SMALLER = {
     "opdcliff study protocol=estimator": ["data.study_seeds=[0]", "protocol.workers=1"],
@@ -105,7 +134,10 @@ def words_of(command: str, places: dict[str, str]) -> list[str]:
     words = []
     for word in shlex.split(command)[1:]:
         key, equals, value = word.partition("=")
-        if equals and re.fullmatch(r"[A-Z][A-Z_]*(\.jsonl)?", value):
+        if value.startswith("runs/"):
+            # What a command before it has made there.
+            value = places[key + Path(value).suffix]
+        elif equals and re.fullmatch(r"[A-Z][A-Z_]*(\.jsonl)?", value):
             value = places.get(word) or places[key + Path(value).suffix]
         words.append(f"{key}{equals}{value}")
     return words

@@ -40,11 +40,15 @@ NEEDS = {
     ("clip", "aspo"): ["rollout=staleness"],
     ("clip", "ppo"): ["rollout=staleness"],
     ("data", "amazon_fashion"): ["data.path={data}"],
+    ("data", "amazon_titles"): ["data.path={data}"],
     ("data", "prompts"): ["data.path={data}", "data.test=256"],
     ("model", "qwen3_1p7b"): HUB,
+    ("model", "smollm2"): ["model.student={data}"],
     ("sft", "titles"): ["data=titles"],
     ("experiment", "amazon_fashion"): ["data.path={data}"],
     ("experiment", "paper_fine_grid"): ["data.path={data}", *HUB],
+    ("experiment", "smollm2_ranking"): ["data.path={data}", "model.student={data}"],
+    ("experiment", "smollm2_titles"): ["data.path={data}", "model.student={data}"],
 }
 # Files that change many groups at once; their header says what for.
 DELTAS = ("experiment", "debug")

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from opdcliff.cli.verb import verb
-from opdcliff.cli.words import LOCKED, MULTIRUN, NO_ARMS, committed, own_word, paths_of, say
+from opdcliff.cli.words import (
+    LOCKED,
+    MULTIRUN,
+    NO_ARMS,
+    NO_EVALUATION,
+    committed,
+    own_word,
+    paths_of,
+    say,
+)
 from opdcliff.errors import ConfigError
 from opdcliff.processes import begin_loading
 from opdcliff.terminal import console
@@ -43,9 +52,7 @@ def calibrate(words: list[str]) -> int:
     from opdcliff.settings import compose_one, load
 
     paths, words = paths_of(words)
-    # Nothing is evaluated, so prompts for that need not be there.
-    unused = [f"evaluation.{name}=${{data.test}}" for name in ("prompts", "final_prompts")]
-    config = load(compose_one([NO_ARMS, *unused, *words]))
+    config = load(compose_one([NO_ARMS, *NO_EVALUATION, *words]))
     from opdcliff.cli.calibration_table import report
 
     folder = report(config, paths, console())
@@ -79,7 +86,9 @@ def preview(words: list[str]) -> int:
     from opdcliff.settings import compose_one, load
     from opdcliff.terminal import Stage
 
-    config = load(compose_one([NO_ARMS, *words]))
+    # What is set beside, or looked up, was made with the evaluations that it has.
+    beside = any(word.startswith(("protocol", "experiment", "preview.margin")) for word in words)
+    config = load(compose_one([NO_ARMS, *([] if beside else NO_EVALUATION), *words]))
     seen = None if source is None else seen_in_table(config, paths)
     points = None if seen is None else points_in(seen.table)
     with Stage("sampling settled students", 1000) as stage:

@@ -6,6 +6,7 @@ from opdcliff.cli.verb import verb
 from opdcliff.cli.words import (
     MULTIRUN,
     NO_ARMS,
+    NO_EVALUATION,
     committed,
     flag,
     own_number,
@@ -187,7 +188,7 @@ def sft(words: list[str]) -> int:
     unused = [
         "model.teacher=${model.student}",
         "model.teacher_revision=${model.student_revision}",
-        *(f"evaluation.{name}=${{data.test}}" for name in ("prompts", "final_prompts")),
+        *NO_EVALUATION,
     ]
     config = load(compose_one([NO_ARMS, *unused, *words]))
     for name, value in (("model.student", config.model.student), ("data.path", config.data.path)):

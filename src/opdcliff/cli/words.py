@@ -14,6 +14,8 @@ from opdcliff.terminal import console
 MULTIRUN = ("-m", "--multirun")
 # The verbs whose cells are named on the command line have no arms.
 NO_ARMS = "protocol=grid"
+# Where no run is evaluated prompts for that need not be there.
+NO_EVALUATION = tuple(f"evaluation.{name}=${{data.test}}" for name in ("prompts", "final_prompts"))
 # The protocol that is locked and confirmed unless another one is named.
 LOCKED = "protocol=mini"
 # Of a prompt that is shown.

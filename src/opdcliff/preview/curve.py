@@ -154,7 +154,7 @@ def _identity(config: RunConfig, prepared: Prepared) -> str:
         "seed": config.preview.seed,
         "reached": config.preview.reached,
         "rollout": asdict(config.rollout),
-        "evaluation": asdict(config.evaluation),
+        "gain": [config.evaluation.ndcg_k, config.evaluation.gain],
         "contract": [config.data.contract, config.data.wrapper],
     }
     return digest(key, "preview")
