@@ -20,29 +20,27 @@ export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1
 verb() {
     local left=$((end - SECONDS))
     if [ "$left" -le 0 ]; then return 9; fi
-    timeout --signal=TERM --kill-after=30 "$left" opdcliff "$@" "${words[@]}"
+    timeout --preserve-status --signal=TERM --kill-after=30 "$left" opdcliff "$@" "${words[@]}"
 }
 
-# Models, p and b, what settled students would do; pilot; then runs at two step sizes. The pilot
-# comes behind the runs: they do not need it.
+# Models, p and b, what settled students would do; then runs at two step sizes, and a pilot below them,
+# which no run waits for.
 chain() {
-    local name=$1 log
-    log=runs/$name.log
-    {
-        verb calibrate "experiment=$name"
-        verb preview "experiment=$name"
-        verb study "experiment=$name"
-        verb study "experiment=$name" "protocol.name=${name}_small_step" optim.lr=3.0e-5
+    local name=$1
+    verb calibrate "experiment=$name" &&
+        verb preview "experiment=$name" &&
+        verb study "experiment=$name" &&
+        verb study "experiment=$name" "protocol.name=${name}_small_step" optim.lr=3.0e-5 &&
         verb predict "experiment=$name" pilot=0.6 seeds=2
-    } >"$log" 2>&1 || { echo "$name stopped ($?), see $log"; return 9; }
-    echo "$name is done, see $log"
-}
+} >>"runs/$1.log" 2>&1
 
-[ -n "${SMOLLM2_READY:-}" ] || opdcliff fetch smollm2
 mkdir -p runs
+# A model of one's own in its place needs none.
+[[ " $* " == *" model.student="* ]] || opdcliff fetch smollm2
 chain smollm2_ranking & first=$!
 chain smollm2_titles & second=$!
 code=0
 wait "$first" || code=$?
 wait "$second" || code=$?
+tail -n 3 runs/smollm2_ranking.log runs/smollm2_titles.log
 exit "$code"

@@ -67,18 +67,19 @@ _PAIR = (
     "model.student=runs/start model.teacher=runs/teacher data=prompts "
     "data.path=runs/reminders/prompts.jsonl data.contract=schema "
     f"data.form=runs/reminders/call.schema.json {_ASKED} "
-    "data.train=8 data.calibration=24 data.test=8 data.answer_room=48"
+    "data.train=8 data.calibration=24 data.test=8 data.answer_room=48 "
+    "calibration.forced_words=16 calibration.offset_bin=16 calibration.bootstrap=100"
 )
 _SMALL = "needs SmolLM2; tests/cli/test_smollm2_verbs.py does it with a small Llama"
 NOT_RUN |= {
     "opdcliff fetch smollm2": "needs 94 MB of a package; tests/models/test_smollm2.py reads one",
     _TUNED.format("teacher"): _SMALL,
     _TUNED.format("start"): _SMALL,
-    f"opdcliff calibrate {_PAIR} calibration.forced_words=16": _SMALL,
-    f"opdcliff preview {_PAIR} calibration.forced_words=16 preview.prompts=16 "
-    "preview.lams=[1.0,1.5,2.0] preview.strengths=[5.0]": _SMALL,
+    f"opdcliff calibrate {_PAIR}": _SMALL,
+    f"opdcliff preview {_PAIR} preview.prompts=16 preview.lams=[1.0,1.2,1.6,2.4] "
+    "preview.strengths=[5.0]": _SMALL,
     f"opdcliff train {_PAIR} debug=seconds lora=adapter lam.value=1.2 optim.updates=2 "
-    "protocol.name=reminders": _SMALL,
+    "evaluation.prompts=4 evaluation.final_prompts=4 protocol.name=reminders": _SMALL,
     "opdcliff study experiment=smollm2_ranking data.path=FOLDER": (
         "written for a GPU; tests/cli/test_cli.py runs the experiment small"
     ),
