@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ import torch
 
 import markov
 from markov import EOS, PAD, PROMPT
-from opdcliff.calibration.class_masses import Calibration, calibrate_trio
+from opdcliff.calibration.class_masses import STEPS, Calibration, calibrate_trio
 from opdcliff.contract.forms.schema import SchemaContract
 from opdcliff.data.example import Example
 from opdcliff.models.trio import assemble
@@ -25,7 +25,11 @@ CONTRACT = SchemaContract()
 
 
 def measured(
-    schema: Any, texts: list[str], p: Mapping[str, Any], b: Mapping[str, Any]
+    schema: Any,
+    texts: list[str],
+    p: Mapping[str, Any],
+    b: Mapping[str, Any],
+    advance: Callable[[int], None] = lambda steps: None,
 ) -> Calibration:
     """Calibration of two chains with masses p and b after each token."""
     whole = [PAD, EOS, PROMPT, *texts]
@@ -45,7 +49,17 @@ def measured(
         ),
         dataclasses.replace(markov.config().rollout, max_new_tokens=24, temperature=1.0),
         chunk_tokens=256,
+        advance=advance,
     )
+
+
+def test_a_measurement_tells_its_steps_up_to_the_last() -> None:
+    told: list[int] = []
+    masses = {'{"note":"': {"so": 1.0}, "so": {"so": 0.5, '"}': 0.5}, '"}': {EOS: 1.0}}
+    schema = {"type": "object", "properties": {"note": {"type": "string"}}}
+    measured(schema, ['{"note":"', "so", '"}'], masses, masses, told.append)
+    assert told == sorted(set(told))
+    assert told == list(range(1, STEPS + 1))
 
 
 def row(found: Calibration, name: str, offsets: str = "all", *, needed: bool = True) -> pd.Series:

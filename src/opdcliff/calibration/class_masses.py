@@ -153,6 +153,7 @@ def calibrate_trio(
         advance(len(parts) + len(measured))
     rows = pd.concat(measured, ignore_index=True)
     outside = mass_outside(trio, natural, temperature=how.temperature, chunk_tokens=chunk_tokens)
+    advance(STEPS)
     # The student starts on the warm start's prefixes: lambda* is of those.
     found = tabulate(rows[rows.source != TEACHER].drop(columns="source"), config)
     single = rows[rows.tail_needed]
