@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers import modeling_gguf_pytorch_utils as gguf_reading
 
 from opdcliff.errors import ModelError
 from opdcliff.models.tuning.saving import save_model
@@ -122,6 +121,9 @@ def _as_plain(read: PreTrainedModel) -> PreTrainedModel:
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
     """The reader's own bar goes by no setting of the library."""
+    # Reading such files is not what most commands are for.
+    from transformers import modeling_gguf_pytorch_utils as gguf_reading
+
     before = gguf_reading.tqdm
     gguf_reading.tqdm = lambda each, **_: each
     try:
