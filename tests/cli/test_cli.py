@@ -204,6 +204,16 @@ def test_calibrate_a_pair_on_prompts_of_ones_own(
     assert (workshop / "runs/results/studies/prompts/calibration/calibration.csv").is_file()
 
 
+def test_a_preview_needs_no_prompts_to_evaluate_runs_on(
+    run: Run, pair: list[str], tmp_path: Path
+) -> None:
+    file = write_own_prompts(tmp_path / "prompts.jsonl")
+    own = [*pair, "data=prompts", f"data.path={file}", "data.test=1"]
+    reply = run("preview", *SECONDS, *own, "preview.lams=[1.0]", "preview.strengths=[5.0]")
+    assert reply.code == 0, reply.err
+    assert "Settled students" in reply.out
+
+
 def test_calibrate_says_when_there_is_no_threshold(run: Run, first_run: Reply) -> None:
     reply = run("calibrate", *SECONDS, "calibration.prompts=1")
     assert reply.code == 0

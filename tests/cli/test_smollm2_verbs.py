@@ -27,7 +27,7 @@ SMALL = ArchConfig(
 
 
 @pytest.fixture
-def reminders(workshop: Path) -> Path:
+def reminders(tmp_path: Path) -> Path:
     """The files of the worked example, cut to what takes seconds."""
     file = REPO_ROOT / "docs" / "make_reminders.py"
     spec = importlib.util.spec_from_file_location("make_reminders", file)
@@ -35,7 +35,7 @@ def reminders(workshop: Path) -> Path:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    folder = workshop / "reminders"
+    folder = tmp_path / "reminders"
     module.main(folder)
     return folder
 
