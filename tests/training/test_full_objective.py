@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import PreTrainedModel
@@ -87,7 +88,8 @@ class World:
         vars(config.engine).update(engine)
         self.student.zero_grad()
         one = SingleEngine(self.student, config)
-        return found(accumulate(config, self.rule, self.lam, self.batch(micro), one), self.student)
+        output = accumulate(config, self.rule, self.lam, self.batch(micro), one)
+        return found(output, one._masters.named)
 
     def whole(self) -> Found:
         """The same of log-probs of all tokens at once."""
@@ -111,7 +113,7 @@ class World:
             index_BTK=index,
         )
         output.loss.backward()  # type: ignore[no-untyped-call]
-        return found(output, self.student)
+        return found(output, self.student.named_parameters())
 
 
 @dataclass
@@ -132,9 +134,9 @@ class Found:
             torch.testing.assert_close(gradient, other.gradients[name], **options)
 
 
-def found(output: LossOutput, student: PreTrainedModel) -> Found:
+def found(output: LossOutput, named: Iterable[tuple[str, nn.Parameter]]) -> Found:
     per_token = torch.stack([output.advantage_BT, output.clipped_BT, output.kl_BT])
-    gradients = {n: p.grad.clone() for n, p in student.named_parameters() if p.grad is not None}
+    gradients = {n: p.grad.clone() for n, p in named if p.grad is not None}
     assert max(float(g.abs().max()) for g in gradients.values()) > 1e-3
     return Found(output.loss.detach(), per_token.detach(), gradients)
 
