@@ -597,3 +597,4 @@ def test_a_sweep_leaves_our_warnings_audible(tmp_path: Path) -> None:
     words = ["protocol=grid", "seed=0,1", f"hydra.sweep.dir={tmp_path}"]
     assert launch_grid(words, lambda composed: composed.seed) == [0, 1]
     assert not ours.disabled
+    assert ours.isEnabledFor(logging.WARNING)
