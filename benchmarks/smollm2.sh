@@ -24,7 +24,7 @@ verb() {
 }
 
 # Models, p and b, what settled students would do; then runs at two step sizes, and a pilot below them,
-# which no run waits for.
+# which no run waits for (it ends with 6 where positions differ so much that there is no one cliff).
 chain() {
     local name=$1
     verb calibrate "experiment=$name" &&

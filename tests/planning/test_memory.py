@@ -445,6 +445,11 @@ def test_a_folder_needs_its_configuration_alone(tmp_path: Path) -> None:
     w.teacher.config.save_pretrained(tmp_path)
     config = config_of(f"model.student={tmp_path}", f"model.teacher={tmp_path}")
     assert sizes_of(config, "teacher") == sizes_of_model(w.teacher)
+    # A teacher that is to be tuned from the student's folder has its sizes.
+    own = ("model.teacher=null", "model.tune_loaded_student=true")
+    assert sizes_of(config_of(f"model.student={tmp_path}", *own), "teacher") == sizes_of_model(
+        w.teacher
+    )
 
 
 @pytest.mark.parametrize(("given", "width"), [(None, 256), (96, 96)])
