@@ -292,6 +292,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> Iter
         (["study", "protocol.arms=[{name: a, clip: c7}]"], "protocol.arms[0].multiples is missing"),
         (["study", "--fast"], "--fast is unknown"),
         (["lock", "protocol=quick"], "protocol=quick has no predictions to lock"),
+        (["fetch"], "fetch nothing is not allowed; allowed: smollm2"),
+        (["fetch", "smollm2", "model=tiny"], "fetch smollm2 model=tiny is not allowed"),
+        (["fetch", "smollm2", "out="], "out= takes one value, given once"),
         (["lock", "supersedes=a", "supersedes=b"], "supersedes= takes one value, given once"),
         (
             ["lock", "protocol.predictions.least_seeds=1"],
