@@ -130,7 +130,8 @@ def _costliest(found: Preview) -> list[dict[str, object]]:
 def _view(table: pd.DataFrame) -> pd.DataFrame:
     view = pd.DataFrame({"c": [_clip(c) for c in table.c], "lambda": table.lam})
     for name, title in _SHOWN.items():
-        view[title] = table[name].round(3)
+        # A zero has no sign.
+        view[title] = table[name].round(3) + 0.0
     spans = zip(table.parse_lo, table.parse_hi, strict=True)
     view.insert(3, "95%", [f"[{low:.2f}, {high:.2f}]" for low, high in spans])
     if table.margin.any():

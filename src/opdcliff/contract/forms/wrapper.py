@@ -15,7 +15,8 @@ WRAPPER = "wrapper"
 _INSIDE = {
     # What the fence holds may hold a fence itself, as a text of it.
     FENCE: re.compile(r"```json\n(.*)\n```", re.DOTALL),
-    THINK: re.compile(r"<think>(?:(?!</?think>).)*+</think>\n\n(.*)", re.DOTALL),
+    # Not possessive: Python before 3.11.5 matches a possessive group wrongly.
+    THINK: re.compile(r"<think>(?:(?!</?think>).)*</think>\n\n(.*)", re.DOTALL),
 }
 
 
