@@ -16,7 +16,7 @@ help:
 	@echo "make docs       pages and API reference in build/docs/"
 	@echo "make renew      overwrite the committed figures and pages in results/ and docs/"
 	@echo "make renew-docs overwrite docs/config.md and docs/default_config.yaml from conf/"
-	@echo "make test       all tests (about 12 minutes on 2 idle cores)"
+	@echo "make test       all tests (about 11 minutes on 2 idle cores)"
 	@echo "make check      format, lint and types"
 	@echo "make clean      remove runs/: records, prepared models, your results (results/ stays)"
 
