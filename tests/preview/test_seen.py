@@ -19,6 +19,7 @@ from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
 from opdcliff.settings.schema import RunConfig
 from opdcliff.theory.clip_rules import ClipRule
+from workshop import SECONDS, Run
 
 MASK5, FREE = Clip(ClipRule.MASK, 5.0), Clip(ClipRule.NONE, math.inf)
 BINDING = Binding("text", "all", 0.86, 0.46)
@@ -101,6 +102,26 @@ def test_a_table_that_is_not_there_or_was_edited_is_refused(tmp_path: Path) -> N
     table.write_text(table.read_text().replace("0.93359", "0.99359"))
     with pytest.raises(TamperedError, match=r"trajectories\.csv was edited"):
         seen_in_table(config("protocol=quick"), StudyPaths(results=tmp_path))
+
+
+def test_runs_of_a_study_are_set_beside_their_points(run: Run, workshop: Path) -> None:
+    arm = "{name: a, clip: c5, multiples: [0.8, 1.1], seeds: [0, 1], estimator: full, "
+    words = [*SECONDS, f"protocol.arms=[{arm}warmup_updates: null, updates: null}}]"]
+    words += ["protocol.name=beside", "preview.prompts=8"]
+    before = run("preview", *words)
+    assert before.code == 0, before.err
+    assert "Predicted beside" not in before.out
+    folder = workshop / "runs/results/previews/beside"
+    assert not (folder / "beside.csv").exists()
+    assert run("study", *words).code == 0
+    after = run("preview", *words)
+    assert "Predicted beside the final rates of runs" in after.out
+    beside = pd.read_csv(folder / "beside.csv")
+    assert beside.seeds.tolist() == [2, 2]
+    assert run("collect", "protocol=beside").code == 0
+    # From records and from their table the same.
+    assert run("preview", *words, "source=table").code == 0
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "beside.csv"), beside, rtol=1e-4)
 
 
 def test_a_rate_lies_in_the_band_from_the_margin_to_the_fixed_point() -> None:

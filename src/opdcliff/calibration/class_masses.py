@@ -48,7 +48,7 @@ MIN_POSITIONS = 100
 STEPS = 7
 
 
-# Below this a percentile bootstrap over prompts covers 82 to 90% where it says 95 [M].
+# Below this a percentile bootstrap over prompts covers clearly less than it says.
 _FEW_PROMPTS = 16
 
 
@@ -100,7 +100,7 @@ class Calibration:
             return None
         return (
             f"caution: rows of fewer than {_FEW_PROMPTS} prompts have too short intervals: "
-            "a bootstrap over so few covers 82 to 90%, not 95%; measure on more "
+            "a bootstrap over so few covers less than its 95%; measure on more "
             "(calibration.prompts), or where a class is rare, on more answers"
         )
 

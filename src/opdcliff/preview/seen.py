@@ -17,23 +17,14 @@ from opdcliff.models import prepare
 from opdcliff.paths import StudyPaths
 from opdcliff.preview.curve import Preview
 from opdcliff.preview.points import Clip
-from opdcliff.records import OUTCOMES, read_record
 from opdcliff.settings import RunConfig, clip_option
 from opdcliff.storage import in_words
-from opdcliff.study import grid
+from opdcliff.study import grid, summarise_study
 from opdcliff.theory import LEVEL, ClipRule, onset_of_seed
-from opdcliff.verification import (
-    PARSE_RATE,
-    TRAJECTORIES,
-    about_runs,
-    check_tables,
-    read_columns,
-    view_of_record,
-)
+from opdcliff.verification import PARSE_RATE, TRAJECTORIES, check_tables, read_columns
 
 # Of runs that share these the rates are a mean over seeds.
 _SETTINGS = ["rule", "c", "estimator", "warmup", "budget"]
-_LENGTH = "eval/mean_length"
 
 
 @dataclass(frozen=True)
@@ -72,27 +63,11 @@ def seen_in_records(config: RunConfig, paths: StudyPaths) -> Seen:
     """Of the runs of the protocol that have an outcome."""
     prepared = prepare(config, paths)
     calibration, _ = prepare_calibration(config, paths, prepared)
-    rows, views = [], []
-    for cell in grid(config, calibration.binding):
-        if cell.status(prepared, paths) not in OUTCOMES:
-            continue
-        record = read_record(cell.folder(prepared, paths))
-        views.append(view_of_record(record))
-        final, clip, own = record.history.iloc[-1], Clip.of(cell.config), cell.config
-        rows.append(
-            {
-                "rule": str(clip.rule),
-                "c": clip.strength,
-                "estimator": own.optim.estimator,
-                "warmup": own.lam.warmup_updates,
-                "budget": own.optim.updates,
-                "lam": cell.lam,
-                "seed": own.seed,
-                "rate": float(final[PARSE_RATE]),
-                "length": float(final[_LENGTH]),
-            }
-        )
-    return Seen(pd.DataFrame(rows), about_runs(config.protocol.name, views, None))
+    cells = grid(config, calibration.binding)
+    summary = summarise_study(config, cells, prepared, paths, calibration, {})
+    if summary.cells.empty:
+        return Seen(summary.cells, summary.about)
+    return Seen(_rows(summary.cells, rate="parse_rate", length="mean_length"), summary.about)
 
 
 def seen_in_table(config: RunConfig, paths: StudyPaths) -> Seen:
@@ -106,18 +81,22 @@ def seen_in_table(config: RunConfig, paths: StudyPaths) -> Seen:
     noted = check_tables(folder)
     try:
         table = read_columns(folder / TRAJECTORIES)
-        table["c"] = table.c.fillna(math.inf)
-        keys = ["clip", *_SETTINGS[1:], "lam", "seed"]
+        keys = ["clip", *_SETTINGS[2:], "lam", "seed"]
         last = table.sort_values("step", kind="stable").groupby(keys).tail(1)
-        clips = {name: str(clip_option(name).rule) for name in set(last["clip"])}
-        rows = last.rename(columns={PARSE_RATE: "rate", _LENGTH: "length"})
-        rows = rows.assign(rule=rows["clip"].map(clips))
-        rows = rows[[*_SETTINGS, "lam", "seed", "rate", "length"]].reset_index(drop=True)
+        rows = _rows(last, rate=PARSE_RATE, length="eval/mean_length")
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InadmissibleError(
             f"{folder / TRAJECTORIES} is no table of runs ({in_words(error)})"
         ) from error
     return Seen(rows, {name: value for name, value in noted.items() if name != "files"})
+
+
+def _rows(table: pd.DataFrame, *, rate: str, length: str) -> pd.DataFrame:
+    """Final rates of a table with a row for each run, with the rule of its clip."""
+    rows = table.rename(columns={rate: "rate", length: "length"})
+    rules = {name: str(clip_option(name).rule) for name in set(rows["clip"])}
+    rows = rows.assign(rule=rows["clip"].map(rules), c=rows["c"].fillna(math.inf))
+    return rows[[*_SETTINGS, "lam", "seed", "rate", "length"]].reset_index(drop=True)
 
 
 def points_in(seen: pd.DataFrame) -> dict[Clip, list[float]]:

@@ -11,7 +11,7 @@ from opdcliff.study.pool import incomplete, run_cells
 from opdcliff.study.predicted import PREDICTION, predicted_margins, prediction_folder
 from opdcliff.study.slurm import check_slurm, is_slurm, launcher_settings, sbatch_script
 from opdcliff.study.study import LAM_DECIMALS, arm_config, check_protocol, grid, run_study
-from opdcliff.study.summary import Summary, print_summary
+from opdcliff.study.summary import Summary, print_summary, summarise_study
 
 __all__ = [
     "LAM_DECIMALS",
@@ -36,5 +36,6 @@ __all__ = [
     "run_one",
     "run_study",
     "sbatch_script",
+    "summarise_study",
     "sweep_words",
 ]

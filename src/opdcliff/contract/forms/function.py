@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from opdcliff.contract.forms.pattern import NOT_TEXT, is_text
+from opdcliff.contract.forms.pattern import NOT_TEXT, unreadable
 from opdcliff.contract.verdict import ACCEPTED, Asked, FailureCode, ParseResult, refused
 from opdcliff.errors import ConfigError, DataError
 
@@ -51,10 +51,9 @@ class FunctionContract:
         Raises:
             DataError: the function fails, gives no code, or its file is another one by now.
         """
-        if not ended:
-            return refused(FailureCode.TRUNCATED)
-        if not is_text(text):
-            return refused(NOT_TEXT)
+        unread = unreadable(text, ended=ended)
+        if unread is not None:
+            return unread
         name, check = _loaded(asked.form)
         try:
             code = check(text)

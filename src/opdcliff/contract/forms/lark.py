@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opdcliff.contract.engine import engine
-from opdcliff.contract.forms.pattern import NOT_TEXT, is_text
+from opdcliff.contract.forms.pattern import NOT_TEXT, unreadable
 from opdcliff.contract.verdict import ACCEPTED, Asked, FailureCode, ParseResult, refused
 from opdcliff.errors import DataError
 
@@ -40,10 +40,9 @@ class LarkContract:
 
     def judge(self, text: str, asked: Asked, *, ended: bool) -> ParseResult:
         """Accept or refuse one answer."""
-        if not ended:
-            return refused(FailureCode.TRUNCATED)
-        if not is_text(text):
-            return refused(NOT_TEXT)
+        unread = unreadable(text, ended=ended)
+        if unread is not None:
+            return unread
         data = text.encode()
         matcher = _matcher(asked.form).deep_copy()
         if matcher.try_consume_tokens(list(data)) < len(data):

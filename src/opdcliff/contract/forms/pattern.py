@@ -40,16 +40,19 @@ class PatternContract:
 
     def judge(self, text: str, asked: Asked, *, ended: bool) -> ParseResult:
         """Accept or refuse one answer."""
-        if not ended:
-            return refused(FailureCode.TRUNCATED)
-        if not is_text(text):
-            return refused(NOT_TEXT)
+        unread = unreadable(text, ended=ended)
+        if unread is not None:
+            return unread
         return ACCEPTED if _compiled(asked.form).fullmatch(text) else refused(NO_MATCH)
 
 
-def is_text(text: str) -> bool:
-    """Whether a decoded answer is UTF-8 and of a length that is read."""
-    return len(text) <= MAX_CHARS and not holds_surrogate(text)
+def unreadable(text: str, *, ended: bool) -> ParseResult | None:
+    """The verdict on an answer that is cut off, no UTF-8 or too long to be read; else None."""
+    if not ended:
+        return refused(FailureCode.TRUNCATED)
+    if len(text) > MAX_CHARS or holds_surrogate(text):
+        return refused(NOT_TEXT)
+    return None
 
 
 @functools.lru_cache(4096)
