@@ -273,7 +273,7 @@ COUNTS = """
     evaluation.collapse_patience
     calibration.prompts calibration.offset_bin calibration.bootstrap calibration.forced_words
     sft.long_words sft.teacher.steps sft.student.steps sft.batch_size
-    tune.batch_size model.lora.rank
+    tune.batch_size model.lora.rank sft.micro_batch sft.lora_rank
     engine.ranks engine.threads engine.micro_batch engine.score_chunk_tokens
     engine.bucket_elements checkpoint.keep preview.prompts
     data.train data.calibration data.test data.min_items data.max_title_words data.answer_room
@@ -324,6 +324,7 @@ FREE = {
     "model.student_revision",
     "model.teacher_revision",
     "model.tune_loaded_student",
+    "model.tune_loaded_teacher",
     "data.path",
     "data.form",
     "data.rubric",
@@ -379,6 +380,8 @@ def test_a_bad_value_is_refused_by_name(name: str, data: st.DataObject, locked: 
             {"model.student": "/", "model.teacher": None, "model.tune_loaded_student": False},
             "with model.tune_loaded_student=true, model.teacher=null tunes both",
         ),
+        ({"model.tune_loaded_teacher": True}, "model.tune_loaded_teacher=true has no teacher"),
+        ({"sft.lora_rank": 4}, "sft.lora_rank=4 is for models that are loaded"),
         ({"model.student": "./x/smollm2"}, "`opdcliff fetch smollm2` makes it"),
         ({"data.path": "/nowhere"}, "data.path=/nowhere does not exist"),
         ({"data.rubric": "/nowhere"}, "data.rubric=/nowhere does not exist"),

@@ -6,9 +6,9 @@ from opdcliff.models.answering import sample_answers
 from opdcliff.models.batches import batch_of_update, prompt_batch
 from opdcliff.models.decoding import Decoding, without_compiled
 from opdcliff.models.device import free_device, pick_device
-from opdcliff.models.load import build
+from opdcliff.models.load import build, load_tokenizer, same_vocabulary
 from opdcliff.models.loaded import Loaded, load_kept
-from opdcliff.models.make_pair import STUDENT, TEACHER
+from opdcliff.models.make_pair import STUDENT, TEACHER, starting_model, tuned_model
 from opdcliff.models.prepare import (
     MEASURING_CODE,
     Prepared,
@@ -47,6 +47,7 @@ __all__ = [
     "free_device",
     "fresh_student",
     "load_kept",
+    "load_tokenizer",
     "load_trio",
     "models_asset",
     "pad_left",
@@ -55,9 +56,12 @@ __all__ = [
     "prepare_data",
     "prompt_batch",
     "put_adapter",
+    "same_vocabulary",
     "sample_answers",
     "save_model",
     "shown_prompt",
+    "starting_model",
+    "tuned_model",
     "uncut",
     "without_compiled",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from opdcliff.contract import contract_of
 from opdcliff.data import Splits, draw_answer, read_splits
@@ -20,9 +21,10 @@ from opdcliff.models.load import build, load_model, load_tokenizer, same_vocabul
 from opdcliff.models.sft import answer_style, fine_tune
 from opdcliff.models.tokens.codec import make_codec
 from opdcliff.models.tokens.train_bpe import train_bpe
+from opdcliff.models.tuning.adapters import ALL_LINEAR, has_adapter, merge_own, put_adapter
 from opdcliff.models.tuning.saving import save_model
 from opdcliff.processes import open_channel, tell, worker_pool
-from opdcliff.settings import RunConfig
+from opdcliff.settings import LoraConfig, ModelConfig, RunConfig
 from opdcliff.terminal import Stage
 
 TEACHER, STUDENT = "teacher", "student"
@@ -39,22 +41,20 @@ def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
         DataError: a prompt is too long for them, or not spelled by their tokenizer.
     """
     splits = read_splits(data)
-    roles = [STUDENT]
+    roles = tuned_roles(config.model)
     if config.model.student is None:
         tokenizer = train_bpe(_tokenizer_texts(config, splits), config.data.tokenizer_entries)
         tokenizer.save_pretrained(folder / TEACHER)
-        tokenizer.save_pretrained(folder / STUDENT)
-        roles = [TEACHER, STUDENT]
     else:
         tokenizer = load_tokenizer(config.model.student, revision=config.model.student_revision)
-        if config.model.teacher is None:
-            tokenizer.save_pretrained(folder / TEACHER)
-            roles = [TEACHER, STUDENT]
-        else:
+        other = tokenizer
+        if config.model.teacher is not None:
             revision = config.model.teacher_revision
             other = load_tokenizer(config.model.teacher, revision=revision)
             same_vocabulary(tokenizer, other, ("student", "teacher"))
-        tokenizer.save_pretrained(folder / STUDENT)
+        if TEACHER in roles:
+            other.save_pretrained(folder / TEACHER)
+    tokenizer.save_pretrained(folder / STUDENT)
     codec = make_codec(tokenizer, config.data)
     for name in SPLITS:
         codec.check_spelling(getattr(splits, name))
@@ -63,16 +63,48 @@ def build_models(config: RunConfig, data: Path, folder: Path) -> dict[str, Any]:
     facts = {"lengths": lengths, "fine_tuned": roles}
     if config.model.student is not None:
         facts["first_prompt"] = codec.prompt_text(splits.calibration[0])
-    if config.model.student is not None and not config.model.tune_loaded_student:
+    if STUDENT not in roles:
         model = load_model(
-            config.model.student,
+            config.model.student or "",
             dtype=config.model.dtype,
             revision=config.model.student_revision,
             role="student",
         )
         save_model(model, folder / STUDENT)
-        return facts | {"fine_tuned": []}
-    return facts | {"final_loss": _fine_tune_roles(config, data, folder, roles)}
+    return facts | ({"final_loss": _fine_tune_roles(config, data, folder, roles)} if roles else {})
+
+
+def tuned_roles(model: ModelConfig) -> list[str]:
+    """Which of teacher and student are fine-tuned here; a model that is built always is."""
+    if model.student is None:
+        return [TEACHER, STUDENT]
+    teacher = model.tune_loaded_student if model.teacher is None else model.tune_loaded_teacher
+    return [TEACHER] * teacher + [STUDENT] * model.tune_loaded_student
+
+
+def starting_model(
+    config: RunConfig, tokenizer: PreTrainedTokenizerFast, role: str, seed: int
+) -> PreTrainedModel:
+    """What fine-tuning of a role starts from: built, or loaded, with a fresh adapter if asked for.
+
+    A loaded model is float32, or as `model.dtype` says below an adapter.
+    """
+    model, rank = config.model, config.sft.lora_rank
+    if model.student is None:
+        return build(_arch(config), tokenizer, seed)
+    source, revision = model.student, model.student_revision
+    if role == TEACHER and model.teacher is not None:
+        source, revision = model.teacher, model.teacher_revision
+    dtype = "float32" if rank is None else model.dtype
+    loaded = load_model(source, dtype=dtype, revision=revision, role=role)
+    if rank is None:
+        return loaded
+    return put_adapter(loaded, LoraConfig(rank, 2.0 * rank, [ALL_LINEAR], 0.0), seed)
+
+
+def tuned_model(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
+    """A model whose fine-tuning is over: its adapter merged, if it has one, and in its dtype."""
+    return (merge_own(model) if has_adapter(model) else model).to(getattr(torch, dtype))
 
 
 def _fine_tune_roles(
@@ -110,12 +142,7 @@ def _fine_tune_role(
     torch.set_num_threads(config.engine.threads)
     tokenizer = load_tokenizer(folder / role)
     seed = 10 * config.sft.seed + SEED_OF_ROLE[role]
-    source = config.model.student
-    model = (
-        build(_arch(config), tokenizer, seed)
-        if source is None
-        else load_model(source, dtype="float32", revision=config.model.student_revision, role=role)
-    )
+    model = starting_model(config, tokenizer, role, seed)
     splits = read_splits(data)
     loss = fine_tune(
         model.to(pick_device(config.engine)),
@@ -128,7 +155,7 @@ def _fine_tune_role(
         titles=splits.titles,
         advance=advance,
     )
-    save_model(model.to(getattr(torch, config.model.dtype)), folder / role)
+    save_model(tuned_model(model, config.model.dtype), folder / role)
     return loss
 
 

@@ -89,6 +89,7 @@ def fine_tune(
         weight_decay=config.weight_decay,
         grad_clip=config.grad_clip,
         advice=f"lower the lr of this role in sft (it is {role.lr})",
+        micro_batch=config.micro_batch,
     )
     checked = (_fitting(model, rows, step) for step, rows in enumerate(batches, start=1))
     return descend(model, codec.pad_id, checked, how, advance)

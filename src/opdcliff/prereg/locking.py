@@ -178,11 +178,17 @@ def locked_arms(config: RunConfig, binding: Binding | None) -> list[LockedArm]:
 
 
 def baseline_config(config: RunConfig, arm: ProtocolArm, kind: str, seed: int) -> RunConfig:
-    """The config of a baseline cell: that of an arm, with the larger model where it is that."""
+    """The config of a baseline cell: that of an arm, with the larger model where it is that.
+
+    A larger model that is loaded stands in the student's place, beside the pair's own teacher.
+    """
     own = arm_config(config, arm, seed)
     predictions = config.protocol.predictions
     if kind == LARGER_SFT and predictions is not None and predictions.larger_model is not None:
-        own.model = model_option(predictions.larger_model)
+        larger, pair = model_option(predictions.larger_model), own.model
+        if larger.student is not None:
+            larger = replace(larger, teacher=pair.teacher, teacher_revision=pair.teacher_revision)
+        own.model = larger
     return own
 
 

@@ -218,6 +218,16 @@ def _check_sources(config: RunConfig) -> None:
             "share a tokenizer (with model.tune_loaded_student=true, model.teacher=null tunes "
             "both from model.student)"
         )
+    if model.tune_loaded_teacher and model.teacher is None:
+        raise ConfigError(
+            "model.tune_loaded_teacher=true has no teacher to tune: give model.teacher, or leave "
+            "it false (a teacher that is made here is tuned anyway)"
+        )
+    if config.sft.lora_rank is not None and model.student is None:
+        raise ConfigError(
+            f"sft.lora_rank={config.sft.lora_rank} is for models that are loaded; leave it null "
+            "where they are built from model.arch"
+        )
     if model.student is None and model.arch is None:
         raise ConfigError("model.student is null and there is no model.arch to build; set one")
     most = max(config.evaluation.prompts, config.evaluation.final_prompts)

@@ -28,11 +28,11 @@ def check_contract(config: RunConfig) -> None:
         what += f" with data.wrapper={data.wrapper}"
     if data.name != "prompts":
         raise ConfigError(f"{what} is for prompts of your own; set data=prompts data.path=FILE")
-    if model.student is None or model.tune_loaded_student:
+    if model.student is None or model.tune_loaded_student or model.tune_loaded_teacher:
         raise ConfigError(
             f"{what} has no answers that a model could be made from here: give model.student and "
             "model.teacher as folders (`opdcliff sft` makes them from your answers), and "
-            "model.tune_loaded_student=false"
+            "model.tune_loaded_student=false, model.tune_loaded_teacher=false"
         )
     if data.form is None and not contract.ranks and contract.form_key is None:
         raise ConfigError(f"data.form is missing for {what}; set data.form=MODULE:FUNCTION")

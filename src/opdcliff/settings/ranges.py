@@ -81,7 +81,7 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("data.train data.calibration data.test data.min_items data.max_title_words", _COUNT),
         ("data.answer_room", _COUNT),
         ("data.tokenizer_entries", ("a whole number >= 258", lambda value: value >= 258)),
-        ("sft.batch_size protocol.workers", _COUNT),
+        ("sft.batch_size sft.micro_batch sft.lora_rank protocol.workers", _COUNT),
         ("model.arch.hidden_size model.arch.intermediate_size model.arch.layers", _COUNT),
         ("model.arch.heads model.arch.kv_heads model.arch.head_dim", _COUNT),
         ("model.arch.max_positions", _COUNT),

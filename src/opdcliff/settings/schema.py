@@ -52,6 +52,7 @@ class ModelConfig:
     teacher_revision: str | None
     dtype: str
     tune_loaded_student: bool
+    tune_loaded_teacher: bool
     arch: ArchConfig | None
     lora: LoraConfig | None
 
@@ -100,6 +101,8 @@ class SftConfig:
     teacher: RoleConfig
     student: RoleConfig
     batch_size: int
+    micro_batch: int | None
+    lora_rank: int | None
     warmup_steps: int
     weight_decay: float
     grad_clip: float

@@ -1,8 +1,9 @@
 """Baseline cells: models that are measured beside the distilled student, under the run's seed.
 
-`warm_start` is the student before distillation. `larger_sft` is a model of `model.arch` (about five
-times the student's parameters) fine-tuned on the teacher's kind of reference answers to the same
-prompts, with the initialisation, order and answers of its own seed.
+`warm_start` is the student before distillation. `larger_sft` is a larger model (built from
+`model.arch`, about five times the student's parameters, or loaded from `model.student`), fine-tuned
+on the teacher's kind of reference answers to the same prompts, with the initialisation, order and
+answers of its own seed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,17 @@ import torch
 from transformers import PreTrainedModel
 
 from opdcliff.contract import contract_of
-from opdcliff.models import Loaded, build, fine_tune, load_kept, pick_device
+from opdcliff.models import (
+    STUDENT,
+    Loaded,
+    fine_tune,
+    load_kept,
+    load_tokenizer,
+    pick_device,
+    same_vocabulary,
+    starting_model,
+    tuned_model,
+)
 from opdcliff.settings import RunConfig
 from opdcliff.training.evaluation.answers import evaluate_model
 from opdcliff.training.job import Job
@@ -36,11 +47,13 @@ def train_larger_sft(job: Job, *, report: Report, advance: Advance) -> RunOutcom
     config = job.config
     torch.set_num_threads(config.engine.threads)
     loaded = load_kept(config, job.prepared)
-    assert config.model.arch is not None, "protocols name a model that is built"
-    role = config.sft.teacher
+    role, tokenizer = config.sft.teacher, loaded.trio.codec.tokenizer
+    if config.model.student is not None:
+        own = load_tokenizer(config.model.student, revision=config.model.student_revision)
+        same_vocabulary(tokenizer, own, ("student", "larger model"))
     # A cell counts its progress in updates of a run.
     share = config.optim.updates / role.steps
-    model = build(config.model.arch, loaded.trio.codec.tokenizer, config.seed)
+    model = starting_model(config, tokenizer, STUDENT, config.seed)
     fine_tune(
         model.to(pick_device(config.engine)),
         loaded.trio.codec,
@@ -52,6 +65,7 @@ def train_larger_sft(job: Job, *, report: Report, advance: Advance) -> RunOutcom
         titles=loaded.splits.titles,
         advance=lambda step: advance(int(share * step)),
     )
+    model = tuned_model(model, config.model.dtype)
     parameters = float(sum(p.numel() for p in model.parameters()))
     report(role.steps, _measured(model, loaded, config) | {"model/parameters": parameters})
     return RunOutcome("finished", role.steps)
