@@ -24,7 +24,7 @@ FLOORS = (
     ("training",),
     ("planning", "study"),
     ("prereg", "preview"),
-    ("report",),
+    ("report", "road"),
     ("cli",),
 )
 # Used by every room, and know none.

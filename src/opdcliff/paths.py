@@ -23,7 +23,7 @@ SHIPPED = PACKAGE / "shipped"
 MAX_NAME_LENGTH = 120
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*")
 _DIGEST = re.compile(r"[0-9a-f]{12,64}")
-_ASSETS, _RESULTS = "assets", "results"
+_ASSETS, _RESULTS, _ROADS = "assets", "results", "roads"
 
 
 def conf_dir() -> Path:
@@ -170,10 +170,10 @@ class StudyPaths:
         """`runs/<protocol>/<cell_name>-<identity12>`: the record of one run.
 
         Raises:
-            ConfigError: an unsafe name, or a protocol called `assets` or `results`, whose folders
-                are taken.
+            ConfigError: an unsafe name, or a protocol called `assets`, `results` or `roads`, whose
+                folders are taken.
         """
-        if protocol in (_ASSETS, _RESULTS):
+        if protocol in (_ASSETS, _RESULTS, _ROADS):
             raise ConfigError(
                 f"protocol {protocol!r} is reserved: runs/{protocol} holds other things; rename it"
             )
@@ -184,6 +184,10 @@ class StudyPaths:
     def protocol_runs(self, protocol: str) -> Path:
         """`runs/<protocol>`: the records of one protocol."""
         return _under(self.runs, safe_name(protocol))
+
+    def road_file(self, protocol: str) -> Path:
+        """`runs/roads/<protocol>.json`: the settings that the steps of a protocol were given."""
+        return _under(self.runs, _ROADS, f"{safe_name(protocol)}.json")
 
     def prereg_dir(self, protocol: str) -> Path:
         """`prereg/<protocol>`: the locked tests of one protocol."""

@@ -313,6 +313,7 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
 # Any value of its type is fine, or what is wrong with it is another test's.
 FREE = {
     "protocol.bisect",
+    "protocol.ordered",
     "protocol.predictions.exact",
     "lam.predicted",
     "data.chat_template",

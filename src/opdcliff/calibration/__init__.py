@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from opdcliff.calibration.asset import prepare_calibration, require_classes
+from opdcliff.calibration.asset import (
+    calibration_asset,
+    prepare_calibration,
+    require_classes,
+)
 from opdcliff.calibration.class_masses import Binding, Calibration
 from opdcliff.calibration.distribution import (
     Homogeneity,
@@ -21,6 +25,7 @@ __all__ = [
     "Homogeneity",
     "Outside",
     "calibrate",
+    "calibration_asset",
     "label",
     "label_classes",
     "modal_logits",

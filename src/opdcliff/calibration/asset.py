@@ -27,15 +27,7 @@ def prepare_calibration(
 ) -> tuple[Calibration, Path]:
     """Measure or find p, b and lambda* of the prepared models. Raises as `require_classes`."""
     require_classes(config, prepared)
-    key = {
-        "models": prepared.models_identity,
-        "code": asset_cache.code_digest(*MEASURING_CODE),
-        "calibration": asdict(config.calibration),
-        "max_new_tokens": config.rollout.max_new_tokens,
-        "temperature": config.rollout.temperature,
-        "contract": config.data.contract,
-    }
-    asset = Asset.of(paths, "calibration", key)
+    asset = calibration_asset(config, paths, prepared)
     with asset.building() as draft:
         if draft is not None:
             draft.facts = _measure(config, prepared, draft.folder)
@@ -47,6 +39,19 @@ def prepare_calibration(
     table, positions = (pd.read_csv(folder / f"{name}.csv") for name in ("table", "positions"))
     left = facts["unfollowed"]
     return Calibration(table, binding, outside, positions, verdict, left), folder
+
+
+def calibration_asset(config: RunConfig, paths: StudyPaths, prepared: Prepared) -> Asset:
+    """Where the calibration of prepared models lies or will lie."""
+    key = {
+        "models": prepared.models_identity,
+        "code": asset_cache.code_digest(*MEASURING_CODE),
+        "calibration": asdict(config.calibration),
+        "max_new_tokens": config.rollout.max_new_tokens,
+        "temperature": config.rollout.temperature,
+        "contract": config.data.contract,
+    }
+    return Asset.of(paths, "calibration", key)
 
 
 def require_classes(config: RunConfig, prepared: Prepared) -> None:

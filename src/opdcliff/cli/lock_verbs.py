@@ -1,4 +1,4 @@
-"""Verbs of locked predictions: lock, run, verify, keep."""
+"""Verbs of locked predictions: how far one is; lock, run, verify, keep."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from opdcliff.cli.words import (
     LOCKED,
     committed,
     locked_words,
+    on_road,
     own_word,
     paths_of,
     refuse_other_checkout,
@@ -20,6 +21,28 @@ from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
 from opdcliff.processes import begin_loading
 from opdcliff.terminal import console
+
+
+@verb(
+    "how far a protocol is on its road from raw rows to a verdict, and the next command",
+    """usage: opdcliff status protocol=NAME
+       opdcliff status experiment=NAME [group=option] [key.field=value] ...
+
+Prints each step of the road (lists, grades, models, calibration, prediction, lock, runs, verdicts,
+report), whether it is done, cells done, running and failed, device hours spent and about left, and
+the next command. Makes nothing. protocol=NAME alone takes the settings that its last step here was
+given (kept where protocol.ordered=true).""",
+)
+def status(words: list[str]) -> int:
+    """Print how far a protocol is, and the next command."""
+    from opdcliff.road import look, print_road, recall
+
+    paths = StudyPaths()
+    named, rest = own_word("protocol", words)
+    if named is not None and not rest:
+        words = recall(named, paths)
+    print_road(look(words, paths), console())
+    return 0
 
 
 @verb(
@@ -39,8 +62,9 @@ def lock(words: list[str]) -> int:
 
     supersedes, settings = own_word("supersedes", words)
     config = load(compose_one(locked_words(settings)))
-    folder = make_lock(config, StudyPaths(), supersedes=supersedes)
-    say(f"locked in {folder}; commit it before the first run, and run `opdcliff confirm`")
+    with on_road("lock", config, settings):
+        folder = make_lock(config, StudyPaths(), supersedes=supersedes)
+        say(f"locked in {folder}; commit it before the first run, and run `opdcliff confirm`")
     return 0
 
 
@@ -62,9 +86,11 @@ def confirm(words: list[str]) -> int:
 
     arms, settings = own_word("arm", words)
     config = load(compose_one(locked_words(settings)))
-    run_locked(config, StudyPaths(), only=arms.split(",") if arms else ())
-    which = f"runs of {arms}" if arms else "runs"
-    say(f"all {which} are done; `opdcliff verify protocol={config.protocol.name}` says the rest")
+    with on_road("runs", config, settings):
+        run_locked(config, StudyPaths(), only=arms.split(",") if arms else ())
+        which = f"runs of {arms}" if arms else "runs"
+        name = config.protocol.name
+        say(f"all {which} are done; `opdcliff verify protocol={name}` says the rest")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Verbs that train nothing: closed form, calibration, preview, settings, memory, figures, page."""
+"""Verbs that train nothing: closed form, calibration, preview, settings, memory, tables, page."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from opdcliff.cli.words import (
     NO_ARMS,
     NO_EVALUATION,
     committed,
+    on_road,
     own_word,
     paths_of,
     say,
 )
 from opdcliff.errors import ConfigError
+from opdcliff.paths import StudyPaths
 from opdcliff.processes import begin_loading
 from opdcliff.terminal import console
 
@@ -55,8 +57,9 @@ def calibrate(words: list[str]) -> int:
     config = load(compose_one([NO_ARMS, *NO_EVALUATION, *words]))
     from opdcliff.cli.calibration_table import report
 
-    folder = report(config, paths, console())
-    say(f"written to {folder}")
+    with on_road("calibration", config, words):
+        folder = report(config, paths, console())
+        say(f"written to {folder}")
     return 0
 
 
@@ -137,6 +140,37 @@ def plan(words: list[str]) -> int:
     memory_gb, words = own_word("memory_gb", words)
     settings = [NO_ARMS, *(word for word in words if word not in MULTIRUN)]
     report(settings, console(), prompt=prompt, memory_gb=memory_gb)
+    return 0
+
+
+@verb(
+    "your tables of a study beside the committed ones, number by number",
+    """usage: opdcliff compare [protocol=quick] [data=mini]
+
+Sets the tables that `study` wrote here, runs/results/studies/<data>/<protocol>/, beside the
+committed ones in results/studies/, number by number: the same printed bits, within the tolerance
+(docs/reproduction.md), or outside. Writes comparison.csv, .png and .svg there. Ends with error 15
+if a number is outside.""",
+    settings=False,
+)
+def compare(words: list[str]) -> int:
+    """Set one's own tables of a study beside the committed ones, number by number."""
+    from opdcliff.report import compare as compare_study
+    from opdcliff.report import print_comparison, write_comparison
+
+    protocol, rest = own_word("protocol", words)
+    data, rest = own_word("data", rest)
+    if rest:
+        raise ConfigError(f"{rest[0]} is no setting of compare; allowed: protocol=NAME, data=NAME")
+    name, paths = (data or "mini", protocol or "quick"), StudyPaths()
+    with committed(paths):
+        found = compare_study(*name, paths)
+    folder = paths.own.study_dir(*name)
+    write_comparison(found, folder)
+    print_comparison(found, console())
+    say(f"written to {folder}: comparison.csv, comparison.png, comparison.svg")
+    found.raise_if_different()
+    say(found.last_line())
     return 0
 
 

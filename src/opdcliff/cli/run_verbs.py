@@ -7,8 +7,8 @@ from opdcliff.cli.words import (
     MULTIRUN,
     NO_ARMS,
     NO_EVALUATION,
-    committed,
     flag,
+    on_road,
     own_number,
     own_word,
     paths_of,
@@ -128,6 +128,36 @@ def _train_grid(settings: list[str], dry_run: bool) -> int:
 
 
 @verb(
+    "prompts, then teacher and warm start, before anything is measured or run",
+    """usage: opdcliff prepare [what=lists|models] [group=option] [key.field=value] ...
+
+Prepares what every other command needs and would prepare by itself: prompts from the data files
+(what=lists: those alone, without the grades of data.rubric), and from them teacher and warm start,
+fine-tuned where the settings say so. What is there already is found, not made again.""",
+)
+def prepare(words: list[str]) -> int:
+    """Prepare prompts and models, or prompts alone."""
+    what, words = own_word("what", words)
+    if what not in (None, "lists", "models"):
+        raise ConfigError(f"what={what} is not allowed; allowed: lists, models")
+    begin_loading()
+    from opdcliff.models import prepare as prepare_all
+    from opdcliff.models import prepare_data, shown_prompt
+    from opdcliff.settings import compose_one, load
+
+    alone = ["data.rubric=null"] if what == "lists" else []
+    config = load(compose_one([NO_ARMS, *NO_EVALUATION, *words, *alone]))
+    with on_road("lists" if what == "lists" else "models", config, words):
+        if what == "lists":
+            say(f"lists are in {prepare_data(config, StudyPaths())}")
+        else:
+            prepared = prepare_all(config, StudyPaths())
+            say_prompt(shown_prompt(prepared))
+            say(f"teacher and warm start are in {prepared.models}")
+    return 0
+
+
+@verb(
     "make a folder of a small pretrained model: opdcliff fetch smollm2",
     """usage: opdcliff fetch smollm2 [out=FOLDER]
 
@@ -231,40 +261,10 @@ def predict(words: list[str]) -> int:
     from opdcliff.settings import compose_one, load
 
     config = load(compose_one([NO_ARMS, *words]))
-    found = predict_onset(config, paths, pilot=pilot, seeds=int(seeds))
-    from opdcliff.cli.prediction_table import report
+    with on_road("prediction", config, words):
+        found = predict_onset(config, paths, pilot=pilot, seeds=int(seeds))
+        from opdcliff.cli.prediction_table import report
 
-    report(found, config, console())
-    say(f"written to {found.folder}, where `train lambda=predicted` with these settings looks")
-    return 0
-
-
-@verb(
-    "your tables of a study beside the committed ones, number by number",
-    """usage: opdcliff compare [protocol=quick] [data=mini]
-
-Sets the tables that `study` wrote here, runs/results/studies/<data>/<protocol>/, beside the
-committed ones in results/studies/, number by number: the same printed bits, within the tolerance
-(docs/reproduction.md), or outside. Writes comparison.csv, .png and .svg there. Ends with error 15
-if a number is outside.""",
-    settings=False,
-)
-def compare(words: list[str]) -> int:
-    """Set one's own tables of a study beside the committed ones, number by number."""
-    from opdcliff.report import compare as compare_study
-    from opdcliff.report import print_comparison, write_comparison
-
-    protocol, rest = own_word("protocol", words)
-    data, rest = own_word("data", rest)
-    if rest:
-        raise ConfigError(f"{rest[0]} is no setting of compare; allowed: protocol=NAME, data=NAME")
-    name, paths = (data or "mini", protocol or "quick"), StudyPaths()
-    with committed(paths):
-        found = compare_study(*name, paths)
-    folder = paths.own.study_dir(*name)
-    write_comparison(found, folder)
-    print_comparison(found, console())
-    say(f"written to {folder}: comparison.csv, comparison.png, comparison.svg")
-    found.raise_if_different()
-    say(found.last_line())
+        report(found, config, console())
+        say(f"written to {found.folder}, where `train lambda=predicted` with these settings looks")
     return 0

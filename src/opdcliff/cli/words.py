@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opdcliff.errors import ConfigError, InadmissibleError
 from opdcliff.paths import PACKAGE, StudyPaths, other_checkout
 from opdcliff.storage import code_state, package_version, unknown_code
 from opdcliff.terminal import console
+
+if TYPE_CHECKING:
+    from opdcliff.settings import RunConfig
 
 MULTIRUN = ("-m", "--multirun")
 # The verbs whose cells are named on the command line have no arms.
@@ -84,6 +88,17 @@ def say_unknown_code() -> None:
         say_aside(
             f"warning: records will not say which code made them, and no lock takes such: {why}"
         )
+
+
+def on_road(
+    step: str, config: RunConfig, words: list[str]
+) -> contextlib.AbstractContextManager[None]:
+    """A block that is a step of the road, where `protocol.ordered` says that there is one."""
+    if not config.protocol.ordered:
+        return contextlib.nullcontext()
+    from opdcliff.road import on_road as walked
+
+    return walked(step, words, StudyPaths(), say)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from opdcliff.models.make_pair import STUDENT, TEACHER, starting_model, tuned_mo
 from opdcliff.models.prepare import (
     MEASURING_CODE,
     Prepared,
+    data_asset,
     load_trio,
     models_asset,
     prepare,
@@ -41,6 +42,7 @@ __all__ = [
     "base_of",
     "batch_of_update",
     "build",
+    "data_asset",
     "fetch_smollm2",
     "fine_tune",
     "fine_tune_own",

@@ -67,6 +67,18 @@ def shown_prompt(prepared: Prepared) -> str | None:
 
 def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
     """Build or find the prompts of `config.data`."""
+    asset = data_asset(config, paths)
+    with asset.building() as draft:
+        if draft is not None:
+            splits, report = load_splits(config.data)
+            draft.facts["digest"] = write_splits(draft.folder, splits)
+            if report is not None:
+                draft.facts["report"] = report
+    return asset.folder
+
+
+def data_asset(config: RunConfig, paths: StudyPaths) -> Asset:
+    """Where the prompts of `config.data` lie or will lie."""
     settings = asdict(config.data)
     files = [Path(p).expanduser() for p in (settings.pop("path"), settings.pop("rubric")) if p]
     for name in ("study_seeds", "form", "wrapper", *CHAT_SETTINGS):
@@ -77,14 +89,7 @@ def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
         "files": [file_digests(path) for path in files],
         "code": asset_cache.code_digest(*_DATA_CODE),
     }
-    asset = Asset.of(paths, "data", key)
-    with asset.building() as draft:
-        if draft is not None:
-            splits, report = load_splits(config.data)
-            draft.facts["digest"] = write_splits(draft.folder, splits)
-            if report is not None:
-                draft.facts["report"] = report
-    return asset.folder
+    return Asset.of(paths, "data", key)
 
 
 def models_asset(config: RunConfig, paths: StudyPaths, data: Path) -> Asset:

@@ -33,6 +33,7 @@ from opdcliff.records.files import (
     read_manifest,
 )
 from opdcliff.records.metric_stream import Stream, read_stream
+from opdcliff.records.run_lock import in_use
 from opdcliff.storage import digest
 
 # An outcome: data, never overwritten. The other terminal statuses are interruptions.
@@ -145,6 +146,11 @@ def terminal_status(folder: Path, identity: str | None = None) -> str | None:
         # before, and the next one repairs that.
         return status if status in TERMINAL else None
     return read_record(folder).status
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a living process writes the record in `folder`."""
+    return in_use(folder / RUN_LOCK)
 
 
 def require_run(folder: Path, manifest: Mapping[str, Any], claim: Mapping[str, Any]) -> None:

@@ -53,6 +53,21 @@ def _take(lock: int, path: Path) -> dict[str, Any] | None:
     return stale
 
 
+def in_use(path: Path) -> bool:
+    """Whether a living process holds the lock."""
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def release(lock: int) -> None:
     """Give up the lock, cleanly."""
     # An empty lock file tells a clean end from a killed owner.

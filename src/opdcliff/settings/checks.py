@@ -196,7 +196,8 @@ def _check_sources(config: RunConfig) -> None:
         raise ConfigError(f"data.path is missing for data={data.name}; set data.path=PATH")
     for name, value in (("data.path", data.path), ("data.rubric", data.rubric)):
         if value is not None and not Path(value).expanduser().exists():
-            raise ConfigError(f"{name}={value} does not exist; give an existing path")
+            made = " (`opdcliff grade` writes it)" if name == "data.rubric" else ""
+            raise ConfigError(f"{name}={value} does not exist{made}; give an existing path")
     for name, source in (("model.student", model.student), ("model.teacher", model.teacher)):
         # A hub id is `owner/name`; anything that looks like a file-system path must exist.
         if source and _looks_like_path(source) and not Path(source).expanduser().is_dir():

@@ -50,6 +50,7 @@ class ProtocolConfig:
     arms: list[ProtocolArm]
     bisect: bool
     workers: int
+    ordered: bool
     predictions: PredictionConfig | None
 
 

@@ -1,0 +1,99 @@
+"""How far the runs of a lock are: cells done, running and failed, hours spent and left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from opdcliff.errors import RecordError
+from opdcliff.models import Prepared
+from opdcliff.paths import StudyPaths
+from opdcliff.prereg.confirm import Key, keyed_cells
+from opdcliff.records import OUTCOMES, Record, is_running, read_record
+from opdcliff.settings import RunConfig
+from opdcliff.verification import CellValue, Lock, final_of, read_test, wanted
+
+RUNNING, DAMAGED, WAITING = "running", "damaged", "to do"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Cells that a lock asks for so far, by what has become of them.
+
+    asked: all of them; a bisected arm asks for more as its cells come in. spent, left: device
+    hours, wall time in updates and evaluations times ranks; left is None before a first cell.
+    """
+
+    asked: int
+    states: Counter[str]
+    spent: float
+    left: float | None
+
+    @property
+    def done(self) -> int:
+        """Cells with an outcome."""
+        return sum(self.states[status] for status in OUTCOMES)
+
+
+def progress(config: RunConfig, paths: StudyPaths, lock: Lock, prepared: Prepared) -> Progress:
+    """Look at the records of a lock's cells.
+
+    Raises:
+        ConfigError: the settings at hand would make other cells than the locked ones.
+    """
+    cells = keyed_cells(config, lock, prepared)
+    folders = {key: cell.folder(prepared, paths) for key, cell in cells.items()}
+    states = {key: _state(folder) for key, folder in folders.items()}
+    records = {k: read_record(folders[k]) for k, state in states.items() if state in OUTCOMES}
+    done = {key: CellValue(r.status, final_of(r.history)) for key, r in records.items()}
+    folder = paths.prereg_dir(lock.protocol)
+    asked = wanted([read_test(folder / name) for name in lock.tests], lock, done)
+    spent = device_hours(_readable(folders.values()))
+    missing = [cells[key].config.optim.updates for key in asked if key not in done]
+    return Progress(
+        len(asked), Counter(states[key] for key in asked), spent, _left(records, missing)
+    )
+
+
+def device_hours(records: Iterable[Record]) -> float:
+    """Wall time of updates and evaluations times ranks, in hours, over records.
+
+    What a restarted run had done since its last checkpoint is not in it.
+    """
+    return sum(
+        float(record.history.filter(regex="^time/").sum().sum())
+        * int(record.config["engine"]["ranks"])
+        / 3600.0
+        for record in records
+    )
+
+
+def _left(records: dict[Key, Record], missing: list[int]) -> float | None:
+    """Hours of the updates that are missing, at what an update has taken."""
+    if not missing:
+        return 0.0
+    updates = sum(int(record.history.step.iloc[-1]) for record in records.values())
+    return sum(missing) * device_hours(records.values()) / updates if updates else None
+
+
+def _state(folder: Path) -> str:
+    if is_running(folder):
+        return RUNNING
+    try:
+        return read_record(folder).status if folder.is_dir() else WAITING
+    except RecordError:
+        return DAMAGED
+
+
+def _readable(folders: Iterable[Path]) -> list[Record]:
+    found = []
+    for folder in folders:
+        if folder.is_dir() and _state(folder) != DAMAGED:
+            try:
+                found.append(read_record(folder))
+            except RecordError:
+                # It is being written.
+                continue
+    return found
