@@ -114,10 +114,10 @@ def test_what_another_row_says_of_its_runs_is_so() -> None:
 
 
 def test_published_numbers_are_those_of_the_preregistered_replication_and_of_theory() -> None:
-    t1 = yaml.safe_load((REPO_ROOT / "prereg/paper/T1.yaml").read_text())
+    t1 = yaml.safe_load((REPO_ROOT / "prereg/published/T1.yaml").read_text())
     assert (t1["window"]["lo"], t1["window"]["hi"]) == paper_rows.ONSET
     assert str(t1["design"]["strength"]) == str(paper_rows.CLIP)
-    lift = (REPO_ROOT / "prereg/paper/lift.yaml").read_text()
+    lift = (REPO_ROOT / "prereg/published/lift.yaml").read_text()
     assert "33.5% after fine-tuning and 94.8% just below lambda* [P]" in lift
     assert (paper_rows.BEFORE_RATE, paper_rows.BELOW_RATE) == (0.335, 0.948)
     theory = (REPO_ROOT / "docs/theory.md").read_text()

@@ -39,9 +39,8 @@ def status(words: list[str]) -> int:
 
     paths = StudyPaths()
     named, rest = own_word("protocol", words)
-    if named is not None and not rest:
-        words = recall(named, paths)
-    print_road(look(words, paths), console())
+    begun = recall(named, paths) if named is not None and not rest else None
+    print_road(look(begun or words, paths), console())
     return 0
 
 

@@ -14,7 +14,7 @@ from opdcliff.data import Splits, line_of, read_splits
 from opdcliff.errors import DataError
 from opdcliff.models.load import known_positions
 from opdcliff.models.tokens.codec import Codec
-from opdcliff.settings import ModelConfig, RunConfig, model_option
+from opdcliff.settings import AS_TEACHER, ModelConfig, RunConfig, model_option
 
 SPLITS = ("train", "calibration", "test")
 # What makes the prompts of a data set shorter.
@@ -88,7 +88,7 @@ def _all_positions(config: RunConfig, lengths: dict[str, Any]) -> dict[str, int 
     """With the larger model of a locked protocol, which is tuned and measured on the same."""
     found: dict[str, int | None] = dict(lengths["positions"])
     predictions = config.protocol.predictions
-    if predictions is not None and predictions.larger_model is not None:
+    if predictions is not None and predictions.larger_model not in (None, AS_TEACHER):
         arch = model_option(predictions.larger_model).arch
         found[f"model {predictions.larger_model}"] = None if arch is None else arch.max_positions
     return found

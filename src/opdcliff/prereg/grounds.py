@@ -112,6 +112,7 @@ def locked_test(
                     if estimator.kind == "onset"
                     else "[here] chosen, in conf/protocol"
                 ),
+                **grounds.predictions.choices,
             },
         }
     )

@@ -17,8 +17,17 @@ from opdcliff.prereg.contrasts import LARGER_SFT
 from opdcliff.prereg.grounds import Grounds
 from opdcliff.prereg.pilot import PilotFacts, pilot_facts, pilot_rows
 from opdcliff.prereg.predictions import write_tests
+from opdcliff.prereg.published import with_published
 from opdcliff.records import OPD, read_record, read_runs
-from opdcliff.settings import PredictionConfig, ProtocolArm, RunConfig, model_option, science
+from opdcliff.settings import (
+    AS_TEACHER,
+    ModelConfig,
+    PredictionConfig,
+    ProtocolArm,
+    RunConfig,
+    model_option,
+    science,
+)
 from opdcliff.storage import (
     asset_cache,
     code_state,
@@ -69,6 +78,11 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
         )
     check_protocol(config)
     check_predictions(config.protocol.arms, predictions)
+    if predictions.larger_model == AS_TEACHER and config.model.teacher is None:
+        raise ConfigError(
+            f"protocol.predictions.larger_model={AS_TEACHER} needs a teacher that is loaded; set "
+            "model.teacher, or name an option of the group model"
+        )
     folder = paths.prereg_dir(config.protocol.name)
     _refuse(folder, config.protocol.name)
     old = None if supersedes is None else _superseded(supersedes, paths)
@@ -78,12 +92,9 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     seen = seen_runs(config, calibration.binding, prepared, paths)
     _require_blind(predictions, seen)
     arms = locked_arms(config, calibration.binding)
-    count = len(config.protocol.arms[0].seeds)
-    tests = write_tests(
-        Grounds(
-            config, predictions, {arm.name: arm for arm in arms}, calibration.table, facts, count
-        )
-    )
+    count, named = len(config.protocol.arms[0].seeds), {arm.name: arm for arm in arms}
+    grounds = Grounds(config, predictions, named, calibration.table, facts, count)
+    tests = with_published(write_tests(grounds), predictions.published, paths)
     # Written aside, so that a folder that exists is whole.
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -137,7 +148,7 @@ def check_predictions(arms: Sequence[ProtocolArm], predictions: PredictionConfig
             f"protocol.predictions.safe_multiple={predictions.safe_multiple:g} is not on the fine "
             f"grid; allowed: {', '.join(f'{multiple:g}' for multiple in multiples)}"
         )
-    if predictions.larger_model is not None:
+    if predictions.larger_model not in (None, AS_TEACHER):
         model_option(predictions.larger_model)
     for arm in arms:
         if arm.seeds != arms[0].seeds:
@@ -178,18 +189,28 @@ def locked_arms(config: RunConfig, binding: Binding | None) -> list[LockedArm]:
 
 
 def baseline_config(config: RunConfig, arm: ProtocolArm, kind: str, seed: int) -> RunConfig:
-    """The config of a baseline cell: that of an arm, with the larger model where it is that.
-
-    A larger model that is loaded stands in the student's place, beside the pair's own teacher.
-    """
+    """The config of a baseline cell: that of an arm, with the larger model where it is that."""
     own = arm_config(config, arm, seed)
     predictions = config.protocol.predictions
     if kind == LARGER_SFT and predictions is not None and predictions.larger_model is not None:
-        larger, pair = model_option(predictions.larger_model), own.model
-        if larger.student is not None:
-            larger = replace(larger, teacher=pair.teacher, teacher_revision=pair.teacher_revision)
-        own.model = larger
+        own.model = _larger(predictions.larger_model, own.model)
     return own
+
+
+def _larger(name: str, pair: ModelConfig) -> ModelConfig:
+    """The larger baseline: an option of the group `model`, or the checkpoint of the teacher.
+
+    The latter stands in the student's place, to be fine-tuned under the seed of its cell.
+    """
+    if name != AS_TEACHER:
+        return model_option(name)
+    return replace(
+        pair,
+        student=pair.teacher,
+        student_revision=pair.teacher_revision,
+        tune_loaded_student=True,
+        lora=None,
+    )
 
 
 def seen_runs(

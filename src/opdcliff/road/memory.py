@@ -17,19 +17,16 @@ def remember(protocol: str, words: Sequence[str], paths: StudyPaths) -> None:
     write_json_atomic(path, {"words": list(words)})
 
 
-def recall(protocol: str, paths: StudyPaths) -> list[str]:
-    """The settings of the last step of that protocol.
+def recall(protocol: str, paths: StudyPaths) -> list[str] | None:
+    """The settings of the last step of that protocol; None if it made none here.
 
     Raises:
-        ConfigError: none is on the way, or its file cannot be read.
+        ConfigError: its file cannot be read.
     """
     path = paths.road_file(protocol)
     try:
         return [str(word) for word in json.loads(path.read_text(encoding="utf-8"))["words"]]
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"no step of protocol={protocol} was made here with protocol.ordered=true; give the "
-            "settings too, e.g. `opdcliff status experiment=paper data.path=FOLDER`"
-        ) from error
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"{path} {in_words(error)}; give the settings to `status`") from error

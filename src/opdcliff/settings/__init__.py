@@ -28,9 +28,10 @@ from opdcliff.settings.schema import (
     RunConfig,
     SftConfig,
 )
-from opdcliff.settings.study_schema import PredictionConfig, ProtocolArm
+from opdcliff.settings.study_schema import AS_TEACHER, PredictionConfig, ProtocolArm
 
 __all__ = [
+    "AS_TEACHER",
     "GENERATED",
     "ROOT_CONFIG",
     "STAGES",

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# A larger model that is none of the group `model`: the checkpoint that the teacher is loaded from.
+AS_TEACHER = "as_teacher"
+
 
 @dataclass
 class ProtocolArm:
@@ -40,6 +43,8 @@ class PredictionConfig:
     least_lift: float
     parity_margin: float
     least_seeds: int
+    published: str | None
+    choices: dict[str, str]
 
 
 @dataclass

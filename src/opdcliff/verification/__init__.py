@@ -23,6 +23,7 @@ from opdcliff.verification.lock import (
     seeds_of,
 )
 from opdcliff.verification.locked_test import (
+    PUBLISHED,
     CellRef,
     ContrastEstimator,
     Design,
@@ -57,6 +58,7 @@ __all__ = [
     "METRIC_VERSIONS",
     "PARSE_RATE",
     "PROVENANCE",
+    "PUBLISHED",
     "TABLE",
     "TRAJECTORIES",
     "VERDICTS",

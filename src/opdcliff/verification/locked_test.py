@@ -99,6 +99,10 @@ class Window(Strict):
         return self
 
 
+# Of a test's provenance: published bounds that it is set beside, each with its tag.
+PUBLISHED = "published"
+
+
 class LockedTest(Strict):
     """One prediction: what is claimed, how it is measured, and what would refute it."""
 
@@ -116,6 +120,15 @@ class LockedTest(Strict):
     stopping: str
     correction: Literal["holm", "none"]
     provenance: dict[str, str]
+
+    @property
+    def published(self) -> tuple[float, float] | None:
+        """Published bounds of what this test estimates; None where there are none."""
+        ends = [self.provenance.get(f"{PUBLISHED}.{end}") for end in ("lo", "hi")]
+        if ends == [None, None]:
+            return None
+        low, high = (None if end is None else float(end.split(" ")[0]) for end in ends)
+        return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def read_test(path: Path) -> LockedTest:

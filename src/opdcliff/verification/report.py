@@ -24,6 +24,7 @@ from opdcliff.verification.tables import (
     deviation_table,
     exploratory_onsets,
     number,
+    published_table,
     span,
     verdict_table,
 )
@@ -35,6 +36,11 @@ BRACKETS = "The onset from its grid cells alone"
 BRACKETS_SAY = (
     "Not part of the lock, hence no verdicts: the interval of the mean onset if each seed is known "
     "to its grid cell only (docs/theory.md, point 19). It covers where the t interval is too short."
+)
+_PUBLISHED = "Published numbers beside these"
+_PUBLISHED_SAYS = (
+    "Compared, not registered again: the bounds are those of the tests' provenance, and decide "
+    "nothing here."
 )
 
 
@@ -58,6 +64,9 @@ def print_verification(found: Verification, console: Console) -> None:
         read = bracket_table(found)
         if not read.empty:
             print_table(console, f"{BRACKETS} (no verdicts)", read)
+        beside = published_table(found)
+        if not beside.empty:
+            print_table(console, f"{_PUBLISHED} (no verdicts)", beside)
     for line in found.otherwise_today:
         print_text(console, line)
     if found.deviations or found.mismatches:
@@ -148,6 +157,9 @@ def as_markdown(found: Verification) -> str:
     read = bracket_table(found)
     if not read.empty:
         lines += [f"## {BRACKETS}", "", BRACKETS_SAY, "", *_markdown_table(read), ""]
+    beside = published_table(found)
+    if not beside.empty:
+        lines += [f"## {_PUBLISHED}", "", _PUBLISHED_SAYS, "", *_markdown_table(beside), ""]
     exploratory = exploratory_onsets(found)
     lines += ["## Exploratory", "", "Estimates without a locked prediction, hence no verdicts.", ""]
     lines += _markdown_table(exploratory) if not exploratory.empty else ["None."]

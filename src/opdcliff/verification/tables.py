@@ -63,6 +63,25 @@ def bracket_table(found: Verification) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def published_table(found: Verification) -> pd.DataFrame:
+    """One row per judged test that has published bounds beside it; no verdict."""
+    rows = []
+    for test, verdict in zip(found.tests, found.verdicts, strict=True):
+        if test.published is None or verdict.outcome not in JUDGED:
+            continue
+        lo, hi = test.published
+        apart = verdict.high < lo or verdict.low > hi
+        rows.append(
+            {
+                "test": test.id,
+                "published": span(lo, hi),
+                "interval": span(verdict.low, verdict.high),
+                "they": "lie apart" if apart else "overlap",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def _bracket_row(
     found: Verification, test: LockedTest, estimator: OnsetEstimator
 ) -> dict[str, Any]:

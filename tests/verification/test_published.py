@@ -1,4 +1,4 @@
-"""prereg/paper: published predictions to replicate, and where each of their numbers comes from."""
+"""prereg/published: predictions to replicate, and where each of their numbers comes from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from opdcliff.verification.locked_test import LockedTest, read_test
 from opdcliff.verification.verdicts import METRIC_VERSIONS, Outcome, judge
 
 PREREG = REPO_ROOT / "prereg"
-FOLDER = PREREG / "paper"
+FOLDER = PREREG / "published"
 TESTS = sorted(FOLDER.glob("*.yaml"))
 
 # Every number that the paper or its project page gives and a file here takes as it stands.
@@ -226,14 +226,14 @@ def test_the_readme_tells_the_windows_of_the_locks_and_of_the_paper() -> None:
     _, *parts = re.split(r"^## (\w+): .*$", (PREREG / "README.md").read_text("ascii"), flags=re.M)
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
     locked = {path.parent.name for path in PREREG.glob("*/lock.json")}
-    assert sections.keys() == locked | {"paper"}
+    assert sections.keys() == locked | {"published"}
     for name in locked:
         lines = sections[name].splitlines()
         rows = {line.split(" ")[1]: line for line in lines if line.startswith("| ")}
         for path in (PREREG / name).glob("*.yaml"):
             assert told(rows[path.stem], read_test(path)), path
     for path in TESTS:
-        assert told(sections["paper"], read_test(path)), path
+        assert told(sections["published"], read_test(path)), path
 
 
 def told(text: str, test: LockedTest) -> bool:
