@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from opdcliff.prereg.confirm import run_locked
+from opdcliff.prereg.counting import RUNNING, Progress, progress
 from opdcliff.prereg.locking import make_lock
 from opdcliff.prereg.predict import Predicted, predict
-from opdcliff.prereg.progress import RUNNING, Progress, progress
 
 __all__ = [
     "RUNNING",

@@ -20,6 +20,8 @@ from opdcliff.storage import asset_cache, decode_floats
 from opdcliff.study import PREDICTION, prediction_folder
 from opdcliff.verification import LOCK_FILE, VERDICTS, Lock, find_anchor, read_lock
 
+# States of cells that are told by name.
+_TOLD = (RUNNING, "preempted", "killed", "failed", "damaged")
 # State and details of a step.
 _Found = tuple[str, str]
 
@@ -119,7 +121,7 @@ def _lock(config: RunConfig, paths: StudyPaths) -> tuple[Lock | None, _Found]:
 
 def _runs(found: Progress) -> _Found:
     parts = [f"{found.done} of {found.asked} cells"]
-    parts += [f"{n} {state}" for state, n in sorted(found.states.items()) if _unfinished(state)]
+    parts += [f"{found.states[state]} {state}" for state in _TOLD if found.states[state]]
     parts.append(f"{found.spent:.2g} device hours spent")
     if found.done < found.asked and found.left is not None:
         parts.append(f"about {found.left:.2g} left")
@@ -127,10 +129,6 @@ def _runs(found: Progress) -> _Found:
         return DONE, ", ".join(parts)
     begun = found.done or found.states[RUNNING]
     return (BEGUN if begun else TO_DO), ", ".join(parts)
-
-
-def _unfinished(state: str) -> bool:
-    return state in (RUNNING, "failed", "preempted", "damaged")
 
 
 def _verdicts(file: Path, how_far: Progress) -> _Found:

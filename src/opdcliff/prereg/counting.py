@@ -15,7 +15,7 @@ from opdcliff.records import OUTCOMES, Record, is_running, read_record
 from opdcliff.settings import RunConfig
 from opdcliff.verification import CellValue, Lock, final_of, read_test, wanted
 
-RUNNING, DAMAGED, WAITING = "running", "damaged", "to do"
+RUNNING, KILLED, DAMAGED, WAITING = "running", "killed", "damaged", "to do"
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,11 @@ def _state(folder: Path) -> str:
     if is_running(folder):
         return RUNNING
     try:
-        return read_record(folder).status if folder.is_dir() else WAITING
+        status = read_record(folder).status if folder.is_dir() else WAITING
     except RecordError:
         return DAMAGED
+    # Its last word, and nobody is there to write another.
+    return KILLED if status == RUNNING else status
 
 
 def _readable(folders: Iterable[Path]) -> list[Record]:
