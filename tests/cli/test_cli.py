@@ -214,10 +214,17 @@ def test_a_preview_needs_no_prompts_to_evaluate_runs_on(
     assert "Settled students" in reply.out
 
 
-def test_calibrate_says_when_there_is_no_threshold(run: Run, first_run: Reply) -> None:
+def test_calibrate_says_when_there_is_no_threshold(
+    run: Run, first_run: Reply, workshop: Path
+) -> None:
+    folder = workshop / "runs/results/studies/mini/calibration"
+    assert run("calibrate", *SECONDS).code == 0
+    assert (folder / "thresholds.png").is_file()
     reply = run("calibrate", *SECONDS, "calibration.prompts=1")
     assert reply.code == 0
     assert "no threshold: " in reply.out
+    # What was drawn of other settings does not stand beside this table.
+    assert [path.name for path in folder.iterdir()] == ["calibration.csv"]
 
 
 # ---- threshold --------------------------------------------------------------------------------
