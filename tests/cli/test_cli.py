@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ from opdcliff.errors import OpdcliffError
 from opdcliff.records.record import read_record
 from opdcliff.records.tracking_log import read_offline_run
 from opdcliff.storage.conf_groups import options_of
+from opdcliff.study import jobs
 from opdcliff.theory.threshold import lambda_star
 from workshop import SECONDS, Reply, Run, in_a_process, prepared_pair, write_own_prompts
 
@@ -214,10 +216,38 @@ def test_a_preview_needs_no_prompts_to_evaluate_runs_on(
     assert "Settled students" in reply.out
 
 
-def test_calibrate_says_when_there_is_no_threshold(run: Run, first_run: Reply) -> None:
+def test_calibrate_says_when_there_is_no_threshold(
+    run: Run, first_run: Reply, workshop: Path
+) -> None:
+    folder = workshop / "runs/results/studies/mini/calibration"
+    assert run("calibrate", *SECONDS).code == 0
+    assert (folder / "thresholds.png").is_file()
     reply = run("calibrate", *SECONDS, "calibration.prompts=1")
     assert reply.code == 0
     assert "no threshold: " in reply.out
+    # What was drawn of other settings does not stand beside this table.
+    assert [path.name for path in folder.iterdir()] == ["calibration.csv"]
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_multiple_of_lambda_star_says_where_it_stands_for_a_wide_distribution(
+    wide: bool, run: Run, first_run: Reply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = jobs.prepare_calibration
+
+    def judged(*of: Any) -> Any:
+        found, folder = measure(*of)
+        assert found.homogeneity is not None
+        return replace(found, homogeneity=replace(found.homogeneity, homogeneous=not wide)), folder
+
+    monkeypatch.setattr(jobs, "prepare_calibration", judged)
+    words = [*SECONDS, "protocol.name=multiples"]
+    one = run("train", *words, "lambda=safe")
+    both = run("train", "-m", *words, "lambda=safe", "lam.of_threshold=0.8,0.9")
+    given = run("train", *words, "lam.value=1.2")
+    assert (one.code, both.code, given.code) == (0, 0, 0)
+    said = [" ".join(reply.out.split()).count("homogeneous: no") for reply in (one, both, given)]
+    assert said == ([1, 1, 0] if wide else [0, 0, 0])
 
 
 # ---- threshold --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Pairs of nine families from files: calibrated, planned, trained, and their students kept."""
+"""Pairs of nine families from files: calibrated, previewed, planned, trained, students kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
@@ -18,6 +19,7 @@ from workshop import SECONDS, Run, write_own_prompts
 # Like published models, with a few outputs more than the tokenizer has entries.
 OUTPUTS = 264
 TRAIN = ["lam.value=1.3", "checkpoint.final_student=true"]
+PREVIEW = ["preview.prompts=4", "preview.lams=[1.0,1.5]", "preview.strengths=[5.0]"]
 # The whole vocabulary, whose gradients reach every output.
 FULL = ("gemma2", "gpt2")
 
@@ -52,6 +54,20 @@ def trained(run: Run, workshop: Path, name: str, *words: str) -> PreTrainedModel
     return model
 
 
+def previewed(run: Run, *words: str) -> str:
+    """What the preview of a pair prints; its rates are rates, and 1 is the teacher itself."""
+    reply = run("preview", *words, *PREVIEW)
+    assert reply.code == 0, reply.err
+    folder = reply.out.strip().splitlines()[-1].removeprefix("written to ")
+    table = pd.read_csv(Path(folder) / "preview.csv")
+    assert table.lam.tolist() == [1.0, 1.5] * 2
+    assert table.parse_rate.between(0.0, 1.0).all()
+    assert table.mean_length.gt(1.0).all()
+    assert table.kl_teacher[table.lam == 1.0].abs().max() < 1e-5
+    assert table.kl_teacher[table.lam == 1.5].gt(1e-3).all()
+    return reply.out
+
+
 def moved(start: PreTrainedModel, end: PreTrainedModel) -> bool:
     """Whether training changed every matrix, and nothing else about the model."""
     before, after = start.state_dict(), end.state_dict()
@@ -64,7 +80,7 @@ def moved(start: PreTrainedModel, end: PreTrainedModel) -> bool:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_is_calibrated_planned_and_trained(
+def test_a_family_is_calibrated_previewed_planned_and_trained(
     family: str, run: Run, workshop: Path, prompts: list[str]
 ) -> None:
     start = build(family, 0, vocab_size=OUTPUTS)
@@ -72,6 +88,7 @@ def test_a_family_is_calibrated_planned_and_trained(
     calibrated = run("calibrate", *prompts, *pair)
     assert calibrated.code == 0, calibrated.err
     assert "p, b and lambda* per token class on 32 prompts" in " ".join(calibrated.out.split())
+    previewed(run, *prompts, *pair)
     planned = run("plan", *prompts, *pair, "lam.value=1.3", "memory_gb=1")
     assert planned.code == 0, planned.err
     count = sum(parameter.numel() for parameter in start.parameters())
@@ -109,6 +126,7 @@ def test_a_pair_in_bfloat16_stays_in_it(run: Run, workshop: Path, prompts: list[
     teacher = build("gemma3", 1, vocab_size=OUTPUTS).to(torch.bfloat16)
     pair = save_pair(workshop / "bf16", start, teacher)
     words = ["model.dtype=bfloat16", "optim.lr=0.01"]
+    previewed(run, *prompts, *pair, words[0])
     end = trained(run, workshop, "bf16", *prompts, *pair, *words)
     assert {parameter.dtype for parameter in end.parameters()} == {torch.bfloat16}
     assert not torch.equal(end.lm_head.weight, start.lm_head.weight)
@@ -133,5 +151,10 @@ def test_a_pair_of_different_outputs_is_measured_and_trained_over_the_shared_one
     assert f"warning: the {larger} has 320 outputs, and the first 288 are compared" in said
     # It is found again with the table.
     assert run("calibrate", *prompts, *pair).out == calibrated.out
+    # A preview says it too, and where nothing is calibrated it measures that itself.
+    judged = ("data.contract=regex", "data.form='(?s).*x.*'")
+    for words in ((), judged):
+        said = " ".join(previewed(run, *prompts, *pair, *words).split())
+        assert f"warning: the {larger} has 320 outputs, and the first 288 are compared" in said
     end = trained(run, workshop, name, *prompts, *pair, f"optim.estimator={estimator}")
     assert end.config.vocab_size == len(end.lm_head.weight) == 288

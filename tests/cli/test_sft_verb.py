@@ -34,6 +34,8 @@ def test_the_road_from_own_answers_to_a_distilled_adapter(run: Run, workshop: Pa
     pair = ("model.student=warm", "model.teacher=teacher", "data=prompts", prompts)
     sizes = ("data.train=64", "data.calibration=32", "data.test=16")
     assert run("calibrate", *pair, *SECONDS, *sizes).code == 0
+    reply = run("preview", *pair, *SECONDS, *sizes, "preview.lams=[1.0]", "preview.prompts=4")
+    assert reply.code == 0, reply.err
     own = ("lam.value=1.2", "checkpoint.final_student=true", "protocol.name=lora", "lora=adapter")
     reply = run("train", *pair, *SECONDS, *sizes, *own)
     assert reply.code == 0, reply.err

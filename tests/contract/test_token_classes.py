@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import permutations, product
 
 import numpy as np
@@ -417,6 +417,32 @@ def test_sets_are_shared_kept_for_a_while_and_read_only(monkeypatch: pytest.Monk
     again = modal.members(live('{"reason":"'))
     assert again is not members
     assert again.tolist() == members.tolist()
+
+
+def test_outside_the_text_few_of_many_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a set costs does not grow with the vocabulary: no pass over it."""
+    words = ["".join(letters) for letters in product("abcdefghijklmnopqrstuvwxyz", repeat=3)]
+    ways = [f"{mark}{word}" for mark in ("", " ", '"') for word in words]
+    vocabulary = [b"<eos>", *(bytes([i]) for i in range(32, 127)), *as_bytes(ways)]
+    modal = ModalSets(RANKING_WITH_REASON, vocabulary, [0])
+    looked = 0
+
+    def counted(original: Callable[..., object]) -> Callable[..., object]:
+        def call(*of: object) -> object:
+            nonlocal looked
+            looked += 1
+            return original(*of)
+
+        return call
+
+    for name in ("step", "advance"):
+        monkeypatch.setattr(modal_sets_module, name, counted(getattr(modal_sets_module, name)))
+    answer = '{"ranking":["A","B"],"reason":"'
+    # But for the last state, where a quote opens the text and all words go on from it.
+    for length in range(len(answer) - 1):
+        modal.members(live(answer[:length]))
+    assert len(vocabulary) > 50_000
+    assert looked < 20 * len(answer)
 
 
 def test_states_of_token_ids() -> None:

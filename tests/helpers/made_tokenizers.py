@@ -82,7 +82,7 @@ def gemma_like() -> PreTrainedTokenizerFast:
 
 
 def unigram() -> PreTrainedTokenizerFast:
-    """A Unigram model with bytes to fall back on and a Metaspace decoder."""
+    """A Unigram model with a Metaspace decoder, as T5; it lacks what it was not trained on."""
     inner = Tokenizer(models.Unigram())
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     inner.decoder = decoders.Metaspace()
@@ -92,6 +92,19 @@ def unigram() -> PreTrainedTokenizerFast:
             vocab_size=160, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
         ),
     )
+    return _wrap(inner)
+
+
+def unigram_bytes() -> PreTrainedTokenizerFast:
+    """A Unigram model with bytes to fall back on, as SentencePiece makes them (ALBERT, mT5)."""
+    trained = json.loads(unigram().backend_tokenizer.to_str())["model"]
+    pieces = [(str(piece), float(score)) for piece, score in trained["vocab"]]
+    least = min(score for _, score in pieces)
+    pieces += [(byte, least - 10.0) for byte in BYTE_PIECES]
+    inner = Tokenizer(models.Unigram(pieces, trained["unk_id"], byte_fallback=True))
+    inner.normalizer = metaspace_bpe().backend_tokenizer.normalizer
+    inner.decoder = metaspace_bpe().backend_tokenizer.decoder
+    inner.add_special_tokens(SPECIAL)
     return _wrap(inner)
 
 
@@ -109,4 +122,5 @@ MADE: dict[str, Callable[[], Any]] = {
     "metaspace_bpe": metaspace_bpe,
     "gemma_like": gemma_like,
     "unigram": unigram,
+    "unigram_bytes": unigram_bytes,
 }

@@ -232,6 +232,7 @@ def test_an_update_takes_what_is_planned(words: list[str]) -> None:
 FAMILY_CASES = [
     *[(family, []) for family in ("mistral", "gemma2", "gemma3", "phi3", "gpt2", "olmo2")],
     ("gemma2", ["optim.estimator=full"]),
+    *[(family, ["engine.gradient_checkpointing=true"]) for family in ("gemma2", "gemma3", "gpt2")],
 ]
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from opdcliff.errors import DataError
 from opdcliff.paths import PACKAGE
-from opdcliff.storage.wording import foreign_encoding, in_words, kind_of, short, told
+from opdcliff.storage.wording import foreign_encoding, in_words, kind_of, short, told, visible
 
 RAISED: dict[str, tuple[Callable[[], object], str]] = {
     "a text cut": (lambda: json.loads('{"a": 1'), "is not JSON from line 1 character 8 on"),
@@ -124,3 +124,18 @@ def test_an_error_is_put_into_words_outside_of_handlers_too() -> None:
 def test_the_search_finds_what_it_looks_for(line: str) -> None:
     code = f"try:\n    f()\nexcept OSError as e:\n    raise ValueError({line}) from e\n"
     assert list(shown(ast.parse(code))) == [4]
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown_as"),
+    [
+        (b'Caf\xc3\xa9 "x" \\ {', 'Caf\u00e9 "x" \\ {'),
+        (b"\xe4\xb8", "\\xe4\\xb8"),
+        (b"a\nb\t\x1b[31m\x00", "a\\nb\\t\\x1b[31m\\x00"),
+        (b"", ""),
+    ],
+)
+def test_what_does_not_print_is_an_escape(raw: bytes, shown_as: str) -> None:
+    found = visible(raw.decode("utf-8", "surrogateescape"))
+    assert found == shown_as
+    found.encode()

@@ -14,7 +14,7 @@ from opdcliff.calibration.distribution import (
     tabulate_distribution,
 )
 from opdcliff.calibration.modal_mass import CLASSES, NO_CLASS, label, label_classes, modal_logits
-from opdcliff.calibration.outside import Outside
+from opdcliff.calibration.outside import Outside, mass_outside
 from opdcliff.calibration.pair import calibrate, own_pair
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "calibration_asset",
     "label",
     "label_classes",
+    "mass_outside",
     "modal_logits",
     "own_pair",
     "prepare_calibration",

@@ -33,6 +33,20 @@ class Outside:
         """Whether so much was cut that the numbers are those of another model."""
         return self.mean > WARN_ABOVE
 
+    def in_words(self) -> str:
+        """A sentence for whoever gave the pair."""
+        text = (
+            f"the {self.model} has {self.outputs} outputs, and the first {self.shared} are "
+            "compared, those of both models: at answer positions the others hold "
+            f"{self.mean:.2g} of its mass on average, {self.largest:.2g} at most"
+        )
+        if not self.warns:
+            return text
+        return (
+            f"warning: {text}; above 1% what is measured and trained is not quite the {self.model} "
+            "given: fine-tune it on answers first, or check that it is of this tokenizer"
+        )
+
 
 def mass_outside(
     trio: Trio, rollout: Rollout, *, temperature: float, chunk_tokens: int

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from opdcliff.calibration import (
     Calibration,
-    Outside,
     prepare_calibration,
     require_classes,
     tabulate_curves,
@@ -23,6 +22,12 @@ from opdcliff.settings import RunConfig
 from opdcliff.storage import write_text_atomic
 from opdcliff.study import LAM_DECIMALS
 from opdcliff.terminal import print_table, print_text, with_intervals
+
+# Written where there is a threshold.
+_OF_SINGLE_POSITIONS = (
+    "distribution.csv",
+    *(f"thresholds.{kind}" for kind in ("svg", "png", "csv")),
+)
 
 
 def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
@@ -49,10 +54,13 @@ def report(config: RunConfig, paths: StudyPaths, console: Console) -> Path:
     if calibration.caution is not None:
         print_text(console, calibration.caution)
     for outside in calibration.outside:
-        print_text(console, _outside(outside))
+        print_text(console, outside.in_words())
     if calibration.unfollowed:
         print_text(console, _unfollowed(calibration.unfollowed))
     if calibration.binding is None:
+        # Those of another pair would stand beside this one's table.
+        for name in _OF_SINGLE_POSITIONS:
+            (folder / name).unlink(missing_ok=True)
         console.print(
             "no threshold: no class whose tail the contract needs has p > b, so no lambda is "
             "unsafe by this criterion; or too few answers of the warm start reach that class "
@@ -93,20 +101,6 @@ def _unfollowed(share: float) -> str:
         f"{share:.1%} of the accepted answers are written as no grammar writes them (keys in "
         "another order than the schema's, or letters of keys and listed values as escapes): their "
         "positions are labelled up to there only"
-    )
-
-
-def _outside(found: Outside) -> str:
-    text = (
-        f"the {found.model} has {found.outputs} outputs, and the first {found.shared} are "
-        f"compared, those of both models: at answer positions the others hold {found.mean:.2g} of "
-        f"its mass on average, {found.largest:.2g} at most"
-    )
-    if not found.warns:
-        return text
-    return (
-        f"warning: {text}; above 1% what is measured and trained is not quite the {found.model} "
-        "given: fine-tune it on answers first, or check that it is of this tokenizer"
     )
 
 

@@ -13,6 +13,7 @@ from opdcliff.cli.words import (
     own_word,
     paths_of,
     say,
+    say_prompt,
 )
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
@@ -84,6 +85,7 @@ def preview(words: list[str]) -> int:
     if source not in (None, "table"):
         raise ConfigError(f"source={source} is not allowed; allowed: source=table")
     begin_loading()
+    from opdcliff.models import prepare, shown_prompt
     from opdcliff.preview import points_in, seen_in_records, seen_in_table
     from opdcliff.preview import preview as sample_curve
     from opdcliff.settings import compose_one, load
@@ -94,8 +96,10 @@ def preview(words: list[str]) -> int:
     config = load(compose_one([NO_ARMS, *([] if beside else NO_EVALUATION), *words]))
     seen = None if source is None else seen_in_table(config, paths)
     points = None if seen is None else points_in(seen.table)
+    prepared = prepare(config, paths)
+    say_prompt(shown_prompt(prepared))
     with Stage("sampling settled students", 1000) as stage:
-        found = sample_curve(config, paths, stage.advance_of("preview"), points)
+        found = sample_curve(config, paths, stage.advance_of("preview"), points, prepared)
     if seen is None and config.protocol.arms and config.preview.lams is None:
         seen = seen_in_records(config, paths)
     from opdcliff.cli.preview_table import report

@@ -42,6 +42,8 @@ def report(
     Writes preview.csv, .json, .png and .svg, and beside.csv and onsets.csv of runs.
     """
     print_table(console, "Settled students: predicted, no run made", _view(found.table))
+    for outside in found.outside:
+        print_text(console, outside.in_words())
     costly = _costliest(found)
     if costly:
         title = "What breaks: the entry whose loss costs most answers (all: preview.json)"

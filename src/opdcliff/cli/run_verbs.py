@@ -20,7 +20,7 @@ from opdcliff.cli.words import (
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
 from opdcliff.processes import begin_loading
-from opdcliff.terminal import console
+from opdcliff.terminal import console, print_text
 
 _DRY_RUN_NEEDS = (
     "prints the script of a grid that goes to Slurm; use `opdcliff train -m ... launcher=slurm`"
@@ -94,7 +94,14 @@ def train(words: list[str]) -> int:
 
     result = run_one(config, StudyPaths(), Console(stderr=True))
     print_cells([GridCell(config, ())], [result], console())
+    _say_notes([result.note])
     return 0
+
+
+def _say_notes(notes: list[str | None]) -> None:
+    """Each once, however many cells have it."""
+    for note in dict.fromkeys(filter(None, notes)):
+        print_text(console(), note)
 
 
 def _train_grid(settings: list[str], dry_run: bool) -> int:
@@ -117,6 +124,7 @@ def _train_grid(settings: list[str], dry_run: bool) -> int:
     say_unknown_code()
     results = run_grid(grid, settings, StudyPaths())
     print_cells(grid.cells, results, console())
+    _say_notes([result.note for result in results])
     failed = {
         " ".join(cell.varied) or "the cell": result.problem
         for cell, result in zip(grid.cells, results, strict=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from opdcliff.errors import ConfigError, InadmissibleError
 from opdcliff.paths import PACKAGE, StudyPaths, other_checkout
-from opdcliff.storage import code_state, package_version, unknown_code
+from opdcliff.storage import code_state, package_version, unknown_code, visible
 from opdcliff.terminal import console
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def say_prompt(text: str | None) -> None:
     lines = text.split("\n")
     for line in [*lines[:_MOST_LINES], *(["..."] if len(lines) > _MOST_LINES else [])]:
         # A control character in a prompt is to be seen, not obeyed.
-        say("  | " + "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line))
+        say("  | " + "\t".join(map(visible, line.split("\t"))))
 
 
 def say_aside(text: str) -> None:

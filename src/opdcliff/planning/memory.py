@@ -218,8 +218,11 @@ def _backward(s: Setup) -> Sequence[Part]:
         # in addition where gradients of earlier parts are counted whole.
         head = max(logits, 2 * gradient) + (0 if _accumulates(s) and s.stage < 2 else gradient)
     length = s.prompt + s.answer
+    # What the cap keeps and a copy; their gradient. With the full estimator those of the others.
+    own = _own_logits(s, s.micro_rows)
+    head += own * (3 if s.full else 1)
     if s.recompute:
-        # Layers run again one by one once the head is done.
+        # Layers run again one by one once the head is done, and its logits are gone.
         again = layer_kept(sizes, s.micro_rows, length, s.item)
         # On the way back through one, gradients of two of its feed-forward width.
         again += s.micro_rows * length * 2 * sizes.intermediate * s.item
@@ -228,12 +231,9 @@ def _backward(s: Setup) -> Sequence[Part]:
             # is handed over at the end; those of an adapter are few.
             others = s.trained - (s.trained - s.largest) // sizes.layers
             again += (others - s.largest) * s.optimized_item + s.largest * s.item
-        head = max(head, again)
+        head = max(head, again - 2 * own)
     # The answers' hidden states are copied.
     head += answers * sizes.hidden * s.item
-    # What the cap keeps and a copy; their gradient. With the full estimator those of the others.
-    own = _own_logits(s, s.micro_rows)
-    head += own * (3 if s.full else 1)
     kept = 2 * own + activations(sizes, s.micro_rows, length, s.item, recompute=s.recompute)
     if s.adapter is not None and not s.recompute:
         kept += s.micro_rows * length * _with_adapter(s, s.adapter)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from opdcliff.models import Codec
 from opdcliff.preview.sampling import SettledAnswers
+from opdcliff.storage import visible
 from opdcliff.training import Judged
 
 # A position counts as where an answer broke if the teacher had at least this mass on what is gone.
@@ -21,7 +22,7 @@ class Break:
     """An entry that is gone, and the failed answers that needed it most there.
 
     rate: those answers over all answers. entry: its text. context: the end of one such answer
-    before it. lost: teacher's mass on what was gone there, mean.
+    before it; both `visible`. lost: teacher's mass on what was gone there, mean.
     """
 
     c: float
@@ -53,8 +54,15 @@ def breaks_of(
     breaks = []
     for entry, count in counts.most_common(_MOST):
         row, place, _ = found[entry][0]
-        before = codec.answer_text(rows[row][:place])[-_CONTEXT:]
-        name = "the end of the answer" if entry in codec.end_ids else codec.answer_text([entry])
+        before = visible(codec.answer_text(rows[row][:place])[-_CONTEXT:])
         mean = sum(lost for _, _, lost in found[entry]) / count
-        breaks.append(Break(c, lam, count / len(judged), name, before, mean))
+        breaks.append(Break(c, lam, count / len(judged), _name(codec, entry), before, mean))
     return breaks
+
+
+def _name(codec: Codec, entry: int) -> str:
+    if entry in codec.end_ids:
+        return "the end of the answer"
+    if entry >= len(codec.token_bytes) or codec.token_bytes[entry] is None:
+        return f"entry {entry}, which is no text"
+    return visible(codec.answer_text([entry]))

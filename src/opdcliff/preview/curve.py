@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 
-from opdcliff.calibration import Binding, prepare_calibration
+from opdcliff.calibration import Binding, Outside, prepare_calibration
 from opdcliff.contract import contract_of
 from opdcliff.data import Example
 from opdcliff.models import MEASURING_CODE, Loaded, Prepared, load_kept, prepare, prompt_batch
 from opdcliff.paths import StudyPaths
 from opdcliff.preview.breaks import Break, breaks_of
 from opdcliff.preview.kept import KeptPoints
+from opdcliff.preview.outside import outside_of
 from opdcliff.preview.points import Clip, check_margin, points_of, stars_of
 from opdcliff.preview.sampling import SettledAnswers, sample_settled
 from opdcliff.rollout import EVALUATION_STREAM, uniforms
@@ -41,6 +42,7 @@ class Preview:
     the wider one is the lower edge of a band. breaks: what was gone where answers failed. stars:
     lambda* per clip, of the calibration, if there is one. floors: parse rates of the teacher and
     the warm start on the same prompts, and the one asked for. identity: of models, prompts, seed.
+    outside: mass of models on outputs that the other one lacks.
     """
 
     table: pd.DataFrame
@@ -48,6 +50,7 @@ class Preview:
     stars: dict[Clip, float]
     floors: dict[str, float]
     identity: str = ""
+    outside: tuple[Outside, ...] = ()
 
     def recommended(self, floor: str) -> dict[Clip, float]:
         """Per clip the largest lambda up to which all parse rates stay at a floor or above.
@@ -70,22 +73,28 @@ def preview(
     paths: StudyPaths,
     advance: Callable[[int], None] = lambda steps: None,
     points: Mapping[Clip, Sequence[float]] | None = None,
+    prepared: Prepared | None = None,
 ) -> Preview:
     """Sample settled students at all lambdas and clips of `config`, those apart that are kept.
 
     advance: told the share of the work done, in thousandths. points: other lambdas than those.
+    prepared: the prompts and models of `config`, if they are at hand.
 
     Raises:
         ConfigError: a rule without a fixed point of its own; what preparing models may raise.
     """
-    prepared = prepare(config, paths)
-    loaded, binding = load_kept(config, prepared), None
+    prepared = prepare(config, paths) if prepared is None else prepared
+    loaded = load_kept(config, prepared)
     if loaded.labels is not None:
-        binding = prepare_calibration(config, paths, prepared)[0].binding
+        calibration, _ = prepare_calibration(config, paths, prepared)
+        binding, outside = calibration.binding, calibration.outside
+    else:
+        examples = loaded.splits.calibration[: config.preview.prompts]
+        binding, outside = None, outside_of(config, loaded, examples)
     identity = _identity(config, prepared)
     kept = KeptPoints(paths.assets_dir("preview", identity))
     to_find = config.preview.margin is None
-    return curve(
+    found = curve(
         config,
         loaded,
         binding,
@@ -95,6 +104,7 @@ def preview(
         margin_at=predicted_margins(config, prepared, paths) if to_find else None,
         identity=identity,
     )
+    return replace(found, outside=outside)
 
 
 def curve(

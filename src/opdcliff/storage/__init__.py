@@ -37,7 +37,7 @@ from opdcliff.storage.provenance import (
     unknown_code,
 )
 from opdcliff.storage.redaction import redact, redact_file, redact_text, refuse_secrets
-from opdcliff.storage.wording import foreign_encoding, in_words, kind_of, short, told
+from opdcliff.storage.wording import foreign_encoding, in_words, kind_of, short, told, visible
 
 __all__ = [
     "FOREIGN_ENDS",
@@ -76,6 +76,7 @@ __all__ = [
     "source_digest",
     "told",
     "unknown_code",
+    "visible",
     "write_bytes_atomic",
     "write_json_atomic",
     "write_text_atomic",

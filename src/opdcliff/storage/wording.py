@@ -75,3 +75,16 @@ def short(text: str) -> str:
     """A text of unknown origin, fit for one line of an error: printable, at most 60 characters."""
     plain = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
     return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 3] + "..."
+
+
+def visible(text: str) -> str:
+    """A text as it may be shown: what does not print is an escape, such as \\n or \\x1b.
+
+    So is a byte that belongs to no character (`surrogateescape`), which no terminal takes.
+    """
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else repr(character)[1:-1]

@@ -30,12 +30,16 @@ from opdcliff.terminal import Stage
 
 @dataclass(frozen=True)
 class JobResult:
-    """A cell's row (see `summarise_study`) and its records' folder, or why it has none."""
+    """A cell's row (see `summarise_study`) and its records' folder, or why it has none.
+
+    note: what is to be known of the lambda* that its lambda is a multiple of.
+    """
 
     row: dict[str, Any] | None
     folder: Path | None = None
     problem: str | None = None
     reused: bool = False
+    note: str | None = None
 
 
 def run_one(config: RunConfig, paths: StudyPaths, console: Console, label: str = "") -> JobResult:
@@ -45,8 +49,12 @@ def run_one(config: RunConfig, paths: StudyPaths, console: Console, label: str =
     """
     prepared = prepare(config, paths, config.optim.updates)
     binding: Binding | None = None
+    note = None
     if config.lam.value is None and not config.lam.predicted:
-        binding = prepare_calibration(config, paths, prepared)[0].binding
+        calibration, _ = prepare_calibration(config, paths, prepared)
+        binding, verdict = calibration.binding, calibration.homogeneity
+        if verdict is not None and not verdict.homogeneous:
+            note = f"lambda is a multiple of lambda* (lam.of_threshold); {verdict.in_words()}"
     cell = Cell(config, resolve_lam(config, binding, prepared, paths), config.protocol.name)
     reused = is_finished(cell, prepared, paths)
     if not reused:
@@ -56,7 +64,8 @@ def run_one(config: RunConfig, paths: StudyPaths, console: Console, label: str =
     known = Calibration(pd.DataFrame(), binding)
     (row,) = summarise_study(config, [cell], prepared, paths, known, {}).cells.to_dict("records")
     folder = cell.folder(prepared, paths).parent
-    return JobResult({str(name): value for name, value in row.items()}, folder, reused=reused)
+    named = {str(name): value for name, value in row.items()}
+    return JobResult(named, folder, reused=reused, note=note)
 
 
 def run_grid(grid: Grid, overrides: Sequence[str], paths: StudyPaths) -> list[JobResult]:
