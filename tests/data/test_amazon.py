@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 
 from amazon_world import Row, encode, meta, review, world, write
-from opdcliff.data import amazon_files
-from opdcliff.data.amazon import SplitPlan, load_amazon
-from opdcliff.data.amazon_files import META_NAME, REVIEWS_NAME, verify_full_set
-from opdcliff.data.amazon_lists import (
+from opdcliff.data.amazon import files
+from opdcliff.data.amazon.files import META_NAME, REVIEWS_NAME, verify_full_set
+from opdcliff.data.amazon.lists import (
     MAX_TITLE_CHARS,
     ListShape,
     NoListError,
@@ -29,8 +28,9 @@ from opdcliff.data.amazon_lists import (
     shorten,
     split_position,
 )
-from opdcliff.data.amazon_report import LoadReport
-from opdcliff.data.amazon_rows import MAX_LINE_BYTES
+from opdcliff.data.amazon.loading import SplitPlan, load_amazon
+from opdcliff.data.amazon.report import LoadReport
+from opdcliff.data.amazon.rows import MAX_LINE_BYTES
 from opdcliff.data.example import Example, Splits
 from opdcliff.errors import ConfigError, DataError
 
@@ -232,7 +232,7 @@ def test_result_does_not_depend_on_string_hashing(tmp_path: Path) -> None:
     folder = write(tmp_path, *world())
     code = (
         "import sys; from pathlib import Path\n"
-        "from opdcliff.data.amazon import SplitPlan, load_amazon\n"
+        "from opdcliff.data.amazon.loading import SplitPlan, load_amazon\n"
         "sizes = SplitPlan(fractions=(0.4, 0.3, 0.3))\n"
         "print(load_amazon(Path(sys.argv[1]), candidates=4, seed=1, sizes=sizes))"
     )
@@ -637,7 +637,7 @@ def test_verify_full_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     }
     (published,) = [problem for problem in verify_full_set(folder) if META_NAME in problem]
     assert published.endswith("the full set has 1422365805")
-    monkeypatch.setattr(amazon_files, "FULL_SET", sums)
+    monkeypatch.setattr(files, "FULL_SET", sums)
     assert verify_full_set(folder) == verify_full_set(tmp_path / "z") == []
     changed = (folder / META_NAME).read_bytes().replace(b"plain", b"plane", 1)
     (folder / META_NAME).write_bytes(changed)

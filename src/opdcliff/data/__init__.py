@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opdcliff.data.amazon import SplitPlan, load_amazon
+from opdcliff.data.amazon.loading import SplitPlan, load_amazon
 from opdcliff.data.answer_lines import AnswerLine, load_answers
 from opdcliff.data.answers import AnswerStyle, draw_answer
 from opdcliff.data.contract_form import read_form

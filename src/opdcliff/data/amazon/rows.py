@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from opdcliff.data.amazon_files import ReadProgress, open_raw, read_blocks
+from opdcliff.data.amazon.files import ReadProgress, open_raw, read_blocks
 from opdcliff.errors import DataError
 from opdcliff.storage import foreign_encoding
 

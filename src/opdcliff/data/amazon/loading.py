@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from opdcliff.data.amazon_files import META_NAME, REVIEWS_NAME, Progress, ReadProgress, find_file
-from opdcliff.data.amazon_lists import ListShape, NoListError, build_list, shorten, split_position
-from opdcliff.data.amazon_report import LoadReport
-from opdcliff.data.amazon_rows import RowLog, grade_rows, meta_rows, review_rows
+from opdcliff.data.amazon.files import META_NAME, REVIEWS_NAME, Progress, ReadProgress, find_file
+from opdcliff.data.amazon.lists import ListShape, NoListError, build_list, shorten, split_position
+from opdcliff.data.amazon.report import LoadReport
+from opdcliff.data.amazon.rows import RowLog, grade_rows, meta_rows, review_rows
 from opdcliff.data.example import Example, Splits
 from opdcliff.errors import ConfigError, DataError
 
