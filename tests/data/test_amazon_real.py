@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from opdcliff.data.amazon.files import REVIEWS_NAME, ReadProgress, verify_full_set
-from opdcliff.data.amazon.loading import SplitPlan, load_amazon
+from opdcliff.data.amazon.loading import load_amazon
 from opdcliff.data.amazon.report import LoadReport
 from opdcliff.data.amazon.rows import RowLog, meta_rows
+from opdcliff.data.amazon.shares import SplitPlan
 from opdcliff.data.example import Splits
 from opdcliff.errors import DataError
 

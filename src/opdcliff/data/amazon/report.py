@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from opdcliff.data.amazon.columns import ReadFacts
+from opdcliff.data.amazon.histories import Counts
+
 GradeSource = Literal["rubric", "stars (stand-in)"]
+# A row of the table of filters: its name, and reviews and users that it leaves, in all and per
+# split; None where there is no such number.
+Filter = Mapping[str, str | int | None]
+SPLITS = ("train", "calibration", "test")
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,10 @@ class LoadReport:
     rejected: count per reason, "reviews|meta|rubric: ..." in lines and "users: ..." in users, so
         rows = interactions + sum(reviews: ...) and users = lists + sum(users: ...).
     grade_source: a rubric file, or star ratings standing in for one.
+    negatives: how they were drawn; widened: lists for which items about as popular as the positive
+        were too few (`PopularPool`).
+    filters: reviews and users that each filter leaves, see `filter_table`.
+    files: size and sha256 of each raw file (`sums_for_people`); no part of what was found in them.
     """
 
     rows: int
@@ -35,10 +46,16 @@ class LoadReport:
     splits: Mapping[str, int]
     rejected: Mapping[str, int]
     grade_source: GradeSource
+    negatives: str
+    widened: int
+    filters: Sequence[Filter]
+    files: Mapping[str, Mapping[str, object]] = field(compare=False)
 
     def as_dict(self) -> dict[str, object]:
         """The same counts as plain JSON values."""
-        return asdict(self) | {"splits": dict(self.splits), "rejected": dict(self.rejected)}
+        plain = asdict(self)
+        plain["filters"] = [dict(row) for row in self.filters]
+        return plain | {name: dict(plain[name]) for name in ("splits", "rejected", "files")}
 
     def lines(self) -> list[str]:
         """A table for people, one line per count."""
@@ -60,3 +77,35 @@ class LoadReport:
             f"{'grades from':<{width}}  {self.grade_source}{warning}",
             *(f"{label:<{width}}  {count:>9,}" for label, count in table),
         ]
+
+
+def filter_table(
+    reviews: ReadFacts,
+    counts: Counts,
+    min_items: int,
+    enough: Mapping[str, int],
+    later: Mapping[str, Mapping[str, int]],
+) -> list[Filter]:
+    """Reviews and users after each filter, in the order in which the filters come.
+
+    enough: users with `min_items` titled items per split; later: those of further steps.
+    """
+    reasons = ("reviews: rating missing", "reviews: rating not usable")
+    rated = reviews.usable
+    unrated = sum(reviews.rejected.get(reason, 0) for reason in reasons)
+    steps: list[tuple[str, int | None, int | None, Mapping[str, int | None]]] = [
+        ("rows read", reviews.rows, None, _NOWHERE),
+        ("with user, item and time", rated + unrated, None, _NOWHERE),
+        ("with a rating", rated, counts.users, _NOWHERE),
+        ("first of its user and item", counts.pairs, counts.users, _NOWHERE),
+        ("of an item with a title", counts.interactions, counts.titled_users, _NOWHERE),
+        (f"of users with {min_items} such items", counts.kept, sum(enough.values()), enough),
+        *((name, None, sum(users.values()), users) for name, users in later.items()),
+    ]
+    return [
+        {"filter": name, "reviews": left, "users": users, **per_split}
+        for name, left, users, per_split in steps
+    ]
+
+
+_NOWHERE: Mapping[str, int | None] = dict.fromkeys(SPLITS)
