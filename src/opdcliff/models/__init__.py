@@ -18,6 +18,7 @@ from opdcliff.models.prepare import (
     prepare_data,
     shown_prompt,
 )
+from opdcliff.models.prompts import print_filters
 from opdcliff.models.sft import fine_tune
 from opdcliff.models.tokens.codec import Codec
 from opdcliff.models.tokens.train_bpe import pad_left
@@ -53,6 +54,7 @@ __all__ = [
     "pick_device",
     "prepare",
     "prepare_data",
+    "print_filters",
     "prompt_batch",
     "put_adapter",
     "sample_answers",

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from opdcliff.contract import contract_of
 from opdcliff.data import read_form, write_splits
 from opdcliff.models.decoding import REFERENCE, Decoding, prepare_decoding
@@ -13,7 +15,7 @@ from opdcliff.models.device import pick_device
 from opdcliff.models.lengths import check_lengths
 from opdcliff.models.load import load_model, load_tokenizer
 from opdcliff.models.make_pair import STUDENT, TEACHER, build_models
-from opdcliff.models.prompts import content_of_files, load_splits
+from opdcliff.models.prompts import content_of_files, load_splits, print_filters
 from opdcliff.models.tokens.chat import CHAT_SETTINGS, chat_identity
 from opdcliff.models.tokens.codec import end_ids_of, make_codec
 from opdcliff.models.trio import Trio, assemble
@@ -83,6 +85,7 @@ def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
             draft.facts["digest"] = write_splits(draft.folder, splits)
             if report is not None:
                 draft.facts["report"] = report
+                print_filters(Console(stderr=True), report)
     return asset.folder
 
 

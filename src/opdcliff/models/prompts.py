@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
 
 from opdcliff.contract import contract_of
 from opdcliff.data import (
@@ -23,7 +26,7 @@ from opdcliff.models.tuning.saving import file_digests
 from opdcliff.paths import StudyPaths
 from opdcliff.settings import DataConfig
 from opdcliff.storage import file_digest
-from opdcliff.terminal import Stage
+from opdcliff.terminal import Stage, print_table
 
 _MB = 10**6
 
@@ -49,6 +52,19 @@ def content_of_files(data: DataConfig, paths: StudyPaths) -> list[dict[str, str]
         others = [path for path in metas if path.name.removesuffix(".gz") not in sums]
         sums |= {path.name: file_digest(path) for path in others}
     return [sums, *(file_digests(path) for path in rubric)]
+
+
+def print_filters(out: Console, report: Mapping[str, Any]) -> None:
+    """Print how many reviews and users each filter left, where the data have such."""
+    if rows := report.get("filters"):
+        import pandas as pd
+
+        frame = pd.DataFrame([{name: _count(value) for name, value in row.items()} for row in rows])
+        print_table(out, "Reviews and users that each filter leaves", frame)
+
+
+def _count(value: str | int | None) -> str:
+    return f"{value:,}" if isinstance(value, int) else value or "-"
 
 
 def load_splits(
