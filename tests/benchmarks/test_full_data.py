@@ -32,7 +32,7 @@ def test_made_rows_have_the_shape_of_the_public_ones(tmp_path: Path) -> None:
     assert abs(made.sizes[made_rows.META] / made.items - 1722) < 172
     rows = [json.loads(line) for line in reviews if line.endswith(b"}")]
     per_user = Counter(row["user_id"] for row in rows)
-    assert abs(len(per_user) - 16_000) < 400
+    assert abs(len(per_user) - 16_000) < 800
     assert max(per_user.values()) > 10
     pairs = Counter((row["user_id"], row["parent_asin"]) for row in rows)
     assert any(count > 1 for count in pairs.values())
@@ -57,11 +57,10 @@ def test_the_seed_decides_what_is_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("packed", [[], ["--packed"]])
 def test_a_small_run_says_what_it_took_and_deletes_all(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], packed: list[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    importlib.import_module("full_data").main([str(tmp_path), *packed, *SMALL])
+    importlib.import_module("full_data").main([str(tmp_path), "--packed", *SMALL])
     made, *found = (json.loads(line) for line in capfd.readouterr().out.splitlines())
     assert len(found) == 3
     for one in found:
