@@ -230,18 +230,18 @@ def test_the_table_of_filters_adds_up(tmp_path: Path) -> None:
     rated = len(reviews) - 5
     assert {name: (row["reviews"], row["users"]) for name, row in table.items()} == {
         "rows read": (len(reviews), None),
-        "with user, item and time": (rated + 4, None),
-        "with a rating": (rated, 62),
-        "first of its user and item": (rated - 1, 62),
-        "of an item with a title": (rated - 2, 61),
-        "of users with 3 such items": (rated - 3, 60),
-        "tried until a split was full": (None, 10 + len(splits.calibration) + len(splits.test)),
-        "lists": (None, report.lists),
+        "user, item and time": (rated + 4, None),
+        "a rating": (rated, 62),
+        "first of its pair": (rated - 1, 62),
+        "item with a title": (rated - 2, 61),
+        "3 such items": (rated - 3, 60),
+        "list tried": (None, 10 + len(splits.calibration) + len(splits.test)),
+        "list built": (None, report.lists),
     }
-    enough = table["of users with 3 such items"]
+    enough = table["3 such items"]
     splits_of = ("train", "calibration", "test")
     assert sum(int(enough[name] or 0) for name in splits_of) == 60
-    assert {name: table["lists"][name] for name in splits_of} == report.splits
+    assert {name: table["list built"][name] for name in splits_of} == report.splits
     beyond = report.rejected["users: beyond the size of their split"]
     assert beyond == int(enough["train"] or 0) - 10
     assert all(table["rows read"][name] is None for name in splits_of)

@@ -29,6 +29,7 @@ from opdcliff.storage import file_digest
 from opdcliff.terminal import Stage, print_table
 
 _MB = 10**6
+_SPLITS = ("train", "calibration", "test")
 
 
 def content_of_files(data: DataConfig, paths: StudyPaths) -> list[dict[str, str]]:
@@ -59,12 +60,9 @@ def print_filters(out: Console, report: Mapping[str, Any]) -> None:
     if rows := report.get("filters"):
         import pandas as pd
 
-        frame = pd.DataFrame([{name: _count(value) for name, value in row.items()} for row in rows])
+        # As objects: a missing number would make floats of the others.
+        frame = pd.DataFrame(rows, dtype=object)[["filter", "reviews", "users", *_SPLITS]]
         print_table(out, "Reviews and users that each filter leaves", frame)
-
-
-def _count(value: str | int | None) -> str:
-    return f"{value:,}" if isinstance(value, int) else value or "-"
 
 
 def load_splits(

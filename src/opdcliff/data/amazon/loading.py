@@ -97,7 +97,7 @@ def load_amazon(
     rows.reject("item without a title", counts.pairs - counts.interactions)
     logs = (rows.rejected, metas.facts.rejected, rubric_log.rejected, shares.log.rejected)
     built = {name: len(part) for name, part in parts.items()}
-    later = {"tried until a split was full": shares.tried, "lists": built}
+    later = {"list tried": shares.tried, "list built": built}
     return Splits(parts["train"], parts["calibration"], parts["test"]), LoadReport(
         rows=reviews.facts.rows,
         meta_rows=metas.facts.rows,

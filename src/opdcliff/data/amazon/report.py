@@ -88,6 +88,8 @@ def filter_table(
 ) -> list[Filter]:
     """Reviews and users after each filter, in the order in which the filters come.
 
+    Reviews: all rows; those with user, item and time; those with a rating too; the first of each
+    user-item pair; those whose item has a title; those of users with `min_items` such items.
     enough: users with `min_items` titled items per split; later: those of further steps.
     """
     reasons = ("reviews: rating missing", "reviews: rating not usable")
@@ -95,11 +97,11 @@ def filter_table(
     unrated = sum(reviews.rejected.get(reason, 0) for reason in reasons)
     steps: list[tuple[str, int | None, int | None, Mapping[str, int | None]]] = [
         ("rows read", reviews.rows, None, _NOWHERE),
-        ("with user, item and time", rated + unrated, None, _NOWHERE),
-        ("with a rating", rated, counts.users, _NOWHERE),
-        ("first of its user and item", counts.pairs, counts.users, _NOWHERE),
-        ("of an item with a title", counts.interactions, counts.titled_users, _NOWHERE),
-        (f"of users with {min_items} such items", counts.kept, sum(enough.values()), enough),
+        ("user, item and time", rated + unrated, None, _NOWHERE),
+        ("a rating", rated, counts.users, _NOWHERE),
+        ("first of its pair", counts.pairs, counts.users, _NOWHERE),
+        ("item with a title", counts.interactions, counts.titled_users, _NOWHERE),
+        (f"{min_items} such items", counts.kept, sum(enough.values()), enough),
         *((name, None, sum(users.values()), users) for name, users in later.items()),
     ]
     return [
