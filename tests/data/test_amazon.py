@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 
 from amazon_world import Row, encode, meta, review, world, write
-from opdcliff.data import amazon_files
-from opdcliff.data.amazon import SplitPlan, load_amazon
-from opdcliff.data.amazon_files import META_NAME, REVIEWS_NAME, verify_full_set
-from opdcliff.data.amazon_lists import (
+from opdcliff.data.amazon import files
+from opdcliff.data.amazon.files import META_NAME, REVIEWS_NAME, verify_full_set
+from opdcliff.data.amazon.lists import (
     MAX_TITLE_CHARS,
     ListShape,
     NoListError,
@@ -29,8 +28,11 @@ from opdcliff.data.amazon_lists import (
     shorten,
     split_position,
 )
-from opdcliff.data.amazon_report import LoadReport
-from opdcliff.data.amazon_rows import MAX_LINE_BYTES
+from opdcliff.data.amazon.loading import load_amazon
+from opdcliff.data.amazon.negatives import UniformPool
+from opdcliff.data.amazon.report import LoadReport
+from opdcliff.data.amazon.rows import MAX_LINE_BYTES
+from opdcliff.data.amazon.shares import SplitPlan
 from opdcliff.data.example import Example, Splits
 from opdcliff.errors import ConfigError, DataError
 
@@ -135,7 +137,7 @@ def test_every_other_item_can_be_a_negative_and_every_place_the_positives() -> N
             f"user {n}",
             ["i0", "i1"],
             titles,
-            sorted(titles),
+            UniformPool(sorted(titles)),
             lambda item: int(item == "i1"),
             seed=0,
             shape=shape,
@@ -154,7 +156,7 @@ def test_a_pool_of_just_enough_items_is_used_up() -> None:
     for n in range(50):
         pool = sorted(titles)
         example = build_list(
-            f"user {n}", ["i0", "i1"], titles, pool, lambda _: 1, seed=0, shape=shape
+            f"user {n}", ["i0", "i1"], titles, UniformPool(pool), lambda _: 1, seed=0, shape=shape
         )
         assert sorted(shown(example)[1]) == [f"t{n}" for n in range(1, 9)]
 
@@ -191,7 +193,9 @@ def test_no_item_leaves_no_list() -> None:
     shape = ListShape(candidates=3, min_items=2, max_history=1, max_title_words=8)
 
     def build(items: list[str], pool: list[str], grade: int = 1) -> Example:
-        return build_list("u", items, titles, pool, lambda _: grade, seed=0, shape=shape)
+        return build_list(
+            "u", items, titles, UniformPool(pool), lambda _: grade, seed=0, shape=shape
+        )
 
     with pytest.raises(NoListError, match="repeats one in the history"):
         build(["a", "c"], list(titles))
@@ -232,7 +236,8 @@ def test_result_does_not_depend_on_string_hashing(tmp_path: Path) -> None:
     folder = write(tmp_path, *world())
     code = (
         "import sys; from pathlib import Path\n"
-        "from opdcliff.data.amazon import SplitPlan, load_amazon\n"
+        "from opdcliff.data.amazon.loading import load_amazon\n"
+        "from opdcliff.data.amazon.shares import SplitPlan\n"
         "sizes = SplitPlan(fractions=(0.4, 0.3, 0.3))\n"
         "print(load_amazon(Path(sys.argv[1]), candidates=4, seed=1, sizes=sizes))"
     )
@@ -501,7 +506,7 @@ def test_progress_rises_to_the_total(tmp_path: Path, packed: bool) -> None:
     calls: list[tuple[int, int]] = []
     load(folder, progress=lambda done, total: calls.append((done, total)))
     sizes = {path.name.split(".")[0]: path.stat().st_size for path in folder.iterdir()}
-    total = 2 * sizes["Amazon_Fashion"] + sizes["meta_Amazon_Fashion"]
+    total = sizes["Amazon_Fashion"] + sizes["meta_Amazon_Fashion"]
     assert {total for _, total in calls} == {total}
     done = [done for done, _ in calls]
     assert done == sorted(done)
@@ -637,7 +642,7 @@ def test_verify_full_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     }
     (published,) = [problem for problem in verify_full_set(folder) if META_NAME in problem]
     assert published.endswith("the full set has 1422365805")
-    monkeypatch.setattr(amazon_files, "FULL_SET", sums)
+    monkeypatch.setattr(files, "FULL_SET", sums)
     assert verify_full_set(folder) == verify_full_set(tmp_path / "z") == []
     changed = (folder / META_NAME).read_bytes().replace(b"plain", b"plane", 1)
     (folder / META_NAME).write_bytes(changed)

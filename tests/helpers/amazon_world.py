@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from opdcliff.data.amazon_files import META_NAME, REVIEWS_NAME
+from opdcliff.data.amazon.files import META_NAME, REVIEWS_NAME
 
 Row = Mapping[str, object] | str | bytes
 

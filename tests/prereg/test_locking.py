@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import logging
 import re
 import shutil
@@ -513,6 +514,41 @@ def test_other_settings_or_prompts_are_named_before_anything_is_trained(
     stage.config = changed(stage.config, set_to("sft.long_words", 77))
     with pytest.raises(ConfigError, match=r"sft\.long_words=77 is not the locked"):
         run()
+
+
+def test_a_changed_raw_file_is_refused_even_where_no_prompt_shows_it(
+    run: Callable[[], list[Cell]], stage: Stage, prepared: Prepared
+) -> None:
+    manifest = prepared.data / asset_cache.ASSET_MANIFEST
+    plain = json.loads(manifest.read_text())
+
+    def read(sha256: str) -> None:
+        report = {"files": {"rows.jsonl": {"bytes": 1, "sha256": sha256}}}
+        facts = plain["facts"] | {"report": report}
+        manifest.write_text(json.dumps(plain | {"facts": facts}))
+
+    read("a" * 64)
+    shutil.rmtree(stage.folder)
+    stage.lock()
+    lock, broken = read_lock(stage.folder)
+    assert lock is not None
+    assert not broken
+    assert lock.raw_files == {"rows.jsonl": "a" * 64}
+    stage.cells.clear()
+    assert len(run()) == 50
+    stage.cells.clear()
+    read("b" * 64)
+    with pytest.raises(ConfigError) as caught:
+        run()
+    line = str(caught.value)
+    assert "rows.jsonl is not the file that protocol mini was locked with" in line
+    assert "(sha256 bbbbbbbbbbbb, not aaaaaaaaaaaa)" in line
+    assert stage.cells == []
+
+
+def test_a_lock_of_generated_prompts_names_no_raw_file(lock: Lock, stage: Stage) -> None:
+    assert lock.raw_files is None
+    assert "raw_files" not in (stage.folder / LOCK_FILE).read_text()
 
 
 def test_cells_that_failed_are_told(run: Callable[[], list[Cell]], stage: Stage) -> None:

@@ -280,9 +280,8 @@ COUNTS = """
     model.arch.hidden_size model.arch.intermediate_size model.arch.layers model.arch.heads
     model.arch.kv_heads model.arch.head_dim model.arch.max_positions"""
 CHOICES = """
-    data.name data.contract data.wrapper optim.name optim.estimator evaluation.gain engine.name
-    engine.device
-    engine.launcher model.dtype
+    data.name data.contract data.wrapper data.negatives optim.name optim.estimator
+    evaluation.gain engine.name engine.device engine.launcher model.dtype
     model.arch.family rollout.backend checkpoint.resume tracking.mode clip.rule"""
 
 BAD: dict[str, st.SearchStrategy[Any]] = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from opdcliff.data.amazon import SplitPlan, load_amazon
+from opdcliff.data.amazon.kept import raw_sums
+from opdcliff.data.amazon.loading import load_amazon
+from opdcliff.data.amazon.shares import SplitPlan
 from opdcliff.data.answer_lines import AnswerLine, load_answers
 from opdcliff.data.answers import AnswerStyle, draw_answer
 from opdcliff.data.contract_form import read_form
@@ -26,6 +28,7 @@ __all__ = [
     "load_answers",
     "load_prompts",
     "load_titles",
+    "raw_sums",
     "read_form",
     "read_splits",
     "write_splits",

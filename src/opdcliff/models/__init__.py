@@ -19,6 +19,7 @@ from opdcliff.models.prepare import (
     prepare_data,
     shown_prompt,
 )
+from opdcliff.models.prompts import print_filters
 from opdcliff.models.sft import fine_tune
 from opdcliff.models.tokens.codec import Codec
 from opdcliff.models.tokens.train_bpe import pad_left
@@ -56,6 +57,7 @@ __all__ = [
     "pick_device",
     "prepare",
     "prepare_data",
+    "print_filters",
     "prompt_batch",
     "put_adapter",
     "same_vocabulary",

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from opdcliff.contract import contract_of
 from opdcliff.data import read_form, write_splits
 from opdcliff.models.decoding import REFERENCE, Decoding, prepare_decoding
@@ -13,11 +15,11 @@ from opdcliff.models.device import pick_device
 from opdcliff.models.lengths import check_lengths
 from opdcliff.models.load import load_model, load_tokenizer
 from opdcliff.models.make_pair import STUDENT, TEACHER, build_models
-from opdcliff.models.prompts import load_splits
+from opdcliff.models.prompts import content_of_files, load_splits, print_filters
 from opdcliff.models.tokens.chat import CHAT_SETTINGS, chat_identity
 from opdcliff.models.tokens.codec import end_ids_of, make_codec
 from opdcliff.models.trio import Trio, assemble
-from opdcliff.models.tuning.saving import content_of, file_digests
+from opdcliff.models.tuning.saving import content_of
 from opdcliff.paths import StudyPaths
 from opdcliff.rollout import offer_step
 from opdcliff.settings import RunConfig
@@ -70,23 +72,23 @@ def prepare_data(config: RunConfig, paths: StudyPaths) -> Path:
     asset = data_asset(config, paths)
     with asset.building() as draft:
         if draft is not None:
-            splits, report = load_splits(config.data)
+            splits, report = load_splits(config.data, paths)
             draft.facts["digest"] = write_splits(draft.folder, splits)
             if report is not None:
                 draft.facts["report"] = report
+                print_filters(Console(stderr=True), report)
     return asset.folder
 
 
 def data_asset(config: RunConfig, paths: StudyPaths) -> Asset:
     """Where the prompts of `config.data` lie or will lie."""
     settings = asdict(config.data)
-    files = [Path(p).expanduser() for p in (settings.pop("path"), settings.pop("rubric")) if p]
-    for name in ("study_seeds", "form", "wrapper", *CHAT_SETTINGS):
+    for name in ("path", "rubric", "study_seeds", "form", "wrapper", *CHAT_SETTINGS):
         settings.pop(name)
     key = {
         "settings": settings,
         "form": read_form(contract_of(config.data), config.data.form),
-        "files": [file_digests(path) for path in files],
+        "files": content_of_files(config.data, paths),
         "code": asset_cache.code_digest(*_DATA_CODE),
     }
     return Asset.of(paths, "data", key)

@@ -9,7 +9,7 @@ from typing import Any
 from opdcliff.errors import ConfigError, TamperedError
 from opdcliff.models import Prepared, models_asset, prepare, prepare_data
 from opdcliff.paths import StudyPaths
-from opdcliff.prereg.locking import baseline_config
+from opdcliff.prereg.locking import baseline_config, raw_files
 from opdcliff.records import OPD, read_record
 from opdcliff.settings import RunConfig, science
 from opdcliff.storage import asset_cache
@@ -104,9 +104,18 @@ def _require_models(config: RunConfig, paths: StudyPaths, lock: Lock) -> None:
     """Refuse models other than the locked ones before they are trained.
 
     Raises:
-        ConfigError: a setting or the prompts differ; or the code does, then it names the commit.
+        ConfigError: a setting, a raw file or the prompts differ; or the code does, then it names
+            the commit.
     """
     data = prepare_data(config, paths)
+    here = raw_files(data)
+    for name, sealed in (lock.raw_files or {}).items():
+        # Even where its change reaches no prompt: what was locked is what was read.
+        if here.get(name, sealed) != sealed:
+            raise ConfigError(
+                f"{name} is not the file that protocol {lock.protocol} was locked with (sha256 "
+                f"{here[name][:12]}, not {sealed[:12]}); give the same data, or lock a new version"
+            )
     identity = models_asset(config, paths, data).identity
     if identity == lock.models_identity:
         return

@@ -120,10 +120,21 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
         "models_identity": prepared.models_identity,
         "models_sha256": asset_cache.content_digest(prepared.models),
     }
+    if sums := raw_files(prepared.data):
+        content["raw_files"] = sums
     content |= {"created": now(), "seeds": seeds_of(content, count)}
     write_text_atomic(aside / LOCK_FILE, lock_text(content | {"sha256": seal_of(content)}))
     aside.rename(folder)
     return folder
+
+
+def raw_files(data: Path) -> dict[str, str]:
+    """The sha256 of the raw files that prepared prompts were made from, by name; none for others.
+
+    data: folder of the prompts.
+    """
+    report = asset_cache.manifest(data)["facts"].get("report") or {}
+    return {name: file["sha256"] for name, file in report.get("files", {}).items()}
 
 
 def check_predictions(arms: Sequence[ProtocolArm], predictions: PredictionConfig) -> None:

@@ -37,6 +37,7 @@ _LATER: dict[str, Any] = {
     "system_prompt": None,
     "template_args": {},
     "wrapper": "none",
+    "negatives": "uniform",
 }
 
 

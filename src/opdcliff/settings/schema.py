@@ -74,6 +74,7 @@ class DataConfig:
     min_items: int
     max_history: int
     max_title_words: int
+    negatives: str
     chat_template: str
     system_prompt: str | None
     template_args: dict[str, Any]

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from opdcliff.calibration import Calibration, Homogeneity, tabulate_distribution
 from opdcliff.contract import TokenClass
-from opdcliff.models import Prepared
+from opdcliff.models import Prepared, print_filters
 from opdcliff.paths import StudyPaths
 from opdcliff.records import OUTCOMES, Record, read_record
 from opdcliff.settings import RunConfig
@@ -193,6 +193,7 @@ def write_summary(summary: Summary, folder: Path) -> None:
 def print_summary(summary: Summary, console: Console) -> None:
     """Print the study's tables."""
     if summary.data_report is not None:
+        print_filters(console, summary.data_report)
         report = pd.DataFrame(_flat(summary.data_report), columns=["what", "count"])
         print_table(console, "Data", report)
     models = [
@@ -232,8 +233,9 @@ def _flat(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, value in report.items():
         if isinstance(value, Mapping):
-            rows += [(f"{key}: {name}", str(count)) for name, count in value.items()]
-        else:
+            rows += [(f"{key}: {name}", str(count)) for name, count in _flat(value)]
+        elif key != "filters":
+            # Those have a table of their own.
             rows.append((key, str(value)))
     return rows
 

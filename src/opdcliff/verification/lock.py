@@ -39,7 +39,8 @@ class Lock(Strict):
     """Content of lock.json.
 
     entry: what judges in the sealed copy; format 1 has none. seen: every run of the locked models
-    that existed, with its lambda as a share of lambda*; not known before format 3.
+    that existed, with its lambda as a share of lambda*; not known before format 3. raw_files:
+    sha256 of the raw files that the prompts were made from, where they were.
     """
 
     format: Literal[1, 2, 3]
@@ -55,6 +56,7 @@ class Lock(Strict):
     calibration: dict[str, Any]
     pilot: dict[str, Any]
     seen: list[dict[str, Any]] | None = None
+    raw_files: dict[str, Sha256] | None = None
     prompts_sha256: Sha256
     models_identity: Sha256
     models_sha256: Sha256

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from opdcliff.data.amazon_files import ReadProgress
-from opdcliff.data.amazon_rows import RowLog, meta_rows, one_line
+from opdcliff.data.amazon.files import ReadProgress
+from opdcliff.data.amazon.rows import RowLog, meta_rows, one_line
 from opdcliff.data.example import Splits
 from opdcliff.data.jsonl import read_lines
 from opdcliff.data.mini import SplitSizes, generate

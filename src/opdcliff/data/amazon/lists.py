@@ -1,17 +1,17 @@
 """From one user's items to one ranking problem. Every draw is a hash of (seed, user) alone.
 
 The user's last item is the positive, the items before it are the history, and the negatives are
-drawn uniformly from a pool of other items. So the draws depend on the pool but not on the order
+drawn from a pool of other items. So the draws depend on the pool but not on the order
 of rows, the interpreter's string hashing, or which other users get a list.
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from opdcliff.data.amazon.negatives import Pool, hash64, hashed_rng
 from opdcliff.data.example import CANDIDATE_LABELS, Example, candidate_ids
 from opdcliff.errors import ConfigError
 
@@ -67,7 +67,7 @@ def render_prompt(history: Sequence[str], titles: Sequence[str], ids: Sequence[s
 def split_position(seed: int, user: str) -> float:
     """Where `user` falls in [0, 1), uniform over users and fixed by (seed, user)."""
     # 53 bits, so that the division is exact and the result stays below 1.
-    return (_hash64("split", seed, user) >> 11) / 2**53
+    return (hash64("split", seed, user) >> 11) / 2**53
 
 
 def user_key(user: str) -> str:
@@ -79,7 +79,7 @@ def build_list(
     user: str,
     items: Sequence[str],
     titles: Mapping[str, str],
-    pool: Sequence[str],
+    pool: Pool,
     grade: Callable[[str], int],
     *,
     seed: int,
@@ -88,8 +88,8 @@ def build_list(
     """The ranking problem of `user`.
 
     items: distinct titled items in time order; the last is the positive.
-    titles: shortened title of every item of `items` and `pool`.
-    pool: items negatives come from. None of the user's items, nor another item that shows one of
+    titles: shortened title of every item of `items` and of the pool.
+    pool: where negatives come from. None of the user's items, nor another item that shows one of
         their titles or a title already in the list, is drawn.
     grade: relevance of an item to this user, an integer >= 0.
 
@@ -102,36 +102,17 @@ def build_list(
         raise NoListError("positive's title repeats one in the history")
     taken = {titles[item] for item in items}
     drawn = [positive]
-    for index in _permutation(len(pool), _rng("negatives", seed, user)):
-        if len(drawn) == shape.candidates:
-            break
-        if titles[pool[index]] not in taken:
-            taken.add(titles[pool[index]])
-            drawn.append(pool[index])
+    others = pool.order(positive, seed, user)
+    while len(drawn) < shape.candidates and (item := next(others, None)) is not None:
+        if titles[item] not in taken:
+            taken.add(titles[item])
+            drawn.append(item)
     if len(drawn) < shape.candidates:
         raise NoListError("too few other items for negatives")
-    _rng("order", seed, user).shuffle(drawn)
+    hashed_rng("order", seed, user).shuffle(drawn)
     grades = tuple(grade(item) for item in drawn)
     if not any(grades):
         raise NoListError("no candidate graded above 0")
     ids = candidate_ids(shape.candidates)
     prompt = render_prompt(history, [titles[item] for item in drawn], ids)
     return Example(prompt=prompt, candidates=ids, grades=grades, key=user_key(user))
-
-
-def _hash64(purpose: str, seed: int, user: str) -> int:
-    digest = hashlib.sha256(f"{purpose}\n{seed}\n{user}".encode()).digest()
-    return int.from_bytes(digest[:8], "big")
-
-
-def _rng(purpose: str, seed: int, user: str) -> random.Random:
-    return random.Random(_hash64(purpose, seed, user))
-
-
-def _permutation(count: int, rng: random.Random) -> Iterator[int]:
-    """A uniformly random order of `range(count)`, drawn lazily: memory grows with what is read."""
-    moved: dict[int, int] = {}
-    for i in range(count):
-        j = rng.randrange(i, count)
-        yield moved.get(j, j)
-        moved[j] = moved.get(i, i)

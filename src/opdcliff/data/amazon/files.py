@@ -80,6 +80,11 @@ def find_file(folder: Path, name: str) -> Path:
     raise DataError(f"{name} is not in {folder}: looked for {', '.join(tried)}; put one there")
 
 
+def full_set_name(size: int, sha256: str) -> str | None:
+    """The file of the published full set that has this size and sum when unpacked, if any has."""
+    return next((name for name, known in FULL_SET.items() if known == (size, sha256)), None)
+
+
 def open_raw(path: Path) -> IO[bytes]:
     """The file opened for reading bytes as they are on disk. Raises DataError when it cannot."""
     try:

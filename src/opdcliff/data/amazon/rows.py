@@ -8,6 +8,7 @@ review text outlives its line.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -15,17 +16,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from opdcliff.data.amazon_files import ReadProgress, open_raw, read_blocks
+from opdcliff.data.amazon.files import ReadProgress, open_raw, read_blocks
 from opdcliff.errors import DataError
 from opdcliff.storage import foreign_encoding
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 MAX_LINE_BYTES = 4 * 2**20
 SCHEMA_ROWS = 1000
 MAX_GRADE = 4
 _UTF8_MARK = b"\xef\xbb\xbf"
 _PROGRESS_ROWS = 1024
+# What eight bytes hold: a time in milliseconds, far from it.
+_MOST_WHOLE = 2**63 - 1
 # Controls and lone surrogates, which no tokenizer takes. Joiners stay: scripts and emoji need them.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _FIELDS = {
@@ -67,12 +73,17 @@ class _RowError(ValueError):
 
 @dataclass
 class RowLog:
-    """What happened to the lines of one file: all, usable, and the others by reason."""
+    """What happened to the lines of one file: all, usable, and the others by reason.
+
+    bytes, sha256: of the unpacked content, as far as it has been read.
+    """
 
     kind: str
     rows: int = 0
     usable: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    sha256: Hash = field(default_factory=hashlib.sha256, compare=False)
 
     def reject(self, reason: str, count: int = 1) -> None:
         """Count `count` rows under `reason`."""
@@ -106,7 +117,7 @@ def _rows(
     path: Path, log: RowLog, meter: ReadProgress, parse: Callable[[Mapping[str, object]], _T]
 ) -> Iterator[_T]:
     head = b""
-    for line in _lines(path, meter):
+    for line in _lines(path, log, meter):
         head = head or line[:4]
         log.rows += 1
         try:
@@ -134,12 +145,14 @@ def _wrong_schema(path: Path, log: RowLog, head: bytes) -> DataError:
     )
 
 
-def _lines(path: Path, meter: ReadProgress) -> Iterator[bytes]:
+def _lines(path: Path, log: RowLog, meter: ReadProgress) -> Iterator[bytes]:
     """Lines as bytes; of a longer one than the limit only the first limit + 1 bytes."""
     with open_raw(path) as raw:
         blocks = read_blocks(path, raw, lambda handle: handle.readline(MAX_LINE_BYTES + 1))
         inside_line = False
         for count, block in enumerate(blocks):
+            log.sha256.update(block)
+            log.bytes += len(block)
             if not inside_line:
                 yield block
             inside_line = not block.endswith(b"\n")
@@ -208,7 +221,7 @@ def _present(row: Mapping[str, object], name: str) -> object:
 
 def _whole_number(row: Mapping[str, object], name: str) -> int:
     value = _present(row, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_WHOLE:
         raise _RowError(f"{name} not usable")
     return value
 
