@@ -11,6 +11,7 @@ from opdcliff.data.jsonl import line_of, load_prompts
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.splits_file import read_splits, write_splits
 from opdcliff.data.titles.loading import load_titles
+from opdcliff.data.users.lists import UserList, UserLists, load_user_lists, read_grades
 
 __all__ = [
     "AnswerLine",
@@ -19,6 +20,8 @@ __all__ = [
     "SplitPlan",
     "SplitSizes",
     "Splits",
+    "UserList",
+    "UserLists",
     "draw_answer",
     "generate",
     "line_of",
@@ -26,7 +29,9 @@ __all__ = [
     "load_answers",
     "load_prompts",
     "load_titles",
+    "load_user_lists",
     "read_form",
+    "read_grades",
     "read_splits",
     "write_splits",
 ]

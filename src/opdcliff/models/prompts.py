@@ -44,18 +44,12 @@ def load_splits(data: DataConfig) -> tuple[Splits, dict[str, object] | None]:
 
 def _amazon(data: DataConfig, sizes: SplitSizes) -> tuple[Splits, dict[str, object]]:
     source = Path(data.path or "").expanduser()
-    whole = sizes.train + sizes.calibration + sizes.test
     with Stage("reading reviews and items (bytes)", _total_bytes(source)) as stage:
         splits, report = load_amazon(
             source,
             candidates=data.candidates,
             seed=data.seed,
-            sizes=SplitPlan(
-                sizes.train,
-                sizes.calibration,
-                sizes.test,
-                (sizes.train / whole, sizes.calibration / whole, sizes.test / whole),
-            ),
+            sizes=SplitPlan.of_sizes(sizes.train, sizes.calibration, sizes.test),
             rubric=None if data.rubric is None else Path(data.rubric).expanduser(),
             min_items=data.min_items,
             max_history=data.max_history,

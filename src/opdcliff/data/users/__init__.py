@@ -1,0 +1,1 @@
+"""Users of the Amazon files: what they reviewed, and their lists for a judge to grade."""
