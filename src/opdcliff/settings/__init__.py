@@ -28,7 +28,7 @@ from opdcliff.settings.schema import (
     RunConfig,
     SftConfig,
 )
-from opdcliff.settings.study_schema import PredictionConfig, ProtocolArm
+from opdcliff.settings.study_schema import GradeConfig, PredictionConfig, ProtocolArm
 
 __all__ = [
     "GENERATED",
@@ -40,6 +40,7 @@ __all__ = [
     "DataConfig",
     "EngineConfig",
     "EvaluationConfig",
+    "GradeConfig",
     "Grid",
     "GridCell",
     "Host",
