@@ -22,6 +22,8 @@ from opdcliff.records.record import (
     status_of,
     terminal_status,
 )
+from opdcliff.records.run_lock import acquire as hold_lock
+from opdcliff.records.run_lock import release as let_go_of_lock
 from opdcliff.records.tracking import open_tracker
 from opdcliff.records.tracking_log import read_offline_run
 from opdcliff.records.writer import RunRecord
@@ -39,6 +41,8 @@ __all__ = [
     "Row",
     "RunRecord",
     "cell_identity",
+    "hold_lock",
+    "let_go_of_lock",
     "open_tracker",
     "read_manifest",
     "read_offline_run",

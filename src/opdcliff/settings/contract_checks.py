@@ -13,6 +13,12 @@ from opdcliff.settings.study_schema import GradeConfig
 # Keys have small letters or dashes, names of environment variables need neither.
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
+# Fields of a request that are no extra ones.
+_SET_ELSEWHERE = {
+    *("model", "messages", "temperature", "response_format", "max_completion_tokens"),
+    *("n", "stream"),
+}
+
 
 def check_contract(config: RunConfig) -> None:
     """Refuse a contract that does not go with the data or the models.
@@ -57,6 +63,15 @@ def check_grade(grade: GradeConfig) -> None:
             "grade.key_variable is not allowed, and not shown, since it may be a key; allowed: the "
             "NAME of an environment variable (capital letters, digits, _), or null"
         )
+    for name in _SET_ELSEWHERE & grade.extra.keys():
+        if name != "max_completion_tokens" or grade.extra[name] is not None:
+            raise ConfigError(
+                f"grade.extra.{name} is not allowed: it is set by other fields of grade, or not "
+                "open to a choice; leave it out"
+            )
+    most = grade.extra.get("max_tokens", 1)
+    if type(most) is not int or most < 1:
+        raise ConfigError(f"grade.extra.max_tokens={most} is not allowed; allowed: 1 and more")
     if grade.base_url is not None:
         _check_address(grade.base_url)
     if grade.limit is not None and (grade.price_in is None or grade.price_out is None):
