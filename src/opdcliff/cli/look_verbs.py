@@ -133,13 +133,13 @@ def grade(words: list[str]) -> int:
     from opdcliff.grading import grade_lists, graded_before, print_grading, print_plan
 
     if source == "table":
-        print_grading(graded_before(settings), settings, console())
+        print_grading(graded_before(settings), settings, console(), write=False)
         return 0
     found = grade_lists(settings, paths, say_aside, dry_run=dry_run)
     if dry_run:
         print_plan(found, console())
         return 0
-    print_grading(found, settings, console())
+    print_grading(found, settings, console(), write=True)
     say(f"written to {found.file}; a run reads it with data.rubric={found.file}")
     return 0
 

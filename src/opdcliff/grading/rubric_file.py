@@ -89,6 +89,11 @@ def write_rubric(
         write_bytes_atomic(rubric, data)
 
 
+def add_to_manifest(rubric: Path, more: Mapping[str, Any]) -> None:
+    """Put what is reckoned from the grades into the manifest."""
+    write_json_atomic(manifest_path(rubric), encode_floats({**read_manifest(rubric), **more}))
+
+
 def manifest_of(config: RunConfig, rounds: Rounds, grades: Grades, again: Grades) -> dict[str, Any]:
     """What a rubric file is of: judge, rubric, lists, replies by reason, tokens and cost."""
     settings, replies = config.grade, rounds.replies()

@@ -20,7 +20,7 @@ from opdcliff.grading.agreement import (
     ndcg_beside,
 )
 from opdcliff.grading.rubric import GRADES
-from opdcliff.grading.rubric_file import read_manifest
+from opdcliff.grading.rubric_file import add_to_manifest, read_manifest
 from opdcliff.grading.run import Grading
 from opdcliff.settings import RunConfig
 from opdcliff.storage import write_text_atomic
@@ -29,8 +29,8 @@ from opdcliff.terminal import print_table, print_text
 _OWN, _OTHER = "this judge", "the other"
 
 
-def print_grading(found: Grading, config: RunConfig, out: Console) -> None:
-    """Print the tables, and write those of numbers beside the rubric file as .csv.
+def print_grading(found: Grading, config: RunConfig, out: Console, *, write: bool) -> None:
+    """Print the tables. write: those of numbers also into the manifest, and beside it as .csv.
 
     Raises:
         DataError: the file `grade.other` cannot be used.
@@ -53,9 +53,12 @@ def print_grading(found: Grading, config: RunConfig, out: Console) -> None:
     )
     k, view = config.evaluation.ndcg_k, _with_intervals(ndcg).drop(columns="statistic")
     print_table(out, f"NDCG@{k} of rankings under {_judges(ndcg)}", view)
-    for name, table in (("agreement", agreement), ("ndcg", ndcg)):
-        path = found.file.with_name(f"{found.file.stem}.{name}.csv")
-        write_text_atomic(path, table.to_csv(index=False))
+    if write:
+        tables = {"agreement": agreement, "ndcg": ndcg}
+        add_to_manifest(found.file, {n: t.to_dict("records") for n, t in tables.items()})
+        for name, table in tables.items():
+            path = found.file.with_name(f"{found.file.stem}.{name}.csv")
+            write_text_atomic(path, table.to_csv(index=False))
 
 
 def print_plan(found: Grading, out: Console) -> None:
