@@ -65,6 +65,9 @@ def grade_lists(config: RunConfig, paths: StudyPaths, say: Say, *, dry_run: bool
             raise ConfigError(f"grade.{name} is missing; set it, see `opdcliff grade --help`")
     key = None if dry_run else key_of(settings)
     rubric = read_rubric(None if settings.rubric is None else Path(settings.rubric).expanduser())
+    if settings.other is not None:
+        # It is needed at the end, when all is paid for.
+        read_grades(Path(settings.other).expanduser())
     lists = user_lists(config)
     judge = {"base_url": settings.base_url, "model": settings.model}
     folder = paths.assets_dir("judge", digest(judge, "grade-judge"))
