@@ -24,7 +24,7 @@ _LONGEST_WAIT_S = 120.0
 # Of an address that needs no key; the client wants one.
 _NO_KEY = "none"
 # Of a request, by its form: the words of the endpoint say what it does not know.
-_NOT_TAKEN, _MOST_WORDS = (400, 422), 160
+NOT_TAKEN, _MOST_WORDS = (400, 422), 160
 _SENT_BY_NAME = ("model", "messages")
 
 
@@ -109,7 +109,7 @@ class Judge:
             if error.code == "content_filter":
                 return Reply(refusal="content_filter", lost=counted.lost)
             problem = f"status {error.status_code}"
-            if error.status_code in _NOT_TAKEN:
+            if error.status_code in NOT_TAKEN:
                 problem += f" ({self._words_of(error)})"
         except (self._library.OpenAIError, ValueError, TypeError, LookupError, AttributeError):
             # An answer of status 200 whose body is cut, or of another form.
@@ -156,7 +156,9 @@ class Judge:
             )
 
     def _words_of(self, error: Any) -> str:
-        words = " ".join(self.clean(str(error.message)).split())[:_MOST_WORDS]
+        body = error.body
+        said = body.get("message") or body.get("detail") if isinstance(body, dict) else body
+        words = " ".join(self.clean(str(said or error.message)).split())[:_MOST_WORDS]
         return "".join(c if c.isascii() and c.isprintable() else "?" for c in words)
 
     async def _sending(self, request: Any) -> None:
