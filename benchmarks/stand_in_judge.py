@@ -3,8 +3,8 @@
     python benchmarks/stand_in_judge.py [PORT]
 
 A candidate's grade is the number of words (of more than three letters) that its title shares with
-the rest of the question, at most 4. That is enough to go the road of `opdcliff grade`, and no opinion
-on relevance. It prints its address and serves until it is killed.
+the rest of the question, at most 4. That is enough to go the road of `opdcliff grade`, and no
+opinion on relevance. It prints its address and serves until it is killed.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ FLOORS = (
     ("storage", "theory", "contract", "terminal", "rollout"),
     ("data", "processes", "records", "settings"),
     ("models", "verification"),
-    ("calibration", "engine"),
+    ("calibration", "engine", "grading"),
     ("training",),
     ("planning", "study"),
     ("prereg", "preview"),
@@ -31,7 +31,16 @@ FLOORS = (
 GROUND = ("errors", "paths")
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
 MOST_LINES, MOST_FILES = 300, 13
-WITHOUT_TORCH = ("theory", "contract", "settings", "records", "verification", "report", "cli")
+WITHOUT_TORCH = (
+    "theory",
+    "contract",
+    "settings",
+    "records",
+    "verification",
+    "report",
+    "grading",
+    "cli",
+)
 
 
 @cache

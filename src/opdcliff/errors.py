@@ -60,6 +60,10 @@ class PreemptedError(OpdcliffError):
     exit_code = 9
 
 
+class LimitReachedError(PreemptedError):
+    """What comes next could cost more than was allowed; what was done is kept, and it can go on."""
+
+
 class RefutedError(OpdcliffError):
     """A locked prediction did not hold."""
 

@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from opdcliff.data.amazon.lists import (
     MAX_TITLE_CHARS,
     ListShape,
     NoListError,
-    build_list,
+    as_example,
+    draw_list,
     render_prompt,
     shorten,
     split_position,
@@ -53,6 +54,19 @@ def shown(example: Example) -> tuple[list[str], list[str]]:
     lines = example.prompt.splitlines()
     history = [line[2:] for line in lines if line.startswith("- ")]
     return history, [line[3:] for line in lines if line[1:3] == ": "]
+
+
+def build_list(
+    user: str,
+    items: list[str],
+    titles: dict[str, str],
+    pool: list[str],
+    grade: Callable[[str], int],
+    *,
+    seed: int,
+    shape: ListShape,
+) -> Example:
+    return as_example(draw_list(user, items, titles, pool, seed=seed, shape=shape), titles, grade)
 
 
 def of(splits: Splits, user: str) -> Example:

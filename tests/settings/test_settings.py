@@ -64,7 +64,7 @@ PLUMBING = {
     "evaluation.stop_when_collapsed",
     "rollout.backend",
 }
-PLUMBING_GROUPS = {"engine", "checkpoint", "tracking", "protocol", "tune", "preview"}
+PLUMBING_GROUPS = {"engine", "checkpoint", "tracking", "protocol", "tune", "preview", "grade"}
 
 
 def needs(group: str, option: str, data: Path) -> list[str]:
@@ -251,8 +251,11 @@ ABOVE_1 = st.floats(min_value=1, exclude_min=True, allow_nan=False)
 POSITIVE = """
     lam.of_threshold rollout.temperature optim.lr optim.grad_clip
     sft.teacher.lr sft.student.lr sft.grad_clip tune.epochs tune.lr tune.grad_clip
+    grade.per_minute grade.timeout grade.limit
     model.lora.alpha protocol.predictions.safe_multiple protocol.predictions.blind_from"""
-NOT_NEGATIVE = "lam.value preview.margin sft.weight_decay optim.weight_decay tune.weight_decay"
+NOT_NEGATIVE = """
+    lam.value preview.margin sft.weight_decay optim.weight_decay tune.weight_decay
+    grade.temperature grade.price_in grade.price_out"""
 INSIDE = """
     sft.teacher.continue_mass sft.student.continue_mass
     protocol.predictions.upper_plateau protocol.predictions.lower_plateau
@@ -260,12 +263,12 @@ INSIDE = """
     protocol.predictions.parity_margin"""
 RATES = """
     sft.teacher.corrupt_rate sft.student.corrupt_rate sft.teacher.swap_rate sft.student.swap_rate
-    sft.long_share tune.warmup tune.held_out model.lora.dropout
+    grade.ungraded sft.long_share tune.warmup tune.held_out model.lora.dropout
     evaluation.collapse_floor optim.beta1 optim.beta2"""
 FROM_0 = """
     checkpoint.every engine.persistent_elements lam.warmup_updates sft.warmup_steps
-    data.max_history"""
-SEEDS = "seed data.seed sft.seed calibration.seed tune.seed preview.seed"
+    data.max_history grade.retries grade.repeats"""
+SEEDS = "seed data.seed sft.seed calibration.seed tune.seed preview.seed grade.seed"
 COUNTS = """
     rollout.prompts_per_update rollout.max_new_tokens rollout.updates_per_batch
     optim.updates optim.topk protocol.workers
@@ -276,12 +279,14 @@ COUNTS = """
     tune.batch_size model.lora.rank sft.micro_batch sft.lora_rank
     engine.ranks engine.threads engine.micro_batch engine.score_chunk_tokens
     engine.bucket_elements checkpoint.keep preview.prompts
+    grade.answer_tokens grade.candidates grade.history grade.title_words grade.concurrency
+    grade.bootstrap
     data.train data.calibration data.test data.min_items data.max_title_words data.answer_room
     model.arch.hidden_size model.arch.intermediate_size model.arch.layers model.arch.heads
     model.arch.kv_heads model.arch.head_dim model.arch.max_positions"""
 CHOICES = """
     data.name data.contract data.wrapper data.negatives optim.name optim.estimator
-    evaluation.gain engine.name engine.device engine.launcher model.dtype
+    evaluation.gain engine.name engine.device engine.launcher model.dtype grade.answer_format
     model.arch.family rollout.backend checkpoint.resume tracking.mode clip.rule"""
 
 BAD: dict[str, st.SearchStrategy[Any]] = {
@@ -304,6 +309,12 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
         ("model.lora.targets", st.sampled_from([[], [""], ["all-linear", "q_proj"]])),
         # The rule of the default clip needs a strength.
         ("clip.strength", st.none() | st.floats(max_value=1) | NOT_FINITE),
+        # A key has such letters; an address holds a password, or is none.
+        ("grade.key_variable", st.sampled_from(["sk-abc", "AIzaSy", "", "A B", "1A", "A" * 65])),
+        (
+            "grade.base_url",
+            st.sampled_from(["", "x", "ftp://h", "http://u:p@h/v1", "https://h/?k=1"]),
+        ),
         # No option has such a name, whatever words the generator knows.
         (CHOICES, st.text(max_size=8).map(lambda text: f"?{text}")),
     )
@@ -329,6 +340,11 @@ FREE = {
     "data.form",
     "data.rubric",
     "data.study_seeds",
+    "grade.model",
+    "grade.extra",
+    "grade.rubric",
+    "grade.other",
+    "grade.out",
     "evaluation.stop_when_collapsed",
     "checkpoint.final_student",
     "engine.hostfile",
@@ -407,6 +423,11 @@ def test_a_bad_value_is_refused_by_name(name: str, data: st.DataObject, locked: 
             {"clip.rule": "ppo", "optim.estimator": "full", "rollout.updates_per_batch": 2},
             "optim.estimator=full cannot",
         ),
+        ({"grade.extra": {"n": 2}}, "grade.extra.n is not allowed"),
+        ({"grade.extra": {"max_completion_tokens": 9}}, "grade.extra.max_completion_tokens is not"),
+        ({"grade.extra": {"max_tokens": "9"}}, "grade.extra.max_tokens=9 is not allowed"),
+        ({"grade.limit": 1.0}, "grade.limit=1.0 needs prices"),
+        ({"grade.limit": 1.0, "grade.price_in": 1.0}, "set grade.price_in and grade.price_out"),
         ({"clip.name": "../x"}, "'../x' is not usable"),
         ({"protocol.name": "a/b"}, "'a/b' is not usable"),
         ({"protocol.name": "assets"}, "reserved"),

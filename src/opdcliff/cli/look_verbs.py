@@ -1,4 +1,4 @@
-"""Verbs that train nothing: closed form, calibration, preview, settings, memory, tables, page."""
+"""Verbs that train nothing: closed form, calibration, preview, grades, settings, tables, page."""
 
 from __future__ import annotations
 
@@ -105,6 +105,49 @@ def preview(words: list[str]) -> int:
     from opdcliff.cli.preview_table import report
 
     say(f"written to {report(found, seen, config, paths, console())}")
+    return 0
+
+
+@verb(
+    "grades of candidates by a judge behind an API: the rubric file of data.rubric",
+    """usage: opdcliff grade data=amazon_fashion data.path=FOLDER grade.base_url=URL
+       grade.model=NAME [grade.price_in=NUMBER grade.price_out=NUMBER grade.limit=NUMBER]
+       [dry_run=true] [source=table data.rubric=FILE] [grade.other=FILE]
+       [group=option] [key.field=value] ...
+
+Asks a judge, any OpenAI-compatible endpoint, for the grades (0 to 4) of every candidate of the
+lists of users, and writes them as a rubric file once all lists are graded. The key is read from the
+environment variable grade.key_variable. Every reply is kept when it arrives: an interrupted call
+goes on, and one that has all grades asks nothing. Stops with exit code 9 before grade.limit is
+passed. Answers that break the schema grade nothing and are counted by reason.
+dry_run=true prints the estimated cost and the first request, and asks nothing. Beside the file:
+its manifest, and how far the judge agrees with itself, with the stars and with another rubric file
+(grade.other); source=table prints these tables for the file data.rubric, and asks nothing. Needs
+  pip install 'opd-cliff[judge]'""",
+)
+def grade(words: list[str]) -> int:
+    """Have a judge grade the lists of users, or look at grades that are there."""
+    from opdcliff.cli.words import flag, say_aside
+
+    paths, words = paths_of(words)
+    dry_run, words = flag("dry_run", words)
+    source, words = own_word("source", words)
+    if source not in (None, "table") or (source and dry_run):
+        raise ConfigError(f"source={source} is not allowed; allowed: source=table, or dry_run=true")
+    from opdcliff.settings import compose_one, load
+
+    settings = load(compose_one([NO_ARMS, *NO_EVALUATION, *words]))
+    from opdcliff.grading import grade_lists, graded_before, print_grading, print_plan
+
+    if source == "table":
+        print_grading(graded_before(settings, paths), settings, console(), write=False)
+        return 0
+    found = grade_lists(settings, paths, say_aside, dry_run=dry_run)
+    if dry_run:
+        print_plan(found, console())
+        return 0
+    print_grading(found, settings, console(), write=True)
+    say(f"written to {found.file}; a run reads it with data.rubric={found.file}")
     return 0
 
 

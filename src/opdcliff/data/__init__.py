@@ -5,12 +5,14 @@ from __future__ import annotations
 from opdcliff.data.amazon.kept import raw_sums
 from opdcliff.data.amazon.loading import load_amazon
 from opdcliff.data.amazon.shares import SplitPlan
+from opdcliff.data.amazon.user_lists import UserList, UserLists, load_user_lists, read_grades
 from opdcliff.data.answer_lines import AnswerLine, load_answers
 from opdcliff.data.answers import AnswerStyle, draw_answer
 from opdcliff.data.contract_form import read_form
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.jsonl import line_of, load_prompts
 from opdcliff.data.mini import SplitSizes, generate
+from opdcliff.data.reading import reading_bar
 from opdcliff.data.splits_file import read_splits, write_splits
 from opdcliff.data.titles.loading import load_titles
 
@@ -21,6 +23,8 @@ __all__ = [
     "SplitPlan",
     "SplitSizes",
     "Splits",
+    "UserList",
+    "UserLists",
     "draw_answer",
     "generate",
     "line_of",
@@ -28,8 +32,11 @@ __all__ = [
     "load_answers",
     "load_prompts",
     "load_titles",
+    "load_user_lists",
     "raw_sums",
     "read_form",
+    "read_grades",
     "read_splits",
+    "reading_bar",
     "write_splits",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from opdcliff.data import (
     load_titles,
     raw_sums,
     read_form,
+    reading_bar,
 )
 from opdcliff.models.tuning.saving import file_digests
 from opdcliff.paths import StudyPaths
@@ -28,7 +29,6 @@ from opdcliff.settings import DataConfig
 from opdcliff.storage import file_digest
 from opdcliff.terminal import Stage, print_table
 
-_MB = 10**6
 _SPLITS = ("train", "calibration", "test")
 
 
@@ -45,7 +45,7 @@ def content_of_files(data: DataConfig, paths: StudyPaths) -> list[dict[str, str]
     if data.name not in ("amazon_fashion", "amazon_titles"):
         return [file_digests(path) for path in files]
     folder, *rubric = files
-    with _reading() as progress:
+    with reading_bar() as progress:
         sums = raw_sums(folder, paths, progress)
     if data.name == "amazon_titles":
         # Titles come from every file of items.
@@ -93,18 +93,12 @@ def load_splits(
 def _amazon(
     data: DataConfig, sizes: SplitSizes, paths: StudyPaths | None
 ) -> tuple[Splits, dict[str, object]]:
-    whole = sizes.train + sizes.calibration + sizes.test
-    with _reading() as progress:
+    with reading_bar() as progress:
         splits, report = load_amazon(
             Path(data.path or "").expanduser(),
             candidates=data.candidates,
             seed=data.seed,
-            sizes=SplitPlan(
-                sizes.train,
-                sizes.calibration,
-                sizes.test,
-                (sizes.train / whole, sizes.calibration / whole, sizes.test / whole),
-            ),
+            sizes=SplitPlan.of_sizes(sizes.train, sizes.calibration, sizes.test),
             rubric=None if data.rubric is None else Path(data.rubric).expanduser(),
             min_items=data.min_items,
             max_history=data.max_history,
@@ -114,22 +108,6 @@ def _amazon(
             progress=progress,
         )
     return splits, report.as_dict()
-
-
-@contextmanager
-def _reading() -> Iterator[Callable[[int, int], None]]:
-    """A bar over the bytes of raw files, in MB; none where nothing is read."""
-    with ExitStack() as open_:
-        stage: Stage | None = None
-
-        def progress(done: int, total: int) -> None:
-            nonlocal stage
-            if stage is None:
-                name = "reading reviews and items (MB)"
-                stage = open_.enter_context(Stage(name, -(-total // _MB)))
-            stage.update("MB", done // _MB if done < total else -(-total // _MB))
-
-        yield progress
 
 
 def _titles(data: DataConfig, sizes: SplitSizes) -> tuple[Splits, dict[str, object] | None]:

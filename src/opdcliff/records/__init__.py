@@ -23,6 +23,8 @@ from opdcliff.records.record import (
     status_of,
     terminal_status,
 )
+from opdcliff.records.run_lock import acquire as hold_lock
+from opdcliff.records.run_lock import release as let_go_of_lock
 from opdcliff.records.tracking import open_tracker
 from opdcliff.records.tracking_log import read_offline_run
 from opdcliff.records.writer import RunRecord
@@ -40,7 +42,9 @@ __all__ = [
     "Row",
     "RunRecord",
     "cell_identity",
+    "hold_lock",
     "is_running",
+    "let_go_of_lock",
     "open_tracker",
     "read_manifest",
     "read_offline_run",

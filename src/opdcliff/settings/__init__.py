@@ -28,7 +28,7 @@ from opdcliff.settings.schema import (
     RunConfig,
     SftConfig,
 )
-from opdcliff.settings.study_schema import AS_TEACHER, PredictionConfig, ProtocolArm
+from opdcliff.settings.study_schema import AS_TEACHER, GradeConfig, PredictionConfig, ProtocolArm
 
 __all__ = [
     "AS_TEACHER",
@@ -41,6 +41,7 @@ __all__ = [
     "DataConfig",
     "EngineConfig",
     "EvaluationConfig",
+    "GradeConfig",
     "Grid",
     "GridCell",
     "Host",

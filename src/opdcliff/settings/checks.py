@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
-from opdcliff.settings.contract_checks import check_contract
+from opdcliff.settings.contract_checks import check_contract, check_grade
 from opdcliff.settings.engine_checks import check_stage
 from opdcliff.settings.hostfile import check_slots
 from opdcliff.settings.ranges import RANGES, value_at
@@ -31,7 +31,7 @@ from opdcliff.theory import ClipRule, validate_clip
 # Data sets that need no file, and those whose reasons are titles.
 GENERATED, TITLED = ("mini", "titles"), ("titles", "amazon_titles")
 # Plumbing: where a run executes and is mirrored, and the study it belongs to.
-_NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol", "tune", "preview")
+_NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol", "tune", "preview", "grade")
 _LATER: dict[str, Any] = {
     "chat_template": "auto",
     "system_prompt": None,
@@ -109,6 +109,7 @@ def check(config: RunConfig) -> None:
     _check_reasons(config)
     _check_engine(config)
     _check_plateaus(config.protocol.predictions)
+    check_grade(config.grade)
 
 
 def _check_arch(arch: ArchConfig | None) -> None:

@@ -172,6 +172,11 @@ def _unknown_setting(key: str) -> str:
             f"{key}: a variable of the chat template is added with a plus, as in "
             "+data.template_args.enable_thinking=false"
         )
+    if key.startswith("grade.extra"):
+        return (
+            f"{key}: a field of the requests is added with a plus, as in "
+            "+grade.extra.reasoning_effort=low"
+        )
     known = [*group_names(), *field_names()]
     if key in known:
         parent = key.rpartition(".")[0]

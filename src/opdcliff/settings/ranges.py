@@ -60,7 +60,7 @@ _RATE = ("a number from 0 up to, not including, 1", _rate)
 RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
     (name, allowed, holds)
     for names, (allowed, holds) in (
-        ("seed data.seed sft.seed calibration.seed tune.seed preview.seed", _SEED),
+        ("seed data.seed sft.seed calibration.seed tune.seed preview.seed grade.seed", _SEED),
         ("lam.value lam.warmup_updates", _NOT_NEGATIVE),
         ("lam.of_threshold protocol.predictions.safe_multiple", _POSITIVE),
         ("sft.warmup_steps sft.weight_decay optim.weight_decay data.max_history", _NOT_NEGATIVE),
@@ -89,6 +89,13 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("preview.strengths", ("one or more numbers > 1", _strengths)),
         ("preview.prompts", _COUNT),
         ("preview.margin", _NOT_NEGATIVE),
+        ("grade.temperature grade.price_in grade.price_out grade.retries", _NOT_NEGATIVE),
+        ("grade.repeats", _NOT_NEGATIVE),
+        ("grade.answer_tokens grade.candidates grade.history grade.title_words", _COUNT),
+        ("grade.concurrency grade.bootstrap", _COUNT),
+        ("grade.per_minute grade.timeout grade.limit", _POSITIVE),
+        ("grade.ungraded", _RATE),
+        ("grade.answer_format", _one_of("schema", "object", "text")),
         ("preview.reached preview.floor", _SHARE),
         ("calibration.strengths", ("one or more numbers > 1", _strengths)),
         ("sft.teacher.continue_mass sft.student.continue_mass", _MASS),

@@ -10,6 +10,7 @@ from typing import Any
 
 # A setting is found by the name of its type in this module, those of inner fields included.
 from opdcliff.settings.study_schema import (
+    GradeConfig,
     PredictionConfig,  # noqa: F401
     PreviewConfig,
     ProtocolArm,  # noqa: F401
@@ -252,6 +253,7 @@ class RunConfig:
     evaluation: EvaluationConfig
     calibration: CalibrationConfig
     preview: PreviewConfig
+    grade: GradeConfig
     engine: EngineConfig
     checkpoint: CheckpointConfig
     tracking: TrackingConfig

@@ -1,4 +1,4 @@
-"""The typed configuration of what is run around single runs: studies, locks, previews.
+"""The typed configuration of what is run around single runs: studies, locks, previews, grades.
 
 Values live in conf/*.yaml, as those of `schema`.
 """
@@ -6,6 +6,7 @@ Values live in conf/*.yaml, as those of `schema`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 # A larger model that is none of the group `model`: the checkpoint that the teacher is loaded from.
 AS_TEACHER = "as_teacher"
@@ -70,3 +71,33 @@ class PreviewConfig:
     reached: float
     floor: float | None
     seed: int
+
+
+@dataclass
+class GradeConfig:
+    """A judge that writes a rubric file (`opdcliff grade`); no part of a run's identity."""
+
+    base_url: str | None
+    model: str | None
+    key_variable: str | None
+    temperature: float | None
+    answer_format: str
+    answer_tokens: int
+    extra: dict[str, Any]
+    candidates: int | None
+    history: int
+    title_words: int
+    rubric: str | None
+    seed: int
+    concurrency: int
+    per_minute: float | None
+    timeout: float
+    retries: int
+    price_in: float | None
+    price_out: float | None
+    limit: float | None
+    repeats: int
+    ungraded: float
+    other: str | None
+    out: str | None
+    bootstrap: int

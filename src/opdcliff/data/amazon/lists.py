@@ -18,10 +18,20 @@ from opdcliff.errors import ConfigError
 # Titles in scripts without spaces are one word whatever their length.
 MAX_TITLE_CHARS = 96
 ANSWER_LINE = "Rank as JSON:"
+ALL_ZERO = "no candidate graded above 0"
 
 
 class NoListError(ValueError):
     """A user gets no list; the text is the reason it is counted under."""
+
+
+@dataclass(frozen=True)
+class DrawnList:
+    """One list before it is graded: shown history, oldest first, and candidates in their order."""
+
+    user: str
+    history: tuple[str, ...]
+    items: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -75,30 +85,28 @@ def user_key(user: str) -> str:
     return "amazon_fashion:" + hashlib.sha256(user.encode()).hexdigest()[:16]
 
 
-def build_list(
+def draw_list(
     user: str,
     items: Sequence[str],
     titles: Mapping[str, str],
     pool: Pool,
-    grade: Callable[[str], int],
     *,
     seed: int,
     shape: ListShape,
-) -> Example:
-    """The ranking problem of `user`.
+) -> DrawnList:
+    """The ranking problem of `user`, before it is graded.
 
     items: distinct titled items in time order; the last is the positive.
     titles: shortened title of every item of `items` and of the pool.
     pool: where negatives come from. None of the user's items, nor another item that shows one of
         their titles or a title already in the list, is drawn.
-    grade: relevance of an item to this user, an integer >= 0.
 
     Raises NoListError when the positive's title is in the shown history (copying would solve it),
-    when the pool runs out, or when no candidate is graded above 0 (no ranking is then better).
+    or when the pool runs out.
     """
     *earlier, positive = items
-    history = [titles[item] for item in earlier[-shape.max_history :]]
-    if titles[positive] in history:
+    shown = earlier[-shape.max_history :]
+    if titles[positive] in [titles[item] for item in shown]:
         raise NoListError("positive's title repeats one in the history")
     taken = {titles[item] for item in items}
     drawn = [positive]
@@ -110,9 +118,20 @@ def build_list(
     if len(drawn) < shape.candidates:
         raise NoListError("too few other items for negatives")
     hashed_rng("order", seed, user).shuffle(drawn)
-    grades = tuple(grade(item) for item in drawn)
+    return DrawnList(user, tuple(shown), tuple(drawn))
+
+
+def as_example(drawn: DrawnList, titles: Mapping[str, str], grade: Callable[[str], int]) -> Example:
+    """The prompt of a list, and its grades.
+
+    grade: relevance of an item to this user, an integer >= 0.
+
+    Raises NoListError when no candidate is graded above 0 (no ranking is then better).
+    """
+    grades = tuple(grade(item) for item in drawn.items)
     if not any(grades):
-        raise NoListError("no candidate graded above 0")
-    ids = candidate_ids(shape.candidates)
-    prompt = render_prompt(history, [titles[item] for item in drawn], ids)
-    return Example(prompt=prompt, candidates=ids, grades=grades, key=user_key(user))
+        raise NoListError(ALL_ZERO)
+    ids = candidate_ids(len(drawn.items))
+    history = [titles[item] for item in drawn.history]
+    prompt = render_prompt(history, [titles[item] for item in drawn.items], ids)
+    return Example(prompt=prompt, candidates=ids, grades=grades, key=user_key(drawn.user))

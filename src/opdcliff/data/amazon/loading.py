@@ -14,13 +14,13 @@ from pathlib import Path
 from opdcliff.data.amazon.files import Progress, ReadProgress
 from opdcliff.data.amazon.histories import join
 from opdcliff.data.amazon.kept import RawPair, sums_for_people
-from opdcliff.data.amazon.lists import ListShape, NoListError, build_list
-from opdcliff.data.amazon.negatives import POPULARITY, UNIFORM, Pool, PopularPool, UniformPool
+from opdcliff.data.amazon.lists import ListShape, NoListError, as_example, draw_list
+from opdcliff.data.amazon.negatives import UNIFORM, pool_of
 from opdcliff.data.amazon.report import LoadReport, filter_table
 from opdcliff.data.amazon.rows import RowLog, grade_rows
 from opdcliff.data.amazon.shares import Shares, SplitPlan
 from opdcliff.data.example import Example, Splits
-from opdcliff.errors import ConfigError, DataError
+from opdcliff.errors import DataError
 from opdcliff.paths import StudyPaths
 
 _Grades = Mapping[tuple[str, str], int]
@@ -60,8 +60,6 @@ def load_amazon(
     files, when no list can be built, and when a split has fewer lists than asked.
     """
     shape = ListShape(candidates, min_items, max_history, max_title_words)
-    if negatives not in (UNIFORM, POPULARITY):
-        raise ConfigError(f"negatives={negatives}: set {UNIFORM} or {POPULARITY}")
     pair = RawPair.of(folder, keep)
     if rubric is not None and not rubric.is_file():
         raise DataError(f"rubric {rubric} does not exist: name a JSONL file, or null for stars")
@@ -77,15 +75,18 @@ def load_amazon(
             f"({counts.pairs - counts.interactions} reviews have no title): check that reviews "
             "and meta are of one category, or lower min_items"
         )
-    popular = PopularPool(bought.pool, bought.popularity)
-    pool: Pool = popular if negatives == POPULARITY else UniformPool(bought.pool)
+    pool = pool_of(negatives, bought.pool, bought.popularity)
     widened: list[str] = []
+    unnamed: dict[str, int] = {}
 
     def build(place: int) -> Example:
         user, stars = bought.users[place], bought.of(place)
         grade = _grader(user, stars, grades)
-        example = build_list(user, list(stars), bought.titles, pool, grade, seed=seed, shape=shape)
-        if user in popular.widened:
+        drawn = draw_list(user, list(stars), bought.titles, pool, seed=seed, shape=shape)
+        example = as_example(drawn, bought.titles, grade)
+        if grades is not None:
+            unnamed[user] = sum((user, item) not in grades for item in drawn.items)
+        if user in pool.widened:
             widened.append(user)
         return example
 
@@ -112,6 +113,7 @@ def load_amazon(
         grade_source="rubric" if rubric else "stars (stand-in)",
         negatives=negatives,
         widened=len(widened),
+        unnamed=sum(unnamed.values()),
         filters=filter_table(reviews.facts, counts, min_items, shares.sizes(), later),
         files=sums_for_people(reviews.facts, metas.facts),
     )

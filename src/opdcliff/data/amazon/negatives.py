@@ -7,11 +7,15 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from opdcliff.errors import ConfigError
+
 UNIFORM, POPULARITY = "uniform", "popularity"
 
 
 class Pool(Protocol):
-    """Where negatives come from."""
+    """Where negatives come from. widened: users for whom those that come first were not enough."""
+
+    widened: set[str]
 
     def order(self, positive: str, seed: int, user: str) -> Iterator[str]:
         """Every item of the pool once, in the order in which they are tried for that user."""
@@ -23,6 +27,7 @@ class UniformPool:
 
     def __init__(self, items: Sequence[str]) -> None:
         self._items = items
+        self.widened: set[str] = set()
 
     def order(self, positive: str, seed: int, user: str) -> Iterator[str]:
         """See `Pool`."""
@@ -59,6 +64,15 @@ class PopularPool:
                 self.widened.add(user)
                 ring = [*ring, *self._bins.get(own + distance, [])]
             yield from (ring[i] for i in permutation(len(ring), chance))
+
+
+def pool_of(negatives: str, items: Sequence[str], popularity: Mapping[str, int]) -> Pool:
+    """The pool of that name. Raises ConfigError for another name."""
+    if negatives == UNIFORM:
+        return UniformPool(items)
+    if negatives == POPULARITY:
+        return PopularPool(items, popularity)
+    raise ConfigError(f"negatives={negatives}: set {UNIFORM} or {POPULARITY}")
 
 
 def popularity_bin(users: int) -> int:

@@ -26,6 +26,7 @@ class LoadReport:
     repeated_pairs: distinct user-item pairs that come more than once.
     pool_items: titled items that negatives are drawn from.
     lists, splits: ranking problems built, in all and per split.
+    unnamed: candidates of these lists that the rubric does not name, and whose grade is then 0.
     rejected: count per reason, "reviews|meta|rubric: ..." in lines and "users: ..." in users, so
         rows = interactions + sum(reviews: ...) and users = lists + sum(users: ...).
     grade_source: a rubric file, or star ratings standing in for one.
@@ -44,6 +45,7 @@ class LoadReport:
     pool_items: int
     lists: int
     splits: Mapping[str, int]
+    unnamed: int
     rejected: Mapping[str, int]
     grade_source: GradeSource
     negatives: str
@@ -70,6 +72,11 @@ class LoadReport:
             ("items in the negative pool", self.pool_items),
             ("lists built", self.lists),
             *((f"  {name}", count) for name, count in self.splits.items()),
+            *(
+                [("candidates that the rubric does not name, taken as 0", self.unnamed)]
+                if self.unnamed
+                else []
+            ),
             *((f"not used, {reason}", count) for reason, count in sorted(self.rejected.items())),
         ]
         width = max(len(label) for label, _ in table)

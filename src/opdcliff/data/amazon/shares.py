@@ -35,6 +35,13 @@ class SplitPlan:
         if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-9:
             raise ConfigError(f"fractions={self.fractions}: set three shares above 0 that sum to 1")
 
+    @classmethod
+    def of_sizes(cls, train: int, calibration: int, test: int) -> SplitPlan:
+        """So many lists of each split, and users shared out in the same proportion."""
+        whole = train + calibration + test
+        fractions = (train / whole, calibration / whole, test / whole)
+        return cls(train, calibration, test, fractions)
+
 
 @dataclass(frozen=True)
 class Shares:
