@@ -15,7 +15,7 @@ from amazon_world import meta, review, world, write
 from opdcliff.data.amazon.files import ReadProgress
 from opdcliff.data.amazon.histories import Histories, join
 from opdcliff.data.amazon.kept import RawPair
-from opdcliff.data.amazon.lists import ListShape, build_list
+from opdcliff.data.amazon.lists import ListShape, as_example, draw_list
 from opdcliff.data.amazon.loading import load_amazon
 from opdcliff.data.amazon.negatives import PopularPool, UniformPool, popularity_bin
 from opdcliff.data.amazon.shares import SplitPlan
@@ -129,15 +129,15 @@ def test_the_last_item_is_left_out_and_no_own_item_is_a_negative(
         def graded(item: str, last: str = last) -> int:
             return int(item == last)
 
-        example = build_list(user, list(own), names, pool, graded, seed=seed, shape=shape)
+        drawn = draw_list(user, list(own), names, pool, seed=seed, shape=shape)
+        example = as_example(drawn, names, graded)
         lines = example.prompt.splitlines()
         assert [line[2:] for line in lines if line.startswith("- ")] == [names[i] for i in earlier]
         shown = [line[3:] for line in lines if line[1:3] == ": "]
         assert shown[example.grades.index(1)] == names[last]
         (negative,) = [title for title in shown if title != names[last]]
         assert negative not in {names[item] for item in own}
-        again = build_list(user, list(own), names, pool, graded, seed=seed, shape=shape)
-        assert again == example
+        assert draw_list(user, list(own), names, pool, seed=seed, shape=shape) == drawn
 
 
 # Popularity

@@ -7,11 +7,14 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from opdcliff.data.amazon_lists import user_key
-from opdcliff.data.users.lists import UserLists, load_user_lists, read_grades
 
 from amazon_world import Row, encode, meta, review, world, write
-from opdcliff.data.amazon import SPLITS, SplitPlan, load_amazon
+from opdcliff.data.amazon.lists import user_key
+from opdcliff.data.amazon.loading import load_amazon
+from opdcliff.data.amazon.negatives import POPULARITY, UNIFORM
+from opdcliff.data.amazon.report import SPLITS
+from opdcliff.data.amazon.shares import SplitPlan
+from opdcliff.data.amazon.user_lists import UserLists, load_user_lists, read_grades
 from opdcliff.errors import DataError
 
 THIRDS = SplitPlan(fractions=(0.4, 0.3, 0.3))

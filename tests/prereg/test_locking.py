@@ -23,10 +23,11 @@ from opdcliff.errors import ConfigError, InadmissibleError, StudyIncompleteError
 from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg import confirm, locking
+from opdcliff.prereg.arms import baseline_config, locked_arms
 from opdcliff.prereg.clock import LOGIT
 from opdcliff.prereg.confirm import keyed_cells, run_locked
 from opdcliff.prereg.grounds import Grounds
-from opdcliff.prereg.locking import baseline_config, locked_arms, make_lock
+from opdcliff.prereg.locking import make_lock
 from opdcliff.prereg.pilot import HEADROOM, SPREAD
 from opdcliff.records.identity import OPD
 from opdcliff.records.record import Record

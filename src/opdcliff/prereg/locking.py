@@ -13,20 +13,18 @@ from opdcliff.calibration import Binding, Calibration, prepare_calibration
 from opdcliff.errors import ConfigError
 from opdcliff.models import Prepared, prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.prereg.contrasts import LARGER_SFT
+from opdcliff.prereg.arms import locked_arms
 from opdcliff.prereg.grounds import Grounds
 from opdcliff.prereg.pilot import PilotFacts, pilot_facts, pilot_rows
 from opdcliff.prereg.predictions import write_tests
 from opdcliff.prereg.published import with_published
-from opdcliff.records import OPD, read_record, read_runs
+from opdcliff.records import read_record, read_runs
 from opdcliff.settings import (
     AS_TEACHER,
-    ModelConfig,
     PredictionConfig,
     ProtocolArm,
     RunConfig,
     model_option,
-    science,
 )
 from opdcliff.storage import (
     asset_cache,
@@ -38,19 +36,16 @@ from opdcliff.storage import (
     write_text_atomic,
 )
 from opdcliff.study import (
-    arm_config,
     check_protocol,
     grid,
     incomplete,
     planned_updates,
     run_cells,
 )
-from opdcliff.training import BASELINES
 from opdcliff.verification import (
     FORMAT,
     JUDGE,
     LOCK_FILE,
-    LockedArm,
     lock_text,
     read_lock,
     seal_of,
@@ -169,61 +164,6 @@ def check_predictions(arms: Sequence[ProtocolArm], predictions: PredictionConfig
             )
 
 
-def locked_arms(config: RunConfig, binding: Binding | None) -> list[LockedArm]:
-    """The arms of a protocol and its baselines, as a lock keeps them.
-
-    Raises:
-        ConfigError: no threshold was calibrated.
-    """
-    first, predictions = config.protocol.arms[0], config.protocol.predictions
-    arms = [
-        LockedArm(
-            name=arm.name,
-            kind=OPD,
-            multiples=arm.multiples,
-            lams=_lams(config, arm, binding),
-            settings=science(arm_config(config, arm, 0)),
-        )
-        for arm in config.protocol.arms
-    ]
-    return arms + [
-        LockedArm(
-            name=kind,
-            kind=kind,
-            multiples=[],
-            lams=[1.0],
-            settings=science(baseline_config(config, first, kind, 0)),
-        )
-        for kind in BASELINES
-        if kind != LARGER_SFT or (predictions is not None and predictions.larger_model is not None)
-    ]
-
-
-def baseline_config(config: RunConfig, arm: ProtocolArm, kind: str, seed: int) -> RunConfig:
-    """The config of a baseline cell: that of an arm, with the larger model where it is that."""
-    own = arm_config(config, arm, seed)
-    predictions = config.protocol.predictions
-    if kind == LARGER_SFT and predictions is not None and predictions.larger_model is not None:
-        own.model = _larger(predictions.larger_model, own.model)
-    return own
-
-
-def _larger(name: str, pair: ModelConfig) -> ModelConfig:
-    """The larger baseline: an option of the group `model`, or the checkpoint of the teacher.
-
-    The latter stands in the student's place, to be fine-tuned under the seed of its cell.
-    """
-    if name != AS_TEACHER:
-        return model_option(name)
-    return replace(
-        pair,
-        student=pair.teacher,
-        student_revision=pair.teacher_revision,
-        tune_loaded_student=True,
-        lora=None,
-    )
-
-
 def seen_runs(
     config: RunConfig, binding: Binding | None, prepared: Prepared, paths: StudyPaths
 ) -> list[dict[str, Any]]:
@@ -295,11 +235,6 @@ def _pilot(
         raise incomplete(failures, len(cells), "pilot cells")
     records = [read_record(cell.folder(prepared, paths)) for cell in cells]
     return pilot_facts(records), pilot_rows(records)
-
-
-def _lams(config: RunConfig, arm: ProtocolArm, binding: Binding | None) -> list[float]:
-    protocol = replace(config.protocol, arms=[replace(arm, seeds=[0])])
-    return [cell.lam for cell in grid(replace(config, protocol=protocol), binding)]
 
 
 def _calibration(calibration: Calibration) -> dict[str, Any]:
