@@ -9,7 +9,8 @@ from typing import Any
 from opdcliff.errors import ConfigError, TamperedError
 from opdcliff.models import Prepared, models_asset, prepare, prepare_data
 from opdcliff.paths import StudyPaths
-from opdcliff.prereg.locking import baseline_config, raw_files
+from opdcliff.prereg.arms import baseline_config
+from opdcliff.prereg.locking import raw_files
 from opdcliff.records import OPD, read_record
 from opdcliff.settings import RunConfig, science
 from opdcliff.storage import asset_cache
