@@ -17,7 +17,7 @@ SIZES = """
     sft.warmup_steps sft.long_words rollout.prompts_per_update rollout.max_new_tokens
     lam.warmup_updates optim.updates evaluation.every evaluation.prompts evaluation.final_prompts
     calibration.prompts calibration.forced_words calibration.offset_bin calibration.bootstrap
-    preview.prompts checkpoint.every engine.ranks engine.micro_batch
+    preview.prompts engine.ranks
     protocol.predictions.least_seeds
 """
 # What goes with the size of a model: its step sizes, digits, and how sure it can be.
