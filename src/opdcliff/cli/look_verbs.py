@@ -116,7 +116,8 @@ def preview(words: list[str]) -> int:
        [group=option] [key.field=value] ...
 
 Asks a judge, any OpenAI-compatible endpoint, for the grades (0 to 4) of every candidate of the
-lists of users, and writes them as a rubric file once all lists are graded. The key is read from the
+lists of users, and writes them as a rubric file once all lists are graded: grade.out, or else
+data.rubric, which need not be there yet. The key is read from the
 environment variable grade.key_variable. Every reply is kept when it arrives: an interrupted call
 goes on, and one that has all grades asks nothing. Stops with exit code 9 before grade.limit is
 passed. Answers that break the schema grade nothing and are counted by reason.
@@ -136,18 +137,24 @@ def grade(words: list[str]) -> int:
         raise ConfigError(f"source={source} is not allowed; allowed: source=table, or dry_run=true")
     from opdcliff.settings import compose_one, load
 
-    settings = load(compose_one([NO_ARMS, *NO_EVALUATION, *words]))
+    composed = compose_one([NO_ARMS, *NO_EVALUATION, *words])
     from opdcliff.grading import grade_lists, graded_before, print_grading, print_plan
 
     if source == "table":
+        settings = load(composed)
         print_grading(graded_before(settings, paths), settings, console(), write=False)
         return 0
-    found = grade_lists(settings, paths, say_aside, dry_run=dry_run)
+    # The file that runs will read is made here.
+    composed.grade.out = composed.grade.out or composed.data.rubric
+    composed.data.rubric = None
+    settings = load(composed)
     if dry_run:
-        print_plan(found, console())
+        print_plan(grade_lists(settings, paths, say_aside, dry_run=True), console())
         return 0
-    print_grading(found, settings, console(), write=True)
-    say(f"written to {found.file}; a run reads it with data.rubric={found.file}")
+    with on_road("grades", settings, words):
+        found = grade_lists(settings, paths, say_aside, dry_run=False)
+        print_grading(found, settings, console(), write=True)
+        say(f"written to {found.file}; a run reads it with data.rubric={found.file}")
     return 0
 
 

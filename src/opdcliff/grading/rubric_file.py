@@ -37,7 +37,7 @@ _JUDGE_SETTINGS = (
 # What decides which lists there are.
 _LIST_SETTINGS = (
     *("name", "candidates", "train", "calibration", "test", "min_items", "max_history"),
-    *("max_title_words", "seed"),
+    *("max_title_words", "negatives", "seed"),
 )
 
 
