@@ -12,9 +12,9 @@ import pytest
 from locked import PROTOCOL, make_lock, run_git
 from opdcliff.models.prepare import prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.road.look import _lock, _runs, _verdicts, look
+from opdcliff.road.looking import _lock, _runs, _verdicts, look
 from opdcliff.road.memory import recall, remember
-from opdcliff.road.steps import BEGUN, DONE, LEFT_OUT, STEPS, TO_DO, WAITS
+from opdcliff.road.steps import BEGUN, DONE, LEFT_OUT, STEPS, TO_DO, WAITS, Road, Standing
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
 from opdcliff.study.predicted import PREDICTION, prediction_folder
@@ -56,7 +56,7 @@ def test_steps_are_refused_out_of_order_and_say_what_is_next(run: Run, workshop:
     early = run("predict", *WORDS)
     assert early.code == 2
     assert early.line.startswith("opdcliff: prediction comes after calibration, which is to do")
-    assert f"`opdcliff calibrate {' '.join(WORDS)}` is the next step" in early.line
+    assert early.line.endswith(f"next: opdcliff calibrate {' '.join(WORDS)}\n")
     assert run("lock", *WORDS).line.startswith("opdcliff: lock comes after calibration")
     done = run("calibrate", *WORDS)
     assert done.code == 0, done.err
@@ -105,6 +105,10 @@ def test_a_lock_counts_once_it_is_committed_and_as_it_was_sealed(tmp_path: Path)
     make_lock(tmp_path)
     _, (state, detail) = _lock(config_of(PROTOCOL), paths_in(tmp_path))
     assert (state, detail) == (DONE, "sealed 2026-01-01 00:00 UTC and committed")
+    # The line below the table says to commit it, and not to make it again.
+    standing = Standing(STEPS[5], BEGUN, "commit it")
+    passed = [Standing(step, DONE) for step in STEPS[:5]]
+    assert Road("walk", [], [*passed, standing]).upcoming == "next: commit it"
     run_git(tmp_path, "rm", "-rq", "--cached", "prereg")
     run_git(tmp_path, "commit", "-qm", "gone")
     _, (state, detail) = _lock(config_of(PROTOCOL), paths_in(tmp_path))

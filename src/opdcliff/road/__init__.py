@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opdcliff.road.look import look
+from opdcliff.road.looking import look
 from opdcliff.road.memory import recall
 from opdcliff.road.table import print_road
 from opdcliff.road.walk import on_road

@@ -68,6 +68,16 @@ class Road:
         ahead = self.standings[: NAMES.index(name)]
         return next((each for each in ahead if not each.passed), None)
 
+    @property
+    def upcoming(self) -> str:
+        """What to do next, in a line."""
+        first = self.next
+        if first is None:
+            return "all steps are done"
+        # A lock that is there is not made again: it is to be committed, or restored.
+        by_hand = first.step.name == "lock" and first.state == BEGUN
+        return f"next: {first.detail if by_hand else self.command(first.step)}"
+
     def command(self, step: Step) -> str:
         """The command line of a step."""
         words = [f"protocol={self.protocol}"] if step.lock_alone else self.words

@@ -16,6 +16,4 @@ def print_road(road: Road, console: Console) -> None:
         for each in road.standings
     ]
     print_table(console, f"The road of {road.protocol}", pd.DataFrame(rows))
-    upcoming = road.next
-    line = "all steps are done" if upcoming is None else f"next: {road.command(upcoming.step)}"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(road.upcoming, markup=False, highlight=False, soft_wrap=True)

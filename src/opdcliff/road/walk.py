@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
-from opdcliff.road.look import look
+from opdcliff.road.looking import look
 from opdcliff.road.memory import remember
 
 
@@ -24,11 +24,9 @@ def on_road(
     first = road.before(name)
     if first is not None:
         raise ConfigError(
-            f"{name} comes after {first.step.name}, which is {first.state} (protocol.ordered=true):"
-            f" `{road.command(first.step)}` is the next step"
+            f"{name} comes after {first.step.name}, which is {first.state} "
+            f"(protocol.ordered=true); {road.upcoming}"
         )
     remember(road.protocol, words, paths)
     yield
-    after = look(words, paths)
-    if after.next is not None:
-        say(f"next: {after.command(after.next.step)}")
+    say(look(words, paths).upcoming)
