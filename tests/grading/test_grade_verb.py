@@ -304,6 +304,16 @@ def test_a_refused_key_or_model_ends_at_once_in_one_line(desk: Desk, status: int
         assert len(judge.bodies) == 1
 
 
+def test_a_request_that_is_not_taken_is_told_in_the_words_of_the_endpoint(desk: Desk) -> None:
+    echo = json.dumps({"detail": "no response_format here"})
+    with fake_judge(always(Act(status=422, body=echo))) as judge:
+        said = desk.grade(judge, concurrency=1, retries=3)
+    assert said.code == 7
+    assert len(judge.bodies) == 5
+    assert "status 422 (no response_format here) 5" in said.last
+    assert "set grade.answer_format=text" in said.last
+
+
 def test_requests_go_side_by_side_but_no_more_than_allowed(desk: Desk) -> None:
     with fake_judge(always(Act(stall=0.05)), grade=lambda title: 1) as judge:
         assert desk.grade(judge, concurrency=3).code == 0

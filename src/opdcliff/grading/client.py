@@ -17,12 +17,14 @@ from opdcliff.errors import ConfigError
 from opdcliff.grading.answers import Reply
 from opdcliff.grading.questions import Question
 from opdcliff.settings import GradeConfig
-from opdcliff.storage import redact_text, short
+from opdcliff.storage import redact_text
 
 # The client waits at most so long between two attempts, where the endpoint asks for it.
 _LONGEST_WAIT_S = 120.0
 # Of an address that needs no key; the client wants one.
 _NO_KEY = "none"
+# Of a request, by its form: the words of the endpoint say what it does not know.
+NOT_TAKEN, _MOST_WORDS = (400, 422), 160
 _SENT_BY_NAME = ("model", "messages")
 
 
@@ -107,6 +109,8 @@ class Judge:
             if error.code == "content_filter":
                 return Reply(refusal="content_filter", lost=counted.lost)
             problem = f"status {error.status_code}"
+            if error.status_code in NOT_TAKEN:
+                problem += f" ({self._words_of(error)})"
         except (self._library.OpenAIError, ValueError, TypeError, LookupError, AttributeError):
             # An answer of status 200 whose body is cut, or of another form.
             problem = "a body that is not as it should be"
@@ -145,12 +149,17 @@ class Judge:
         meaning = {401: "it does not take the key", 403: "the key does not allow it"}
         meaning[404] = "it has no such model, or no chat completions at this address"
         if error.status_code in meaning:
-            said = short(" ".join(self.clean(str(error.message)).split()))
+            said = f"{meaning[error.status_code]} ({self._words_of(error)})"
             raise ConfigError(
                 f"grade.base_url={self._settings.base_url} grade.model={self._settings.model}: "
-                f"status {error.status_code}, {meaning[error.status_code]} ({said}); check "
-                "grade.base_url, grade.model and the key"
+                f"status {error.status_code}, {said}; check grade.base_url, grade.model and the key"
             )
+
+    def _words_of(self, error: Any) -> str:
+        body = error.body
+        said = body.get("message") or body.get("detail") if isinstance(body, dict) else body
+        words = " ".join(self.clean(str(said or error.message)).split())[:_MOST_WORDS]
+        return "".join(c if c.isascii() and c.isprintable() else "?" for c in words)
 
     async def _sending(self, request: Any) -> None:
         request.extensions = {**request.extensions, "trace": _attempts.get().trace}

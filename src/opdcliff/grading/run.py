@@ -200,6 +200,11 @@ class _Run:
                 f"asked to stop (SIGTERM); {kept} ({spent}); run the command again to go on"
             )
         reasons = in_words(self._rounds.reasons(lists, repeat=repeat))
+        if (
+            any(f"status {n}" in reasons for n in (400, 422))
+            and self._settings.answer_format != "text"
+        ):
+            kept += "; if it knows no JSON schema, set grade.answer_format=text"
         return StudyIncompleteError(
             f"grade.base_url={self._settings.base_url} does not answer (requests without grades: "
             f"{reasons}); {kept}; look at the endpoint and run the command again to go on"
