@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -118,6 +119,10 @@ def places(workshop: Path, fashion: Path) -> dict[str, str]:
         "model.teacher": teacher.partition("=")[2],
         "data.path": str(fashion),
         "data.path.jsonl": str(write_own_prompts(workshop / "own.jsonl")),
+        "data.rubric.jsonl": str(write_rubric(workshop / "rubric.jsonl", first=1)),
+        "grade.other.jsonl": str(write_rubric(workshop / "other.jsonl", first=0)),
+        "grade.base_url": "https://judge.example/v1",
+        "grade.model": "judge",
         "data.form": str(write_own_schema(workshop / "schema.json")),
         "data.form.json": str(workshop / "schema.json"),
         "out": str(workshop / "made"),
@@ -126,6 +131,14 @@ def places(workshop: Path, fashion: Path) -> dict[str, str]:
         "out=WARM_START": str(workshop / "warm_start"),
         "out=FOLDER": str(workshop / "tuned"),
     }
+
+
+def write_rubric(file: Path, *, first: int) -> Path:
+    """Grades of every user and item of `fashion`."""
+    pairs = [(f"U{u:03d}", f"I{i:03d}", (first + u + i) % 5) for u in range(260) for i in range(60)]
+    rows = [{"user_id": u, "parent_asin": i, "grade": grade} for u, i, grade in pairs]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
 
 
 def test_make_commands_are_targets_of_the_makefile() -> None:

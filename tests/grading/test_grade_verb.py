@@ -14,6 +14,8 @@ from judge_desk import ALL, Desk
 from opdcliff.data.amazon import SplitPlan, load_amazon
 from opdcliff.grading.cache import ANSWERS
 
+pytestmark = pytest.mark.slow
+
 
 def always(act: Act) -> Any:
     return lambda number, body: act

@@ -57,6 +57,10 @@ NOT_RUN |= {
         "needs the two hub commits; tests/test_slurm.py prints and submits such scripts"
     ),
 }
+NOT_RUN[
+    "opdcliff grade data=amazon_fashion data.path=FOLDER grade.base_url=URL grade.model=MODEL "
+    "grade.price_in=0.3 grade.price_out=2.5 grade.limit=5"
+] = "asks a judge over a network; tests/grading/test_grade_verb.py asks one on loopback"
 # The worked example of the tutorial, and its pair: from `opdcliff sft` on a folder of `fetch`.
 _ASKED = """data.system_prompt="'Answer with a call of remind, in JSON.'\""""
 _TUNED = (
