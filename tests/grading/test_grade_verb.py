@@ -374,6 +374,12 @@ def test_a_judge_that_does_not_count_its_tokens_is_taken_at_the_most(desk: Desk)
     assert found["tokens"]["sent"] >= sent
 
 
+def test_thoughts_that_only_the_total_counts_are_paid_for(desk: Desk) -> None:
+    with fake_judge(always(Act(thoughts=100)), grade=lambda title: 1) as judge:
+        assert desk.grade(judge, **PRICES).code == 0
+    assert manifest(desk)["tokens"]["answered"] == 120 * ALL
+
+
 # ---- keys and files ---------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ class Act:
 
     text: the message; None for right grades. status, headers: of an error. stall: seconds before
     anything is sent. drop: close without a word; half: send half of the body, and close if
-    `half_closes` else say that this was all.
+    `half_closes` else say that this was all. thoughts: tokens that the total alone counts.
     """
 
     text: str | None = None
@@ -39,6 +39,7 @@ class Act:
     half: bool = False
     half_closes: bool = False
     usage: bool = True
+    thoughts: int = 0
 
 
 RIGHT = Act()
@@ -186,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
             completion["usage"] = {
                 "prompt_tokens": tokens,
                 "completion_tokens": 20,
-                "total_tokens": tokens + 20,
+                "total_tokens": tokens + 20 + act.thoughts,
             }
         return completion
 

@@ -141,7 +141,7 @@ class Judge:
             choice.finish_reason,
             None if not refusal else "refused",
             _count(usage, "prompt_tokens"),
-            _count(usage, "completion_tokens"),
+            _answered(usage),
             lost=max(0, counted.lost - 1),
         )
 
@@ -172,6 +172,15 @@ class Judge:
     async def _received(self, response: Any) -> None:
         if response.status_code >= 400:
             _attempts.get().refused += 1
+
+
+def _answered(usage: object) -> int | None:
+    """Tokens of the answer; some endpoints count thoughts in the total alone."""
+    answered, sent = _count(usage, "completion_tokens"), _count(usage, "prompt_tokens")
+    total = _count(usage, "total_tokens")
+    if answered is None or sent is None or total is None:
+        return answered
+    return max(answered, total - sent)
 
 
 def _count(usage: object, name: str) -> int | None:

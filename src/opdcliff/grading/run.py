@@ -105,7 +105,8 @@ def user_lists(config: RunConfig) -> UserLists:
             f"data={data.name} has no lists of users; a judge grades {' and '.join(_OF_USERS)}"
         )
     folder = Path(data.path or "").expanduser()
-    total = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    files = folder.iterdir() if folder.is_dir() else ()
+    total = sum(path.stat().st_size for path in files if path.is_file())
     with Stage("reading reviews and items (bytes)", total) as stage:
         return load_user_lists(
             folder,
