@@ -41,7 +41,7 @@ def drawn(count: int, seed: int, size: int = 4) -> list[list[int]]:
     return found
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10**6), st.integers(2, 30))
 def test_kappa_is_that_of_scikit_learn(seed: int, count: int) -> None:
     first, second = drawn(count, seed), drawn(count, seed + 1)
@@ -102,7 +102,7 @@ def test_the_interval_covers_what_the_lists_were_drawn_from() -> None:
     assert covered >= 85
 
 
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10**6), st.integers(3, 40))
 def test_the_rank_correlation_is_that_of_scipy(seed: int, count: int) -> None:
     table = drawn(count, seed)

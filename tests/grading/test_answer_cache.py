@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opdcliff.errors import RecordError
@@ -52,6 +52,8 @@ def one(key: str = "k", grades: tuple[int, ...] | None = (1, 2)) -> Entry:
     return Entry(key, grades, reason, "", "", 10, 5, False, 0, 0)
 
 
+# No deadline: every entry is forced to disk.
+@settings(deadline=None, max_examples=40)
 @given(st.lists(ENTRIES, max_size=8), st.integers(0, 400), st.data())
 def test_what_was_kept_is_found_whatever_half_line_a_kill_leaves(
     entries: list[Entry], cut: int, data: st.DataObject
@@ -85,6 +87,7 @@ def test_what_was_kept_is_found_whatever_half_line_a_kill_leaves(
                 assert found.grades == (graded[0].grades if graded else None)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 255))
 def test_a_changed_byte_makes_its_line_as_if_it_were_not_there(place: int, by: int) -> None:
     with tempfile.TemporaryDirectory() as name:

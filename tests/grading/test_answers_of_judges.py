@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opdcliff.grading.answers import Reason, Reply, read_answer
@@ -69,6 +69,7 @@ def test_what_the_endpoint_says_comes_before_the_text() -> None:
     assert reason_of(right) is None
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("ABCD"), st.integers(-1, 5) | st.floats() | st.text("01")))
 def test_only_three_grades_in_range_are_taken(found: dict[str, Any]) -> None:
     graded = read_answer(QUESTION, Reply(json.dumps(found), "stop"))

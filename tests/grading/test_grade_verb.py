@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -234,15 +235,16 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_that_passes_is_not_seen_in_the_rubric(desk: Desk, fault: str) -> None:
     with fake_judge(first(2, FAULTS[fault]), grade=lambda title: 1) as judge:
-        said = desk.grade(judge, timeout=0.3, retries=2, concurrency=2)
+        stalls = fault == "stalls"
+        said = desk.grade(judge, timeout=2.0 if stalls else 60.0, retries=4, concurrency=2)
         assert said.code == 0, said.err
-        assert len(judge.bodies) == ALL + 2
+        # A busy machine may be late with a right answer too.
+        assert len(judge.bodies) == ALL + 2 or (stalls and len(judge.bodies) > ALL + 2)
     assert manifest(desk)["requests"]["by_reason"] == {"graded": ALL}
     lost = manifest(desk)["tokens_of_lost_answers_at_most"]
     # What was refused by a status is not billed; what was lost may be.
     refused = fault in ("asks to wait", "breaks", "is overloaded")
-    assert (lost["answered"] == 0) == refused
-    assert lost["answered"] in (0, 2 * 1024)
+    assert lost["answered"] == (0 if refused else 1024 * (len(judge.bodies) - ALL))
 
 
 GONE = {
@@ -256,7 +258,7 @@ GONE = {
 @pytest.mark.parametrize("fault", GONE)
 def test_an_endpoint_that_does_not_answer_is_given_up_soon(desk: Desk, fault: str) -> None:
     with fake_judge(always(FAULTS[fault])) as judge:
-        said = desk.grade(judge, timeout=0.2, concurrency=1)
+        said = desk.grade(judge, timeout=0.2 if fault == "stalls" else 60.0, concurrency=1)
         assert said.code == 7
         assert GONE[fault] in said.last
         assert "does not answer" in said.last
@@ -317,8 +319,16 @@ def test_a_request_that_is_not_taken_is_told_in_the_words_of_the_endpoint(desk: 
 
 
 def test_requests_go_side_by_side_but_no_more_than_allowed(desk: Desk) -> None:
-    with fake_judge(always(Act(stall=0.05)), grade=lambda title: 1) as judge:
-        assert desk.grade(judge, concurrency=3).code == 0
+    gate = threading.Barrier(3)
+
+    def act(number: int, body: dict[str, Any]) -> Act:
+        # The first three wait for each other.
+        if number < 3:
+            gate.wait(100)
+        return RIGHT
+
+    with fake_judge(act, grade=lambda title: 1) as judge:
+        assert desk.grade(judge, concurrency=3, timeout=200.0).code == 0
         assert judge.most_at_once == 3
 
 

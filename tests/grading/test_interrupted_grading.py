@@ -30,6 +30,8 @@ def cached(desk: Desk) -> list[dict[str, Any]]:
 def hit(desk: Desk, judge: FakeJudge, reached: threading.Event, number: int) -> tuple[int, str]:
     """Start the command, send it a signal while a request is under way; exit code and stderr."""
     command, environment = desk.in_a_process(judge, concurrency=2, timeout=60.0)
+    # Of tests that run in the background a process would inherit that SIGINT is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         command,
         cwd=desk.folder,
@@ -38,6 +40,7 @@ def hit(desk: Desk, judge: FakeJudge, reached: threading.Event, number: int) -> 
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     assert reached.wait(100)
     process.send_signal(number)
     if number == signal.SIGTERM:

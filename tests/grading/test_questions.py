@@ -80,6 +80,19 @@ def test_a_question_is_the_same_again_and_another_for_all_that_matters(
         assert ask(replace(settings, **change)).key == first.key
 
 
+def test_a_list_graded_twice_is_asked_twice_even_in_the_same_order(settings: GradeConfig) -> None:
+    """Else the answer to the first would be found for the second, and agree with itself."""
+    same = 0
+    for n in range(20):
+        pair = replace(one(f"user {n}"), items=ITEMS[:2], titles=("a", "b"))
+        ((first,), (again,)) = (
+            questions_of(pair, RUBRIC, settings, repeat=repeat) for repeat in (0, 1)
+        )
+        same += first.body == again.body
+        assert first.key != again.key
+    assert 0 < same < 20
+
+
 def test_a_request_asks_about_so_many_candidates(settings: GradeConfig) -> None:
     parts = questions_of(one(), RUBRIC, replace(settings, candidates=4))
     assert [len(part.items) for part in parts] == [4, 2]

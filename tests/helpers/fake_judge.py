@@ -92,7 +92,7 @@ class FakeJudge:
             "base_url": f"{self.url}/v1",
             "model": "tiny-judge",
             "key_variable": KEY_VARIABLE,
-            "timeout": 2.0,
+            "timeout": 60.0,
             "retries": 0,
             "bootstrap": 20,
             "repeats": 0,
