@@ -142,6 +142,21 @@ def test_lists_are_graded_twice_in_another_order(desk: Desk) -> None:
     assert equal["value"] == 1.0
 
 
+def test_a_rubric_of_ones_own_makes_another_file(desk: Desk) -> None:
+    own = desk.folder / "own.txt"
+    own.write_text("Grade by colour alone.\n")
+    with fake_judge(grade=lambda title: 1) as judge:
+        assert desk.grade(judge).code == 0
+        assert desk.grade(judge, rubric=own).code == 0
+    assert len(judge.bodies) == 2 * ALL
+    assert all(
+        body["messages"][0]["content"].startswith("Grade by colour alone.\n\nAnswer with one JSON")
+        for body in judge.bodies[ALL:]
+    )
+    found = [json.loads(path.read_text()) for path in desk.folder.glob("runs/assets/*/*.json")]
+    assert sorted(each["rubric"]["own"] for each in found) == [False, True]
+
+
 def test_a_dry_run_says_the_cost_and_asks_nothing(desk: Desk) -> None:
     with fake_judge() as judge:
         said = desk.grade(judge, "dry_run=true", price_in=1.0, price_out=4.0)
