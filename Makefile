@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # The interpreter that makes the environment; 3.11 and 3.12 are supported.
 PYTHON ?= python3
 
-.PHONY: help reproduce confirm verify figures report docs renew renew-docs test check install clean
+.PHONY: help reproduce confirm verify figures report rehearsal docs renew renew-docs test check install clean
 
 help:
 	@echo "make reproduce  environment, quick study, its numbers beside the committed ones (10 minutes"
@@ -13,6 +13,7 @@ help:
 	@echo "make verify     verdicts from the committed table of runs"
 	@echo "make figures    all figures from the committed results, in runs/results/ (under a minute)"
 	@echo "make report     report.html, one page on the locked study, in runs/results/ (seconds)"
+	@echo "make rehearsal  the paper's road on stand-ins, from raw rows to verdict and page (docs/paper.md)"
 	@echo "make docs       pages and API reference in build/docs/"
 	@echo "make renew      overwrite the committed figures and pages in results/ and docs/"
 	@echo "make renew-docs overwrite docs/config.md and docs/default_config.yaml from conf/"
@@ -36,6 +37,10 @@ figures: install
 
 report: install
 	$(BIN)/opdcliff report protocol=mini
+
+# ROWS=FOLDER takes raw rows of your own.
+rehearsal: install
+	bash benchmarks/rehearsal.sh $(ROWS)
 
 # Only these two write files that are in git.
 renew: install

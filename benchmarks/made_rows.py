@@ -3,6 +3,8 @@
 Names, fields, numbers of rows and items and bytes a row are those of the public set; how reviews
 are shared out over users and items is an assumption: zeta-distributed counts, most of them one.
 Rows come in random order, which is the hardest on caches.
+
+    python benchmarks/made_rows.py FOLDER ROWS
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import base64
 import gzip
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring as quoted
@@ -188,3 +191,12 @@ def _rest(texts: str, length: int, rng: np.random.Generator) -> str:
 _IMAGE = json.dumps(
     [{"thumb": "x" * 60, "large": "x" * 60, "variant": "MAIN", "hi_res": "x" * 64}],
 )
+
+
+if __name__ == "__main__":
+    _folder, _rows = sys.argv[1:]
+    # Whole as soon as it is there.
+    _aside = Path(f"{_folder}.partial")
+    _aside.mkdir(parents=True, exist_ok=True)
+    print(make(_aside, int(_rows), seed=0))
+    _aside.rename(_folder)

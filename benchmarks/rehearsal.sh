@@ -46,14 +46,14 @@ step() {
 
 if [ -z "$rows" ]; then
     rows=$work/rows
-    [ -d "$rows" ] || step "rows" "$bin/python" benchmarks/full_data.py "$rows" --rows 20000 --keep --only-rows
+    [ -d "$rows" ] || step "rows" "$bin/python" benchmarks/made_rows.py "$rows" 40000
 fi
-# Stand-ins for the two checkpoints, which the road loads and fine-tunes.
+# A stand-in for the two checkpoints, which the road loads and fine-tunes.
 sizes=(data.train=380 data.calibration=80 data.test=120 data.max_history=1 data.max_title_words=3)
-made=$work/stand_ins
+made=$work/stand_in
 if [ ! -d "$made" ]; then
-    step "stand-ins" "$bin/opdcliff" prepare data=amazon_fashion "data.path=$rows" "${sizes[@]}" \
-        sft.teacher.steps=300 sft.student.steps=150
+    step "stand-in" "$bin/opdcliff" prepare data=amazon_fashion "data.path=$rows" "${sizes[@]}" \
+        sft.teacher.steps=500 sft.student.steps=1
     cp -r "$(ls -d runs/assets/models-* | head -n 1)" "$made"
 fi
 "$bin/python" benchmarks/stand_in_judge.py >"$work/judge" &
@@ -61,7 +61,7 @@ judge=$!
 trap 'kill $judge 2>/dev/null || true' EXIT
 until [ -s "$work/judge" ]; do sleep 0.1; done
 
-words=(experiment=rehearsal "data.path=$rows" "model.student=$made/student" "model.teacher=$made/teacher"
+words=(experiment=rehearsal "data.path=$rows" "model.student=$made/teacher" "model.teacher=$made/teacher"
     grade.model=stand-in grade.key_variable=null "grade.base_url=$(cat "$work/judge")")
 step "status" "$bin/opdcliff" status "${words[@]}"
 step "lists" "$bin/opdcliff" prepare what=lists "${words[@]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from fake_judge import KEY, KEY_VARIABLE, fake_judge
 from judge_desk import PROXIES
 from opdcliff.models.prepare import prepare
-from opdcliff.paths import StudyPaths
+from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.prereg import predictions, windows
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
@@ -34,6 +35,9 @@ PILOT = ARM.format("pilot", "c5", "[0.7]", "[1000]", 8)
 
 @pytest.fixture
 def words(workshop: Path, fashion: Path) -> list[str]:
+    published = workshop / "prereg" / "published"
+    if not published.is_dir():
+        shutil.copytree(REPO_ROOT / "prereg" / "published", published)
     rows = ["data=amazon_fashion", f"data.path={fashion}", "data.candidates=2"]
     paths = StudyPaths(workshop / "runs", workshop / "results")
     # Stand-ins for two checkpoints that know such lists a little.
@@ -43,6 +47,7 @@ def words(workshop: Path, fashion: Path) -> list[str]:
         "protocol=paper",
         *rows,
         "data.rubric=runs/grades/small.jsonl",
+        "data.seed=1",
         *(f"model.{role}={made / role}" for role in ("student", "teacher")),
         "model.tune_loaded_student=true",
         "model.tune_loaded_teacher=true",
@@ -51,6 +56,7 @@ def words(workshop: Path, fashion: Path) -> list[str]:
         "sft.student.steps=10",
         "optim.updates=8",
         "evaluation.every=1",
+        "evaluation.collapse_floor=0.0",
         "lam.warmup_updates=1",
         "protocol.name=small",
         f"protocol.arms=[{ARMS}]",

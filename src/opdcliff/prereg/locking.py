@@ -17,7 +17,7 @@ from opdcliff.prereg.arms import locked_arms
 from opdcliff.prereg.grounds import Grounds
 from opdcliff.prereg.pilot import PilotFacts, pilot_facts, pilot_rows
 from opdcliff.prereg.predictions import write_tests
-from opdcliff.prereg.published import with_published
+from opdcliff.prereg.published import published_folder, with_published
 from opdcliff.records import read_record, read_runs
 from opdcliff.settings import (
     AS_TEACHER,
@@ -80,6 +80,7 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
         )
     folder = paths.prereg_dir(config.protocol.name)
     _refuse(folder, config.protocol.name)
+    published = published_folder(predictions.published, paths)
     old = None if supersedes is None else _superseded(supersedes, paths)
     prepared = prepare(config, paths, planned_updates(config))
     calibration, _ = prepare_calibration(config, paths, prepared)
@@ -89,7 +90,7 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     arms = locked_arms(config, calibration.binding)
     count, named = len(config.protocol.arms[0].seeds), {arm.name: arm for arm in arms}
     grounds = Grounds(config, predictions, named, calibration.table, facts, count)
-    tests = with_published(write_tests(grounds), predictions.published, paths)
+    tests = with_published(write_tests(grounds), published)
     # Written aside, so that a folder that exists is whole.
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)

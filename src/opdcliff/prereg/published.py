@@ -16,23 +16,30 @@ from opdcliff.verification import PUBLISHED, LockedTest, read_test
 _TAGS = ("[P]", "[D]")
 
 
-def with_published(
-    tests: list[LockedTest], name: str | None, paths: StudyPaths
-) -> list[LockedTest]:
-    """The tests, with the published bounds of those that have some; None publishes nothing.
+def published_folder(name: str | None, paths: StudyPaths) -> Path | None:
+    """Where published predictions lie; None where there are none to compare with.
 
     Raises:
-        ConfigError: there is no such folder. InadmissibleError: a file in it is damaged.
+        ConfigError: there is no such folder.
     """
     if name is None:
-        return tests
+        return None
     folder = paths.prereg_dir(name)
     if not folder.is_dir():
         raise ConfigError(
             f"protocol.predictions.published={name}: {folder} does not exist; name a folder of "
             "published predictions below prereg/, or null"
         )
-    return [_beside(test, folder / f"{test.id}.yaml") for test in tests]
+    return folder
+
+
+def with_published(tests: list[LockedTest], folder: Path | None) -> list[LockedTest]:
+    """The tests, with the published bounds of those that have some in that folder.
+
+    Raises:
+        InadmissibleError: a file in it is damaged.
+    """
+    return tests if folder is None else [_beside(t, folder / f"{t.id}.yaml") for t in tests]
 
 
 def _beside(test: LockedTest, file: Path) -> LockedTest:

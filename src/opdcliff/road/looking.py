@@ -100,7 +100,8 @@ def _prediction(config: RunConfig, paths: StudyPaths, prepared: Prepared) -> _Fo
     file = prediction_folder(config, prepared, paths) / PREDICTION
     if not file.is_file():
         return TO_DO, ""
-    rows = json.loads(file.read_text(encoding="utf-8"))["at"]
+    # An onset may lie beyond every lambda, for which JSON has no number.
+    rows = decode_floats(json.loads(file.read_text(encoding="utf-8"))["at"])
     parts = [f"{row['low']:.4g} to {row['high']:.4g} at c = {row['strength']:g}" for row in rows]
     return DONE, f"onset {', '.join(parts)}"
 
