@@ -117,6 +117,6 @@ def test_each_command_leads_to_the_next_up_to_the_page(
     assert "to do" not in told
     # Published bounds went into the lock, and are compared where there is a verdict.
     sealed = (workshop / "prereg" / "small" / "T1.yaml").read_text()
-    assert "published.lo: '1.204 [P]" in sealed
+    assert "published.lo: 1.204 [P]" in sealed
     assert "[choice]" in sealed
     assert (workshop / "runs/results/locked/small/report.html").is_file()
