@@ -159,14 +159,15 @@ def test_every_experiment_runs(
         words += [*ONE_STEP, "lam.of_threshold=null", "lam.value=1.0,1.5"]
     else:
         words.append("lam.of_threshold=0.9,1.1")
-    if name in ("amazon_fashion", "paper_fine_grid", "smollm2_ranking", "smollm2_titles"):
+    of_paper = name in ("paper", "paper_fine_grid", "rehearsal")
+    if of_paper or name in ("amazon_fashion", "smollm2_ranking", "smollm2_titles"):
         words.append(f"data.path={fashion}")
     if name.startswith("smollm2"):
         # In place of SmolLM2; the teacher is tuned from it as well.
         words += [pair[0], "model.teacher=null"]
-    if name == "paper_fine_grid":
-        own = ["engine=single", "engine.ranks=1", "model.dtype=float32"]
-        words += [*pair, *own]
+    if of_paper:
+        own = ["engine=single", "engine.ranks=1", "model.dtype=float32", "data.rubric=null"]
+        words += [*pair, *own, "sft.teacher.steps=2", "sft.student.steps=2"]
     reply = run("train", "-m", f"experiment={name}", *SECONDS, *words)
     assert reply.code == 0, reply.err
     assert reply.rows() == 2

@@ -46,7 +46,9 @@ NEEDS = {
     ("model", "smollm2"): ["model.student={data}"],
     ("sft", "titles"): ["data=titles"],
     ("experiment", "amazon_fashion"): ["data.path={data}"],
+    ("experiment", "paper"): ["data.path={data}", "data.rubric=null", *HUB],
     ("experiment", "paper_fine_grid"): ["data.path={data}", *HUB],
+    ("experiment", "rehearsal"): ["data.path={data}", "data.rubric=null", *HUB],
     ("experiment", "smollm2_ranking"): ["data.path={data}", "model.student={data}"],
     ("experiment", "smollm2_titles"): ["data.path={data}", "model.student={data}"],
 }
