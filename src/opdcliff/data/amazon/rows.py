@@ -16,14 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from opdcliff.data.amazon.files import ReadProgress, open_raw, read_blocks
 from opdcliff.errors import DataError
 from opdcliff.storage import foreign_encoding
-
-if TYPE_CHECKING:
-    from hashlib import _Hash as Hash
 
 MAX_LINE_BYTES = 4 * 2**20
 SCHEMA_ROWS = 1000
@@ -41,6 +38,18 @@ _FIELDS = {
 }
 
 _T = TypeVar("_T")
+
+
+class Hash(Protocol):
+    """A hash that is being taken, as `hashlib` makes them."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take more bytes."""
+        ...
+
+    def hexdigest(self) -> str:
+        """The digest of all bytes so far."""
+        ...
 
 
 class Review(NamedTuple):
