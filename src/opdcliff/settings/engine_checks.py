@@ -45,7 +45,8 @@ def check_rollout(config: RunConfig) -> None:
         if cap is not None:
             raise ConfigError(
                 f"rollout.engine_cap={cap:g} has no effect on rollout.backend={backend}, which "
-                f"samples the student itself; set rollout.engine_cap=null, or rollout.backend={ENGINE}"
+                "samples the student itself; set rollout.engine_cap=null, or "
+                f"rollout.backend={ENGINE}"
             )
         return
     if cap is not None and config.optim.estimator == "full":
