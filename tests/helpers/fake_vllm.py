@@ -150,7 +150,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> type[LLM]:
     monkeypatch.setattr(vllm_engine, "engine_version", lambda: "vllm 0")
     monkeypatch.setattr(vllm, "_engines", {})
     monkeypatch.setattr(vllm_engine, "_offered", [])
-    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_LOGGING_LEVEL", "VLLM_NO_USAGE_STATS"):
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", *vllm_engine._QUIET):
         monkeypatch.setenv(name, "0")
     for name, value in (("started", []), ("room", 128), ("unknown", None), ("cut", None)):
         monkeypatch.setattr(LLM, name, value)

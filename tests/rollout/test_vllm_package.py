@@ -21,8 +21,6 @@ from opdcliff.rollout.draws import Rollout
 from opdcliff.rollout.scoring import completion_logp
 from tiny_rollout import PAD, PROMPTS, SETTINGS, VOCABULARY
 
-# In this process, on as many threads as the tests have.
-os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 package = pytest.importorskip("vllm", reason="vLLM has an environment of its own")
 
@@ -51,7 +49,7 @@ def test_requests_and_settings_are_those_of_the_package() -> None:
     assert {
         *("skip_tokenizer_init", "load_format", "dtype", "max_model_len", "logprobs_mode"),
         *("gpu_memory_utilization", "distributed_executor_backend", "enable_prefix_caching"),
-        *("enforce_eager", "generation_config"),
+        *("enforce_eager", "generation_config", "hf_overrides"),
     } <= engine
 
 

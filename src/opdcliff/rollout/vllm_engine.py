@@ -25,6 +25,12 @@ from opdcliff.errors import ConfigError
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 # What an engine takes where nothing was offered, as in conf/rollout.
 _SHARE = 0.3
+# Nothing said, nothing sent, and on a CPU the threads of the training left where they run.
+_QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
 
 _offered: list[float] = []
 
@@ -67,7 +73,7 @@ def start(model: PreTrainedModel) -> Any:
     """A `vllm.LLM` for models of this shape; its weights mean nothing until `hand_over`."""
     # In this process: an engine in another one could not be handed tensors.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    for name, value in (("VLLM_LOGGING_LEVEL", "ERROR"), ("VLLM_NO_USAGE_STATS", "1")):
+    for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     from vllm import LLM
     from vllm.platforms import current_platform
@@ -84,6 +90,8 @@ def start(model: PreTrainedModel) -> Any:
         try:
             return LLM(
                 model=folder,
+                # A model that was never loaded does not say it, and would be taken for an encoder.
+                hf_overrides={"architectures": [type(model).__name__]},
                 skip_tokenizer_init=True,
                 load_format="dummy",
                 dtype=DTYPES[parameter.dtype],
