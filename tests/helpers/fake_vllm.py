@@ -66,6 +66,7 @@ class LLM:
         dtype: str = "auto",
         gpu_memory_utilization: float = 0.92,
         enforce_eager: bool = False,
+        hf_overrides: dict[str, Any],
         **kwargs: Any,
     ) -> None:
         self.given = {"dtype": dtype, "gpu_memory_utilization": gpu_memory_utilization, **kwargs}
@@ -73,7 +74,8 @@ class LLM:
         torch.manual_seed(1)
         random.seed(1)
         np.random.seed(1)
-        self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+        config = AutoConfig.from_pretrained(model, **hf_overrides)
+        self.model = AutoModelForCausalLM.from_config(config)
         self.model.to(getattr(torch, dtype)).eval()
         self.model_config = SimpleNamespace(max_model_len=self.room)
         self.pushes = 0

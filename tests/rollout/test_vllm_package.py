@@ -70,8 +70,8 @@ def on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
-@pytest.fixture(scope="module")
-def student() -> Any:
+@pytest.fixture(scope="module", params=[False, True], ids=["own head", "tied head"])
+def student(request: pytest.FixtureRequest) -> Any:
     if not on_cpu():
         pytest.skip("this vLLM is not built for the CPU")
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -88,6 +88,7 @@ def student() -> Any:
         head_dim=32,
         max_position_embeddings=128,
         initializer_range=0.25,
+        tie_word_embeddings=request.param,
         bos_token_id=None,
         pad_token_id=PAD,
         eos_token_id=1,

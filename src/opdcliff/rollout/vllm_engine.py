@@ -90,8 +90,12 @@ def start(model: PreTrainedModel) -> Any:
         try:
             return LLM(
                 model=folder,
-                # A model that was never loaded does not say it, and would be taken for an encoder.
-                hf_overrides={"architectures": [type(model).__name__]},
+                hf_overrides={
+                    # A model that was never loaded does not say it: it would be no generator.
+                    "architectures": [type(model).__name__],
+                    # Reloaded, a head tied to the embedding may stay as it was (0.32, on a CPU).
+                    "tie_word_embeddings": False,
+                },
                 skip_tokenizer_init=True,
                 load_format="dummy",
                 dtype=DTYPES[parameter.dtype],
@@ -113,8 +117,9 @@ def start(model: PreTrainedModel) -> Any:
 
 
 def hand_over(engine: Any, model: PreTrainedModel) -> None:
-    """Load the weights of a model as they are now."""
-    weights = ((name, parameter.detach()) for name, parameter in model.named_parameters())
+    """Load the weights of a model as they are now; a tied head under both of its names."""
+    named = model.named_parameters(remove_duplicate=False)
+    weights = ((name, parameter.detach()) for name, parameter in named)
     engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
 
 
