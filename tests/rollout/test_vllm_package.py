@@ -127,7 +127,8 @@ def test_it_draws_with_the_weights_it_was_given_and_says_so(student: Any) -> Non
             parameter.add_(0.05 * torch.randn_like(parameter))
     second = drawn(student)
     assert second.answers() != first.answers()
-    assert furthest(student, second) < 1e-4 < 0.01 < furthest(student, first)
+    assert furthest(student, second) < 1e-4
+    assert furthest(student, first) > 0.01
 
 
 def test_tokens_are_drawn_as_often_as_by_the_reference(student: Any) -> None:
