@@ -97,7 +97,7 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("grade.ungraded", _RATE),
         ("grade.answer_format", _one_of("schema", "object", "text")),
         ("rollout.engine_memory", _INSIDE),
-        ("rollout.engine_cap", ("a number >= 1, or null", lambda value: value >= 1)),
+        ("rollout.engine_cap", ("a number >= 1", lambda value: value >= 1)),
         ("preview.reached preview.floor", _SHARE),
         ("calibration.strengths", ("one or more numbers > 1", _strengths)),
         ("sft.teacher.continue_mass sft.student.continue_mass", _MASS),
