@@ -53,8 +53,8 @@ def test_every_backend_is_an_option_and_a_value_on_top_of_others(name: str) -> N
 
 def test_a_backend_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(ConfigError) as caught:
-        load(compose_one(["rollout.backend=vllm"]))
-    assert "rollout.backend=vllm is not allowed" in str(caught.value)
+        load(compose_one(["rollout.backend=sglang"]))
+    assert "rollout.backend=sglang is not allowed" in str(caught.value)
     assert str(caught.value).endswith(" | ".join(SAMPLERS))
 
 

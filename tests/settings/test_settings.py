@@ -25,7 +25,7 @@ from opdcliff.settings.checks import check, load, science, science_of
 from opdcliff.settings.compose import clip_option, compose_one
 from opdcliff.settings.composition import ROOT_CONFIG, hydra_session, without_hydra
 from opdcliff.settings.grid import compose_grid, launch_grid
-from opdcliff.settings.schema import ProtocolArm, RunConfig, field_names
+from opdcliff.settings.schema import LoraConfig, ProtocolArm, RunConfig, field_names
 from opdcliff.storage.conf_groups import default_of, describe, group_names, options_of
 from opdcliff.study.study import check_protocol
 
@@ -65,6 +65,7 @@ PLUMBING = {
     "lam.predicted",
     "evaluation.stop_when_collapsed",
     "rollout.backend",
+    "rollout.engine_memory",
 }
 PLUMBING_GROUPS = {"engine", "checkpoint", "tracking", "protocol", "tune", "preview", "grade"}
 
@@ -262,7 +263,7 @@ INSIDE = """
     sft.teacher.continue_mass sft.student.continue_mass
     protocol.predictions.upper_plateau protocol.predictions.lower_plateau
     protocol.predictions.flat_delta protocol.predictions.least_lift
-    protocol.predictions.parity_margin"""
+    protocol.predictions.parity_margin rollout.engine_memory"""
 RATES = """
     sft.teacher.corrupt_rate sft.student.corrupt_rate sft.teacher.swap_rate sft.student.swap_rate
     grade.ungraded sft.long_share tune.warmup tune.held_out model.lora.dropout
@@ -302,6 +303,7 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
         (SEEDS, st.integers(max_value=-1) | st.integers(min_value=2**32)),
         (COUNTS, st.integers(max_value=0)),
         ("preview.reached preview.floor", AT_MOST_0 | ABOVE_1 | NOT_FINITE),
+        ("rollout.engine_cap", st.floats(max_value=1, exclude_max=True) | NOT_FINITE),
         ("data.candidates", st.integers(max_value=1) | st.integers(min_value=27)),
         ("protocol.predictions.least_seeds", st.just(1) | st.integers(max_value=1)),
         ("data.tokenizer_entries", st.integers(max_value=257)),
@@ -424,6 +426,16 @@ def test_a_bad_value_is_refused_by_name(name: str, data: st.DataObject, locked: 
         (
             {"clip.rule": "ppo", "optim.estimator": "full", "rollout.updates_per_batch": 2},
             "optim.estimator=full cannot",
+        ),
+        ({"rollout.engine_cap": 2.0}, "rollout.engine_cap=2 has no effect on rollout.backend=comp"),
+        (
+            {"rollout.backend": "vllm", "rollout.engine_cap": 2.0, "optim.estimator": "full"},
+            "rollout.engine_cap=2 weighs sampled tokens",
+        ),
+        ({"rollout.backend": "vllm", "model.dtype": "float64"}, "model.dtype=float64 does not go"),
+        (
+            {"rollout.backend": "vllm", "model.lora": LoraConfig(8, 16.0, ["all-linear"], 0.0)},
+            "model.lora does not go with rollout.backend=vllm",
         ),
         ({"grade.extra": {"n": 2}}, "grade.extra.n is not allowed"),
         ({"grade.extra": {"max_completion_tokens": 9}}, "grade.extra.max_completion_tokens is not"),

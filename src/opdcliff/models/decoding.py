@@ -17,8 +17,8 @@ from rich.console import Console
 from opdcliff.models.device import pick_device
 from opdcliff.models.load import load_model
 from opdcliff.paths import StudyPaths
-from opdcliff.rollout import StepError, build_step, refusal, step_facts
-from opdcliff.settings import RolloutConfig, RunConfig
+from opdcliff.rollout import StepError, build_step, engine_version, refusal, step_facts
+from opdcliff.settings import ENGINE, RolloutConfig, RunConfig
 from opdcliff.storage import Asset, asset_cache
 from opdcliff.terminal import Stage
 
@@ -58,6 +58,9 @@ def prepare_decoding(config: RunConfig, paths: StudyPaths, student: Path, update
     updates: those that the command will make, over all cells. Too few of them do not pay, and do
     not use a step that is there either: what samples must not hang on what ran before.
     """
+    if config.rollout.backend == ENGINE:
+        drew = f"{engine_version()} drew with numbers of its own: other backends draw other tokens"
+        return Decoding(ENGINE, reason=drew)
     if config.rollout.backend != COMPILED:
         return Decoding(config.rollout.backend)
     steps = updates * config.rollout.max_new_tokens
@@ -101,7 +104,7 @@ def prepare_decoding(config: RunConfig, paths: StudyPaths, student: Path, update
 
 def without_compiled(how: RolloutConfig) -> RolloutConfig:
     """Rollout settings for what is measured once and kept: the same whatever ran before."""
-    return replace(how, backend=REFERENCE) if how.backend == COMPILED else how
+    return replace(how, backend=REFERENCE) if how.backend in (COMPILED, ENGINE) else how
 
 
 def _reference(reason: str) -> Decoding:

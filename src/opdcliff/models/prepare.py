@@ -21,7 +21,7 @@ from opdcliff.models.tokens.codec import end_ids_of, make_codec
 from opdcliff.models.trio import Trio, assemble
 from opdcliff.models.tuning.saving import content_of
 from opdcliff.paths import StudyPaths
-from opdcliff.rollout import offer_step
+from opdcliff.rollout import offer_memory, offer_step
 from opdcliff.settings import RunConfig
 from opdcliff.storage import Asset, asset_cache
 
@@ -117,6 +117,7 @@ def load_trio(config: RunConfig, prepared: Prepared) -> Trio:
     device = pick_device(config.engine)
     if prepared.decoding.step is not None:
         offer_step(prepared.decoding.step)
+    offer_memory(config.rollout.engine_memory)
     student = load_model(prepared.models / STUDENT, dtype=config.model.dtype, role="student")
     local = prepared.models / TEACHER
     teacher = (

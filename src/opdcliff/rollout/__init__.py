@@ -28,6 +28,7 @@ from opdcliff.rollout.scoring import (
     loss_chunks,
 )
 from opdcliff.rollout.step_package import StepError, build_step, offer_step, step_facts
+from opdcliff.rollout.vllm_engine import engine_version, offer_memory
 
 __all__ = [
     "CALIBRATION_STREAM",
@@ -44,12 +45,14 @@ __all__ = [
     "completion_features",
     "completion_logp",
     "draw_tokens",
+    "engine_version",
     "even_positions",
     "features_logp",
     "has_plain_head",
     "is_end",
     "iter_full_logp",
     "loss_chunks",
+    "offer_memory",
     "offer_step",
     "refusal",
     "sample",

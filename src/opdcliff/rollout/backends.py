@@ -1,6 +1,6 @@
 """The seam for what samples answers: `rollout.backend` names one of `SAMPLERS`.
 
-Another engine (vLLM, SGLang) is one more file with a function of the `Sampler` protocol, one line
+Another engine (SGLang, say) is one more file with a function of the `Sampler` protocol, one line
 in `SAMPLERS` and its name in `settings`. What it must guarantee:
 
 - Distribution: each token from softmax(logits / temperature) of the model as it is at the call,
@@ -19,7 +19,8 @@ in `SAMPLERS` and its name in `settings`. What it must guarantee:
   docstring: its runs are then repeatable in distribution only.
 - The model is left as it was: training mode, gradients, attention, global generators.
 
-Log-probs of an engine are not needed: teacher, base and student score the samples anew.
+Teacher, base and student score the samples anew. An engine with weights and kernels of its own says
+the log-probs it drew with (`Rollout.logp_BT`), so that the mismatch is measured.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from opdcliff.rollout import compiled, continuous, reference
+from opdcliff.rollout import compiled, continuous, reference, vllm
 from opdcliff.rollout.draws import Rollout
 from opdcliff.rollout.positions import require_even
 
@@ -65,6 +66,7 @@ SAMPLERS: dict[str, Sampler] = {
     "compiled": compiled.sample,
     "reference": reference.sample,
     "continuous": continuous.sample,
+    "vllm": vllm.sample,
 }
 
 

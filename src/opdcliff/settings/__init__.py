@@ -10,7 +10,7 @@ from opdcliff.settings.compose import (
     quoted,
 )
 from opdcliff.settings.composition import ROOT_CONFIG, hydra_session
-from opdcliff.settings.engine_checks import STAGES
+from opdcliff.settings.engine_checks import ENGINE, STAGES
 from opdcliff.settings.grid import Grid, GridCell, compose_grid, launch_grid
 from opdcliff.settings.hostfile import Host, read_hostfile, resolved
 from opdcliff.settings.schema import (
@@ -32,6 +32,7 @@ from opdcliff.settings.study_schema import AS_TEACHER, GradeConfig, PredictionCo
 
 __all__ = [
     "AS_TEACHER",
+    "ENGINE",
     "GENERATED",
     "ROOT_CONFIG",
     "STAGES",

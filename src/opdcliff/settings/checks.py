@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
 from opdcliff.settings.contract_checks import check_contract, check_grade
-from opdcliff.settings.engine_checks import check_stage
+from opdcliff.settings.engine_checks import ENGINE, check_rollout, check_stage
 from opdcliff.settings.hostfile import check_slots
 from opdcliff.settings.ranges import RANGES, value_at
 from opdcliff.settings.schema import ArchConfig, RunConfig
@@ -62,7 +62,8 @@ def science(config: RunConfig) -> dict[str, Any]:
     """The settings that decide the outcome of a run: its identity is their hash.
 
     Paths are left out (the content they lead to is hashed with the prepared assets), and so are
-    device, ranks, what samples the answers, tracking and the study's layout.
+    device, ranks, tracking, the study's layout, and what samples the answers unless its draws are
+    its own.
     """
     return science_of(asdict(config))
 
@@ -82,8 +83,13 @@ def science_of(plain: Mapping[str, Any]) -> dict[str, Any]:
         if kept["data"].get(key, default) == default:
             kept["data"].pop(key, None)
     kept["evaluation"].pop("stop_when_collapsed")
-    # Records from before there was a choice have none.
-    kept["rollout"].pop("backend", None)
+    # Those that sample the model itself draw the same tokens; older records have none.
+    rollout = kept["rollout"]
+    if rollout.get("backend") != ENGINE:
+        rollout.pop("backend", None)
+    rollout.pop("engine_memory", None)
+    if rollout.get("engine_cap") is None:
+        rollout.pop("engine_cap", None)
     if kept["optim"].get("name", "adamw") == "adamw":
         kept["optim"].pop("name", None)
     if kept["model"].get("lora") is None:
@@ -108,6 +114,7 @@ def check(config: RunConfig) -> None:
     _check_sources(config)
     _check_reasons(config)
     _check_engine(config)
+    check_rollout(config)
     _check_plateaus(config.protocol.predictions)
     check_grade(config.grade)
 

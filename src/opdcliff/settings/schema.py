@@ -148,9 +148,11 @@ class ClipConfig:
 
 @dataclass
 class RolloutConfig:
-    """How answers are sampled; `backend` is what samples them, no part of a run's identity."""
+    """How answers are sampled; of `backend`, vllm alone is part of a run's identity."""
 
     backend: str
+    engine_memory: float
+    engine_cap: float | None
     prompts_per_update: int
     max_new_tokens: int
     temperature: float

@@ -98,6 +98,7 @@ def sampled_loss(
     token_count: int,
     logp_old_BT: Tensor | None = None,
     token_BT: Tensor | None = None,
+    engine_weight_BT: Tensor | None = None,
 ) -> LossOutput:
     """Policy-gradient loss on the sampled tokens.
 
@@ -118,6 +119,8 @@ def sampled_loss(
     ranks multiplies the loss by their number).
     logp_old_BT: log-probs of the sampling policy; read by ppo and aspo only.
     token_BT: ids of the tokens, for errors.
+    engine_weight_BT: a constant factor of each token's term, where another distribution than the
+    student's was sampled (`mismatch.engine_weight`); None for 1.
     Raises ConfigError: no base at lam != 1, no old log-probs for a policy rule.
     Raises ModelError: teacher or base forbids a token that counts.
     Source: [P,S] docs/theory.md, points 1 and 3.
@@ -155,6 +158,8 @@ def sampled_loss(
             )
         log_policy_BT = (logp_student_BT - logp_old_BT.detach()).masked_fill(~mask_BT, 0.0)
         objective_BT, clipped_BT = _policy_objective(rule, strength, log_policy_BT, advantage_BT)
+    if engine_weight_BT is not None:
+        objective_BT = objective_BT * engine_weight_BT.masked_fill(~mask_BT, 0.0)
     return LossOutput(
         -objective_BT.sum() / token_count,
         advantage_BT,

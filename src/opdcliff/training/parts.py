@@ -87,4 +87,5 @@ def cut(rollout: Rollout, rows: Tensor) -> Rollout:
         mask_BT[:, :length],
         rollout.ended_B[rows],
         rollout.compiled,
+        None if rollout.logp_BT is None else rollout.logp_BT[rows, :length],
     )

@@ -22,6 +22,7 @@ from opdcliff.rollout import TRAIN_STREAM, Rollout, completion_logp
 from opdcliff.settings import RunConfig
 from opdcliff.theory import ClipRule
 from opdcliff.training.full_objective import ChunkObjective, Frozen
+from opdcliff.training.mismatch import engine_weight, measure_mismatch
 from opdcliff.training.objective import LossOutput, sampled_loss
 from opdcliff.training.parts import by_parts, cut, parts_of, unchanged
 from opdcliff.training.running_means import RunningMeans, Timed
@@ -33,7 +34,8 @@ class Batch:
 
     parts: rows that go through the models together (`parts`). teacher, base: log-probs of the
     sampled tokens (BT), or for the full estimator what it makes log-probs of the vocabulary of.
-    base: None at lam = 1. old: log-probs of the sampling policy.
+    base: None at lam = 1. old: log-probs of the sampling policy. engine_weight: see `mismatch`;
+    None where nothing is to be corrected.
     """
 
     examples: list[Example]
@@ -43,6 +45,7 @@ class Batch:
     base: Tensor | Frozen | None
     old: Tensor | None
     token_count: int
+    engine_weight: Tensor | None = None
 
 
 def sample_batch(
@@ -73,14 +76,18 @@ def sample_batch(
         teacher = score(trio.teacher, level=engine.level)
         # At lam = 1, warm-up included, the base drops out of the advantage.
         base = None if lam == 1.0 else score(trio.base, level=unchanged)
-        old = None
-        if ClipRule(config.clip.rule).uses_policy_ratio:
+        old, weight, drawn = None, None, rollout.logp_BT
+        if ClipRule(config.clip.rule).uses_policy_ratio or drawn is not None:
             old = by_parts(rollout, parts, partial(_student_logp, engine))
+        if drawn is not None and old is not None:
+            measure_mismatch(meter, engine, rollout, old)
+            if config.rollout.engine_cap is not None:
+                weight = engine_weight(old, drawn, config.rollout.engine_cap)
     tokens, compiled = engine.sums_over_ranks(
         [float(rollout.mask_BT.sum()), float(rollout.compiled)]
     )
     meter.add("train/compiled_rollouts", compiled, engine.world)
-    return Batch(examples, rollout, parts, teacher, base, old, int(tokens))
+    return Batch(examples, rollout, parts, teacher, base, old, int(tokens), weight)
 
 
 def _student_logp(engine: Engine, part: Rollout) -> Tensor:
@@ -167,12 +174,17 @@ def part_loss(
     return sampled_loss(
         engine.score(*inputs),
         teacher[rows, :length],
-        None if base is None else base[rows, :length],
+        _rows(base, rows, length),
         part.mask_BT,
-        logp_old_BT=None if batch.old is None else batch.old[rows, :length],
+        logp_old_BT=_rows(batch.old, rows, length),
+        engine_weight_BT=_rows(batch.engine_weight, rows, length),
         token_BT=part.completion_BT,
         **common,
     )
+
+
+def _rows(values_BT: Tensor | None, rows: Tensor, length: int) -> Tensor | None:
+    return None if values_BT is None else values_BT[rows, :length]
 
 
 def log_tokens(
