@@ -88,7 +88,8 @@ def test_answers_are_ragged_and_end_after_an_end_token_or_at_the_limit(
         assert ended == (answer[-1] in (EOS, 4))
         assert ended or len(answer) == limit
     assert {answer[-1] for answer in rollout.answers()} >= {EOS, 4}
-    assert {wish.max_tokens for _, wish in fake.started[0].asked} == {limit}
+    asked = {(wish.max_tokens, *(wish.stop_token_ids or [])) for _, wish in fake.started[0].asked}
+    assert asked == {(limit, EOS, 4)}
 
 
 def test_log_probs_are_those_of_the_tokens_and_zero_beyond_them(
@@ -149,6 +150,18 @@ def test_one_engine_serves_models_of_one_shape_and_another_shape_has_its_own(
     assert max(ratios(m, r).abs().max() for m, r in ((first, one), (second, two))) < 1e-5
     sampled(student(vocabulary=13))
     assert len(fake.started) == 2
+
+
+def test_a_head_tied_to_the_embedding_is_handed_over_too(fake: type[fake_vllm.LLM]) -> None:
+    model = student()
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    rollout = sampled(model)
+    assert (
+        fake.started[0].model.lm_head.weight is not fake.started[0].model.model.embed_tokens.weight
+    )
+    assert ratios(model, rollout).abs().max() < 1e-5
 
 
 def test_an_engine_gets_its_share_of_the_device_and_nothing_that_cuts_the_distribution(
