@@ -32,12 +32,19 @@ from opdcliff.theory import ClipRule, validate_clip
 GENERATED, TITLED = ("mini", "titles"), ("titles", "amazon_titles")
 # Plumbing: where a run executes and is mirrored, and the study it belongs to.
 _NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol", "tune", "preview", "grade")
-_LATER: dict[str, Any] = {
-    "chat_template": "auto",
-    "system_prompt": None,
-    "template_args": {},
-    "wrapper": "none",
-    "negatives": "uniform",
+# Settings that came later, and what was done before there was a choice: identities of then stay.
+_LATER: dict[str, dict[str, Any]] = {
+    "data": {
+        "chat_template": "auto",
+        "system_prompt": None,
+        "template_args": {},
+        "wrapper": "none",
+        "negatives": "uniform",
+    },
+    "model": {"lora": None, "tune_loaded_teacher": False},
+    "sft": {"micro_batch": None, "lora_rank": None},
+    "rollout": {"engine_cap": None},
+    "optim": {"name": "adamw"},
 }
 
 
@@ -78,22 +85,15 @@ def science_of(plain: Mapping[str, Any]) -> dict[str, Any]:
         kept["data"].pop(key)
     # What it leads to is part of the prepared prompts.
     kept["data"].pop("form", None)
-    # Records from before there was a choice have none.
-    for key, default in _LATER.items():
-        if kept["data"].get(key, default) == default:
-            kept["data"].pop(key, None)
     kept["evaluation"].pop("stop_when_collapsed")
     # Those that sample the model itself draw the same tokens; older records have none.
-    rollout = kept["rollout"]
-    if rollout.get("backend") != ENGINE:
-        rollout.pop("backend", None)
-    rollout.pop("engine_memory", None)
-    if rollout.get("engine_cap") is None:
-        rollout.pop("engine_cap", None)
-    if kept["optim"].get("name", "adamw") == "adamw":
-        kept["optim"].pop("name", None)
-    if kept["model"].get("lora") is None:
-        kept["model"].pop("lora", None)
+    if kept["rollout"].get("backend") != ENGINE:
+        kept["rollout"].pop("backend", None)
+    kept["rollout"].pop("engine_memory", None)
+    for group, later in _LATER.items():
+        for key, default in later.items():
+            if kept[group].get(key, default) == default:
+                kept[group].pop(key, None)
     return kept
 
 
