@@ -12,7 +12,8 @@ import pytest
 
 from fake_judge import KEY, KEY_VARIABLE, RIGHT, Act, candidates_in, fake_judge, grade_by_title
 from judge_desk import ALL, Desk
-from opdcliff.data.amazon import SplitPlan, load_amazon
+from opdcliff.data.amazon.loading import load_amazon
+from opdcliff.data.amazon.shares import SplitPlan
 from opdcliff.grading.cache import ANSWERS
 
 pytestmark = pytest.mark.slow

@@ -63,6 +63,8 @@ def _config(**changes: Any) -> SftConfig:
         "teacher": _role(),
         "student": _role(),
         "batch_size": 8,
+        "micro_batch": None,
+        "lora_rank": None,
         "warmup_steps": 2,
         "weight_decay": 0.0,
         "grad_clip": 1.0,
