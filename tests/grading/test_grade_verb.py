@@ -154,7 +154,9 @@ def test_a_rubric_of_ones_own_makes_another_file(desk: Desk) -> None:
         body["messages"][0]["content"].startswith("Grade by colour alone.\n\nAnswer with one JSON")
         for body in judge.bodies[ALL:]
     )
-    found = [json.loads(path.read_text()) for path in desk.folder.glob("runs/assets/rubric-*/*.json")]
+    found = [
+        json.loads(path.read_text()) for path in desk.folder.glob("runs/assets/rubric-*/*.json")
+    ]
     assert sorted(each["rubric"]["own"] for each in found) == [False, True]
 
 
@@ -167,7 +169,8 @@ def test_a_dry_run_says_the_cost_and_asks_nothing(desk: Desk) -> None:
     assert "cost 0.0" in said.err
     assert "You judge how relevant" in said.out
     # What was read of the raw rows is kept, and nothing of a judge.
-    assert {path.relative_to(desk.folder).parts[2][:5] for path in desk.written()} == {"rows-"}
+    kept = {path.relative_to(desk.folder).parts[2].split("-")[0] for path in desk.written()}
+    assert kept == {"rows", "raw"}
 
 
 def test_another_judge_is_set_beside(desk: Desk) -> None:
