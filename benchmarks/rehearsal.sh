@@ -56,6 +56,7 @@ if [ ! -d "$made" ]; then
         sft.teacher.steps=500 sft.student.steps=1
     cp -r "$(ls -d runs/assets/models-* | head -n 1)" "$made"
 fi
+rm -f "$work/judge"
 "$bin/python" benchmarks/stand_in_judge.py >"$work/judge" &
 judge=$!
 trap 'kill $judge 2>/dev/null || true' EXIT
