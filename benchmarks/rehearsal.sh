@@ -66,7 +66,8 @@ words=(experiment=rehearsal "data.path=$rows" "model.student=$made/teacher" "mod
     grade.model=stand-in grade.key_variable=null "grade.base_url=$(cat "$work/judge")")
 step "status" "$bin/opdcliff" status "${words[@]}"
 step "lists" "$bin/opdcliff" prepare what=lists "${words[@]}"
-step "grades" "$bin/opdcliff" grade "${words[@]}"
+# A judge at another port is another judge to `grade`, which does not write over a file.
+[ -f runs/grades/rehearsal.jsonl ] || step "grades" "$bin/opdcliff" grade "${words[@]}"
 step "models" "$bin/opdcliff" prepare what=models "${words[@]}"
 step "calibration" "$bin/opdcliff" calibrate "${words[@]}"
 step "prediction" "$bin/opdcliff" predict "${words[@]}"
