@@ -30,8 +30,8 @@ from opdcliff.terminal import console
 
 Prints each step of the road (lists, grades, models, calibration, prediction, lock, runs, verdicts,
 report), whether it is done, cells done, running and failed, device hours spent and about left, and
-the next command. Makes nothing. protocol=NAME alone takes the settings that its last step here was
-given (kept where protocol.ordered=true).""",
+the next command. Hours are those of the locked cells, pilots apart. Makes nothing. protocol=NAME
+alone takes the settings that its last step here was given (kept where protocol.ordered=true).""",
 )
 def status(words: list[str]) -> int:
     """Print how far a protocol is, and the next command."""

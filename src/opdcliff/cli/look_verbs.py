@@ -9,10 +9,12 @@ from opdcliff.cli.words import (
     NO_ARMS,
     NO_EVALUATION,
     committed,
+    flag,
     on_road,
     own_word,
     paths_of,
     say,
+    say_aside,
     say_prompt,
 )
 from opdcliff.errors import ConfigError
@@ -128,8 +130,6 @@ its manifest, and how far the judge agrees with itself, with the stars and with 
 )
 def grade(words: list[str]) -> int:
     """Have a judge grade the lists of users, or look at grades that are there."""
-    from opdcliff.cli.words import flag, say_aside
-
     paths, words = paths_of(words)
     dry_run, words = flag("dry_run", words)
     source, words = own_word("source", words)

@@ -16,7 +16,7 @@ from typing import Any
 
 from opdcliff.grading.answers import Graded, Reason
 from opdcliff.records import hold_lock, let_go_of_lock
-from opdcliff.storage import canonical_json, digest, fsync_folder, writing
+from opdcliff.storage import append_line, canonical_json, digest, fsync_folder, writing
 
 ANSWERS = "answers.jsonl"
 _LOCK = "answers.lock"
@@ -83,7 +83,7 @@ class AnswerCache:
         with writing(self._path):
             file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
             try:
-                _append(file, line)
+                append_line(file, line)
             finally:
                 os.close(file)
         self._entries.setdefault(entry.key, []).append(entry)
@@ -141,16 +141,3 @@ def _decode(line: bytes) -> Entry | None:
         return entry if _encode(entry) == line + b"\n" else None
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-
-
-def _append(file: int, line: bytes) -> None:
-    size = os.fstat(file).st_size
-    try:
-        written = 0
-        while written < len(line):
-            written += os.write(file, line[written:])
-        os.fsync(file)
-    except OSError:
-        # Half a line would be glued to the next.
-        os.ftruncate(file, size)
-        raise

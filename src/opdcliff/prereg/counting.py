@@ -45,12 +45,14 @@ def progress(config: RunConfig, paths: StudyPaths, lock: Lock, prepared: Prepare
     """
     cells = keyed_cells(config, lock, prepared)
     folders = {key: cell.folder(prepared, paths) for key, cell in cells.items()}
-    states = {key: _state(folder) for key, folder in folders.items()}
-    records = {k: read_record(folders[k]) for k, state in states.items() if state in OUTCOMES}
+    found = {key: _looked_at(folder) for key, folder in folders.items()}
+    states = {key: state for key, (state, _) in found.items()}
+    read = {key: record for key, (_, record) in found.items() if record is not None}
+    records = {key: record for key, record in read.items() if states[key] in OUTCOMES}
     done = {key: CellValue(r.status, final_of(r.history)) for key, r in records.items()}
     folder = paths.prereg_dir(lock.protocol)
     asked = wanted([read_test(folder / name) for name in lock.tests], lock, done)
-    spent = device_hours(_readable(folders.values()))
+    spent = device_hours(read.values())
     missing = [cells[key].config.optim.updates for key in asked if key not in done]
     return Progress(
         len(asked), Counter(states[key] for key in asked), spent, _left(records, missing)
@@ -78,24 +80,17 @@ def _left(records: dict[Key, Record], missing: list[int]) -> float | None:
     return sum(missing) * device_hours(records.values()) / updates if updates else None
 
 
-def _state(folder: Path) -> str:
-    if is_running(folder):
-        return RUNNING
+def _looked_at(folder: Path) -> tuple[str, Record | None]:
+    """What has become of a cell, and its record where that can be read."""
+    running = is_running(folder)
+    if not folder.is_dir():
+        return WAITING, None
     try:
-        status = read_record(folder).status if folder.is_dir() else WAITING
+        record = read_record(folder)
     except RecordError:
-        return DAMAGED
+        # One that is being written may be caught in the middle.
+        return (RUNNING if running else DAMAGED), None
+    if running or record.status != RUNNING:
+        return (RUNNING if running else record.status), record
     # Its last word, and nobody is there to write another.
-    return KILLED if status == RUNNING else status
-
-
-def _readable(folders: Iterable[Path]) -> list[Record]:
-    found = []
-    for folder in folders:
-        if folder.is_dir() and _state(folder) != DAMAGED:
-            try:
-                found.append(read_record(folder))
-            except RecordError:
-                # It is being written.
-                continue
-    return found
+    return KILLED, record

@@ -20,6 +20,7 @@ import pandas as pd
 from opdcliff.errors import RecordError
 from opdcliff.records.files import MALFORMED, METRICS, read_bytes
 from opdcliff.storage import (
+    append_line,
     canonical_json,
     decode_float,
     digest,
@@ -139,7 +140,7 @@ class StreamWriter:
             raise RecordError(f"{self._folder}: step {number} after {self._step}; must increase")
         line, head = _encode_line(self._head, number, _floats(metrics))
         with writing(self._folder / METRICS):
-            _append(self._file, line)
+            append_line(self._file, line)
         self._head, self._step, self._lines = head, number, self._lines + 1
 
     def end(self) -> dict[str, Any]:
@@ -184,16 +185,3 @@ def _floats(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
             raise RecordError(f"metric {name!r} is {value!r}; log a number")
         values[name] = float(value)
     return values
-
-
-def _append(file: int, line: bytes) -> None:
-    size = os.fstat(file).st_size
-    try:
-        written = 0
-        while written < len(line):
-            written += os.write(file, line[written:])
-        os.fsync(file)
-    except OSError:
-        # A half line in the middle would make the whole stream unreadable.
-        os.ftruncate(file, size)
-        raise

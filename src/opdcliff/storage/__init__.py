@@ -6,6 +6,7 @@ Secrets are taken out here, before anything leaves the process.
 from __future__ import annotations
 
 from opdcliff.storage import asset_cache
+from opdcliff.storage.appending import append_line
 from opdcliff.storage.asset_cache import Asset, content_digest
 from opdcliff.storage.canonical import (
     FOREIGN_ENDS,
@@ -43,6 +44,7 @@ __all__ = [
     "FOREIGN_ENDS",
     "MEND_ENDS",
     "Asset",
+    "append_line",
     "asset_cache",
     "canonical_json",
     "code_state",
