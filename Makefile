@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # The interpreter that makes the environment; 3.11 and 3.12 are supported.
 PYTHON ?= python3
 
-.PHONY: help reproduce confirm verify figures report rehearsal docs renew renew-docs test check install clean
+.PHONY: help reproduce confirm verify figures report rehearsal docs renew renew-docs test test-all check install clean
 
 help:
 	@echo "make reproduce  environment, quick study, its numbers beside the committed ones (10 minutes"
@@ -17,7 +17,8 @@ help:
 	@echo "make docs       pages and API reference in build/docs/"
 	@echo "make renew      overwrite the committed figures and pages in results/ and docs/"
 	@echo "make renew-docs overwrite docs/config.md and docs/default_config.yaml from conf/"
-	@echo "make test       all tests (about 11 minutes on 2 idle cores)"
+	@echo "make test       tests, but for those that repeat others in more cases (minutes on 2 idle cores)"
+	@echo "make test-all   all tests"
 	@echo "make check      format, lint and types"
 	@echo "make clean      remove runs/: records, prepared models, your results (results/ stays)"
 
@@ -54,9 +55,14 @@ docs: install
 	rm -rf build/docs
 	$(BIN)/python docs/make_site.py build/docs
 
+# In the order of tests/conftest.py: the longest modules first.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: install
-	@# In the order of tests/conftest.py: the longest modules first.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not whole"
+
+test-all: install
+	$(PYTEST)
 
 check: install
 	$(BIN)/ruff format --check src tests docs/*.py

@@ -9,17 +9,21 @@ import gc
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from opdcliff.processes import spare_imports
+from whole_suite import marked
 
 if TYPE_CHECKING:
     from workshop import Reply, Run
 
 ROWS_VARIABLE = "AMAZON_FASHION_DIR"
+# Objects made between two searches for garbage: configs make thousands each.
+_GC_THRESHOLD = 20_000
 _NOT_RUN = pytest.StashKey[int]()
 
 
@@ -32,17 +36,38 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()
+    _forget()
+    gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        _forget()
+
+
+def _forget() -> None:
+    """What lives by now, mostly imported modules, is not searched for garbage again.
+
+    A search takes half a second by the end, and statsmodels asks for one in every verdict.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Iterator[None]:
+    # Before -m leaves any out.
+    marked(items, Path(__file__).parent)
+    yield
     # Modules with most slow tests first: processes that share them out end at about one time.
     slow = Counter(
         item.path for item in items if any(map(item.get_closest_marker, ("slow", "multirank")))
     )
     items.sort(key=lambda item: -slow[item.path])
-    # Last, so that tests which -m or -k left out are not counted as lacking their rows.
+    # After the others, so that tests which -m or -k left out are not counted as lacking their rows.
     if os.environ.get(ROWS_VARIABLE):
         return
     missing = [item for item in items if item.get_closest_marker("real_rows")]

@@ -59,8 +59,13 @@ def room_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def imports(path: Path) -> Iterator[tuple[str, str, int]]:
+@cache
+def imports(path: Path) -> tuple[tuple[str, str, int], ...]:
     """(module, name, line) of each import of this package, at any depth of a file."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, str, int]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno} imports relatively"
@@ -74,11 +79,12 @@ def imports(path: Path) -> Iterator[tuple[str, str, int]]:
 
 def between_rooms() -> Iterator[tuple[str, str, str, str]]:
     """(importing module, room, module, name) of each import that crosses from room to room."""
-    for module, path in modules().items():
+    known = modules()
+    for module, path in known.items():
         if module == "opdcliff":
             continue
         for target, name, _ in imports(path):
-            full = f"{target}.{name}" if f"{target}.{name}" in modules() else target
+            full = f"{target}.{name}" if f"{target}.{name}" in known else target
             if room_of(full) not in (room_of(module), *GROUND, ""):
                 yield module, room_of(full), target, name
 

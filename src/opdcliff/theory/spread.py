@@ -16,16 +16,17 @@ taken not to be clipped itself (p/c <= q), which a start b under p/c breaks for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 from opdcliff.errors import TheoryDomainError
-from opdcliff.theory import budget_flow, threshold
+from opdcliff.theory import budget_flow, domain, threshold
 
 Array = NDArray[np.float64]
 
@@ -114,14 +115,14 @@ class Population:
         """The threshold without spread (point 4)."""
         return threshold.lambda_star(self.p, self.b, self.c)
 
-    def force(self, z: Array, lam: float) -> Array:
-        """G at each Z of `z`, in logits."""
-        z_star = threshold.fixed_point_logit(self.p, self.b, lam)
-        boundary = threshold.clip_safe_logit(self.p, self.c)
-        each = z[:, None] + self.spread * _OFFSETS
-        forces = np.where(each <= boundary, z_star - each, self._modal(each, lam))
-        weights = special.expit(each) * special.expit(-each)
-        return np.asarray((weights * forces).sum(1) / weights.sum(1))
+    def force(self, z: Array | float, lam: float) -> Array:
+        """G at each Z of `z`, in logits; the values of lam and z are not looked at."""
+        z_star = self._logit_b + lam * (self._logit_p - self._logit_b)
+        each = np.asarray(z)[..., None] + self.spread * _OFFSETS
+        forces = np.where(each <= self._boundary, z_star - each, self._modal(each, lam))
+        small = np.exp(-np.abs(each))
+        weights = small / (1.0 + small) ** 2  # s(z)(1 - s(z)), to full precision at any z
+        return np.asarray((weights * forces).sum(-1) / weights.sum(-1))
 
     def critical_lambda(self) -> float:
         """Largest lambda at which the shared logit still has a rest point inside the safe region.
@@ -135,8 +136,7 @@ class Population:
         star = self.lambda_star
         if self.spread == 0.0:
             return star
-        start = threshold.logit(self.b)
-        z = np.linspace(start, threshold.clip_safe_logit(self.p, self.c), 400)
+        z = np.linspace(self._logit_b, self._boundary, 400)
 
         def lowest(lam: float) -> float:
             return float(self.force(z, lam).min())
@@ -161,8 +161,7 @@ class Population:
         """
         if self.spread == 0.0:
             return 0.0
-        boundary = threshold.clip_safe_logit(self.p, self.c)
-        pull = self._modal(np.array(boundary), self.lambda_star)
+        pull = self._modal(np.array(self._boundary), self.lambda_star)
         square = 2.0 * np.log(pull / (self.spread * np.sqrt(2.0 * np.pi)))
         if not square >= 1.0:
             raise TheoryDomainError(
@@ -172,10 +171,24 @@ class Population:
         u = float(np.sqrt(square))
         return self.spread * (u + 1.0 / u)
 
+    # Kept, since a path asks for the force some hundred thousand times.
+    @cached_property
+    def _logit_p(self) -> float:
+        return threshold.logit(self.p)
+
+    @cached_property
+    def _logit_b(self) -> float:
+        return threshold.logit(self.b)
+
+    @cached_property
+    def _boundary(self) -> float:
+        """z_c."""
+        return threshold.clip_safe_logit(self.p, self.c)
+
     def _modal(self, z: Array, lam: float) -> Array:
         """A_m at each logit."""
-        modal = lam * np.log(self.p) - (lam - 1.0) * np.log(self.b) - special.log_expit(z)
-        return np.asarray(modal)
+        rest = lam * math.log(self.p) - (lam - 1.0) * math.log(self.b)
+        return rest - special.log_expit(z)
 
 
 def critical_lambda(p: float, b: float, c: float, spread: float) -> float:
@@ -237,6 +250,7 @@ def trajectory(
     z_end: float = np.inf,
 ) -> Array:
     """Shared logit after 0, 1, ... updates from logit b, up to `updates` or until `z_end`."""
+    domain.coefficient(lam)
     path = [threshold.logit(population.b)]
     for update in range(updates):
         if path[-1] >= z_end:
@@ -247,4 +261,4 @@ def trajectory(
 
 
 def _force_at(population: Population, lam: float, z: float) -> float:
-    return float(population.force(np.array([z]), lam)[0])
+    return float(population.force(z, lam))
