@@ -1,5 +1,5 @@
 # docker build -t opd-cliff .       the package, ready to run
-# docker build --target test .      the package, and all its tests (make test)
+# docker build --target test .      the package, and its tests (make test)
 # docker run --gpus all -v opd-cliff-runs:/opd-cliff/runs opd-cliff train lam.value=1.2
 #
 # torch 2.13.0 as pip installs it on Linux is built for CUDA 13.0 and brings its libraries along.
