@@ -27,7 +27,7 @@ from opdcliff.prereg.arms import baseline_config, locked_arms
 from opdcliff.prereg.clock import LOGIT
 from opdcliff.prereg.confirm import keyed_cells, run_locked
 from opdcliff.prereg.grounds import Grounds
-from opdcliff.prereg.locking import make_lock
+from opdcliff.prereg.locking import KEPT_MODELS, make_lock
 from opdcliff.prereg.pilot import HEADROOM, SPREAD
 from opdcliff.records.identity import OPD
 from opdcliff.records.record import Record
@@ -246,7 +246,8 @@ def test_a_lock_seals_what_it_was_made_from(stage: Stage, prepared: Prepared) ->
     lock, broken = read_lock(folder)
     assert broken == []
     assert lock is not None
-    assert {path.name for path in folder.iterdir()} == {"T1.yaml", "lift.yaml", LOCK_FILE, SEALED}
+    names = {"T1.yaml", "lift.yaml", LOCK_FILE, SEALED, KEPT_MODELS}
+    assert {path.name for path in folder.iterdir()} == names
     assert read_test(folder / "T1.yaml") == onset_test()
     assert [path.name for path in stage.paths.prereg.iterdir()] == ["mini"]
     assert (lock.protocol, lock.code_commit, lock.supersedes) == ("mini", COMMIT, None)
@@ -559,12 +560,86 @@ def test_cells_that_failed_are_told(run: Callable[[], list[Cell]], stage: Stage)
 
 
 def test_other_weights_under_the_same_settings_are_told_and_run(
-    run: Callable[[], list[Cell]], prepared: Prepared, caplog: pytest.LogCaptureFixture
+    run: Callable[[], list[Cell]],
+    stage: Stage,
+    prepared: Prepared,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (prepared.models / "weights").write_text("another machine")
     with caplog.at_level(logging.WARNING):
         assert len(run()) == 50
     assert "not bit for bit those of the lock" in caplog.text
+    assert f"delete {prepared.models} to take those that the lock keeps" in caplog.text
+    shutil.rmtree(stage.folder / KEPT_MODELS)
+    caplog.clear()
+    run()
+    assert "not bit for bit" in caplog.text
+    assert "delete" not in caplog.text
+
+
+# ---- the models of a lock -------------------------------------------------------------------
+
+
+def test_a_lock_keeps_small_models_that_were_made_here(stage: Stage, prepared: Prepared) -> None:
+    kept = stage.lock() / KEPT_MODELS
+    assert asset_cache.content_digest(kept) == asset_cache.content_digest(prepared.models)
+    assert asset_cache.manifest(kept) == asset_cache.manifest(prepared.models)
+
+
+def test_a_lock_keeps_no_large_models(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locking, "_KEPT_BYTES", 10)
+    assert not (stage.lock() / KEPT_MODELS).exists()
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_lock_keeps_no_models_of_ones_own(
+    role: str, config: RunConfig, prepared: Prepared, tmp_path: Path
+) -> None:
+    model = dataclasses.replace(config.model, **{role: "a/folder"})
+    own = dataclasses.replace(config, model=model)
+    locking._keep_models(own, prepared.models, tmp_path / KEPT_MODELS)
+    assert not (tmp_path / KEPT_MODELS).exists()
+    locking._keep_models(config, prepared.models, tmp_path / KEPT_MODELS)
+    assert (tmp_path / KEPT_MODELS / "weights").exists()
+
+
+@pytest.fixture
+def elsewhere(
+    run: Callable[[], list[Cell]],
+    prepared: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Asset:
+    """The locked models' place on a machine on which none were trained."""
+    asset = Asset(tmp_path / "elsewhere" / "models-x", "models", {}, prepared.models_identity)
+    there = dataclasses.replace(prepared, models=asset.folder)
+    monkeypatch.setattr(confirm, "models_asset", lambda *_: asset)
+    monkeypatch.setattr(confirm, "prepare", lambda *_: there)
+    return asset
+
+
+def test_where_no_models_were_trained_those_of_the_lock_are_taken(
+    run: Callable[[], list[Cell]],
+    elsewhere: Asset,
+    prepared: Prepared,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert len(run()) == 50
+    assert caplog.records == []
+    assert (elsewhere.folder / "weights").read_text() == "made up"
+    found = asset_cache.manifest(elsewhere.folder)
+    assert found["identity"] == elsewhere.identity
+    assert found["facts"] == asset_cache.manifest(prepared.models)["facts"]
+
+
+def test_kept_models_that_are_not_those_that_were_sealed_are_refused(
+    run: Callable[[], list[Cell]], elsewhere: Asset, stage: Stage
+) -> None:
+    (stage.folder / KEPT_MODELS / "weights").write_text("others")
+    with pytest.raises(TamperedError, match="does not hold the models that mini was locked with"):
+        run()
+    assert stage.cells == []
+    assert not elsewhere.folder.exists()
 
 
 # ---- bisected, and blind --------------------------------------------------------------------

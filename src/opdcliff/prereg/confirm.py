@@ -10,10 +10,10 @@ from opdcliff.errors import ConfigError, TamperedError
 from opdcliff.models import Prepared, models_asset, prepare, prepare_data
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg.arms import baseline_config
-from opdcliff.prereg.locking import raw_files
+from opdcliff.prereg.locking import KEPT_MODELS, raw_files
 from opdcliff.records import OPD, read_record
 from opdcliff.settings import RunConfig, science
-from opdcliff.storage import asset_cache
+from opdcliff.storage import Asset, asset_cache
 from opdcliff.study import Cell, arm_config, incomplete, planned_updates, run_cells
 from opdcliff.verification import (
     LOCK_FILE,
@@ -47,9 +47,9 @@ def run_locked(config: RunConfig, paths: StudyPaths, *, only: Collection[str] = 
     if lock is None or broken:
         raise TamperedError(f"nothing is run under a broken lock: {'; '.join(broken)}")
     _require_arms(only, lock)
-    _require_models(config, paths, lock)
+    _bring_models(_require_models(config, paths, lock), paths, lock)
     prepared = prepare(config, paths, planned_updates(config))
-    _compare_assets(lock, prepared)
+    _compare_assets(lock, prepared, paths)
     folder = paths.prereg_dir(lock.protocol)
     tests = [read_test(folder / name) for name in lock.tests]
     cells = keyed_cells(config, lock, prepared)
@@ -101,8 +101,25 @@ def _require_arms(only: Collection[str], lock: Lock) -> None:
             )
 
 
-def _require_models(config: RunConfig, paths: StudyPaths, lock: Lock) -> None:
-    """Refuse models other than the locked ones before they are trained.
+def _bring_models(models: Asset, paths: StudyPaths, lock: Lock) -> None:
+    """Take the weights that the lock keeps, if it does, where none were trained here.
+
+    Raises:
+        TamperedError: they are not those that were sealed.
+    """
+    kept = paths.prereg_dir(lock.protocol) / KEPT_MODELS
+    if models.is_ready() or not kept.is_dir():
+        return
+    if asset_cache.content_digest(kept) != lock.models_sha256:
+        raise TamperedError(
+            f"{kept} does not hold the models that {lock.protocol} was locked with; restore it, "
+            "or move it away to train them anew, which other weights may come of"
+        )
+    models.bring(kept)
+
+
+def _require_models(config: RunConfig, paths: StudyPaths, lock: Lock) -> Asset:
+    """The models of a lock; others are refused before they are trained.
 
     Raises:
         ConfigError: a setting, a raw file or the prompts differ; or the code does, then it names
@@ -117,9 +134,9 @@ def _require_models(config: RunConfig, paths: StudyPaths, lock: Lock) -> None:
                 f"{name} is not the file that protocol {lock.protocol} was locked with (sha256 "
                 f"{here[name][:12]}, not {sealed[:12]}); give the same data, or lock a new version"
             )
-    identity = models_asset(config, paths, data).identity
-    if identity == lock.models_identity:
-        return
+    models = models_asset(config, paths, data)
+    if models.identity == lock.models_identity:
+        return models
     opd = next(arm for arm in lock.arms if arm.kind == OPD)
     changed = _changed_setting(science(config), opd, ("model.", "sft.", "data."))
     if changed is not None:
@@ -144,13 +161,18 @@ def _needs_old_code(lock: Lock, paths: StudyPaths) -> str:
     )
 
 
-def _compare_assets(lock: Lock, prepared: Prepared) -> None:
+def _compare_assets(lock: Lock, prepared: Prepared, paths: StudyPaths) -> None:
     """Say that weights differ: on another machine they may, and every record notes its own."""
-    if asset_cache.content_digest(prepared.models) != lock.models_sha256:
-        _log.warning(
-            "the models trained here are not bit for bit those of the lock (another machine or "
-            "library?); verify will list every run as DEVIATED"
-        )
+    if asset_cache.content_digest(prepared.models) == lock.models_sha256:
+        return
+    kept = paths.prereg_dir(lock.protocol) / KEPT_MODELS
+    advice = (
+        f"; delete {prepared.models} to take those that the lock keeps" if kept.is_dir() else ""
+    )
+    _log.warning(
+        "the models trained here are not bit for bit those of the lock (another machine or "
+        f"library?); verify will list every run as DEVIATED{advice}"
+    )
 
 
 def _difference(

@@ -54,6 +54,11 @@ from opdcliff.verification import (
     write_test,
 )
 
+# Copy of the models in the folder of a lock, so that its runs are of these weights on any machine.
+KEPT_MODELS = "models"
+# Larger ones are not kept.
+_KEPT_BYTES = 20 << 20
+
 
 def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = None) -> Path:
     """Run the pilot if need be, compute the windows, and write prereg/<protocol>/.
@@ -98,6 +103,7 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     for test in tests:
         write_test(aside / f"{test.id}.yaml", test)
     sources = write_copy(aside)
+    _keep_models(config, prepared.models, aside / KEPT_MODELS)
     commit, _ = code_state()
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -122,6 +128,14 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     write_text_atomic(aside / LOCK_FILE, lock_text(content | {"sha256": seal_of(content)}))
     aside.rename(folder)
     return folder
+
+
+def _keep_models(config: RunConfig, models: Path, place: Path) -> None:
+    """Copy models that were built here and are small; others are their owner's to keep."""
+    if config.model.student is not None or config.model.teacher is not None:
+        return
+    if sum(file.stat().st_size for file in models.rglob("*") if file.is_file()) <= _KEPT_BYTES:
+        shutil.copytree(models, place)
 
 
 def raw_files(data: Path) -> dict[str, str]:

@@ -124,6 +124,19 @@ class Asset:
             aside.rename(folder)
             fsync_folder(folder.parent)
 
+    def bring(self, kept: Path) -> None:
+        """Build it from a copy that was kept elsewhere; nothing where it is there already.
+
+        Raises:
+            RecordError: the copy cannot be read, or the disk refuses.
+        """
+        with self.building() as draft:
+            if draft is None:
+                return
+            draft.facts = manifest(kept)["facts"]
+            ignored = shutil.ignore_patterns(ASSET_MANIFEST)
+            shutil.copytree(kept, draft.folder, ignore=ignored, dirs_exist_ok=True)
+
 
 def code_digest(*places: str) -> str:
     """Hash of the source in rooms or files of the package, for the key of what they build.
