@@ -337,17 +337,18 @@ def test_weights_that_lose_their_steps_are_found_out() -> None:
 
 
 def _failing_cell(
-    fault: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str, launcher: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Cell, Prepared, StudyPaths]:
     monkeypatch.setenv(failing.FAULT, fault)
     monkeypatch.setenv("PYTHONPATH", HELPERS, prepend=os.pathsep)
     monkeypatch.setattr(ranks_module, "RANK_MODULE", "failing")
-    cell = Cell(_config("engine=zero2"), LAM, "test")
+    cell = Cell(_config("engine=zero2", f"engine.launcher={launcher}"), LAM, "test")
     return cell, Prepared(folder, folder, "none"), StudyPaths(folder / "runs", folder)
 
 
 @pytest.mark.multirank
 @pytest.mark.usefixtures("no_git")
+@pytest.mark.parametrize("launcher", ["auto", "torchrun"])
 @pytest.mark.parametrize(
     ("fault", "text"),
     [
@@ -358,9 +359,9 @@ def _failing_cell(
     ],
 )
 def test_a_rank_that_fails_fails_the_run(
-    fault: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launcher: str, fault: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell, prepared, paths = _failing_cell(fault, tmp_path, monkeypatch)
+    cell, prepared, paths = _failing_cell(fault, launcher, tmp_path, monkeypatch)
     with pytest.raises(EngineError, match=text) as caught:
         run_cell(cell, prepared, paths)
     folder = cell.folder(prepared, paths)
@@ -395,8 +396,11 @@ def test_a_remark_of_a_rank_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.multirank
 @pytest.mark.usefixtures("no_git")
-def test_an_interrupt_ends_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cell, prepared, paths = _failing_cell("sleep", tmp_path, monkeypatch)
+@pytest.mark.parametrize("launcher", ["auto", "torchrun"])
+def test_an_interrupt_ends_the_ranks(
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, prepared, paths = _failing_cell("sleep", launcher, tmp_path, monkeypatch)
     ranks = []
 
     def interrupt(update: int) -> None:

@@ -1,7 +1,7 @@
 """One process and several ranks train alike: rollouts, parameters, every number that is logged.
 
 float32 on gloo. Tolerances are absolute. The runs on two ranks go the way of a study's cell, pipe
-included, one of them with its launcher.
+included, one of them under torchrun and the others forked.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from opdcliff.study.cells import Cell, run_cell
 from opdcliff.training import ranks as ranks_module
 from opdcliff.training.evaluation import run_evaluation as measuring
 from places import HELPERS
-from warm_ranks import started_warm
 
 LAM = 1.5
 UPDATES = 8
@@ -116,11 +115,9 @@ class Run:
         return [{n: ids for part in parts for n, ids in part.items()} for parts in per_update]
 
 
-def _run(prepared: Prepared, folder: Path, *words: str, warm: bool = True) -> Run:
+def _run(prepared: Prepared, folder: Path, *words: str) -> Run:
     (folder / "kept").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        if warm:
-            started_warm(patch)
         patch.setenv(kept.FOLDER, str(folder / "kept"))
         # Few enough for chunks of the full estimator to be run again in the backward pass.
         patch.setenv(kept.CHUNK_LOGITS, "1000")
@@ -187,7 +184,8 @@ def test_two_ranks_train_as_one_process_does(
     start: dict[str, torch.Tensor],
     tmp_path: Path,
 ) -> None:
-    shared = _run(prepared, tmp_path, *SETUPS[setup], warm=setup != "zero2")
+    launcher = "torchrun" if setup == "zero2" else "auto"
+    shared = _run(prepared, tmp_path, *SETUPS[setup], f"engine.launcher={launcher}")
     assert len(alone.answers) == UPDATES
     # Parameters moved by far more than the tolerance.
     assert _largest_difference(start, alone.ranks[0]["parameters"]) > 200 * EXACT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -36,6 +36,7 @@ from opdcliff.planning.memory import (
     make_plan,
 )
 from opdcliff.planning.sizes import Vocabulary, adapter_of, setup_of, sizes_of, sizes_of_model
+from opdcliff.processes import ForkedRanks
 from opdcliff.rollout import scoring
 from opdcliff.rollout.draws import TRAIN_STREAM, Rollout
 from opdcliff.rollout.reference import sample
@@ -47,8 +48,6 @@ from opdcliff.training.full_objective import Frozen
 from opdcliff.training.objective import LossOutput
 from opdcliff.training.parts import cut, parts_of, unchanged
 from opdcliff.training.update import Batch, accumulate, part_loss, score_frozen
-from places import with_helpers
-from warm_ranks import warm_command
 
 TOLERANCE = 0.2
 ROWS, PROMPT, ANSWER = 4, 24, 72
@@ -399,14 +398,15 @@ def test_class_masses_take_what_is_planned(chunk: int) -> None:
 def test_two_ranks_hold_what_is_planned(engine: str, tmp_path: Path) -> None:
     words = [*WORDS, f"engine={engine}", "model.dtype=bfloat16", "engine.bucket_elements=100000"]
     words.append("engine.micro_batch=1")
-    done = subprocess.run(
-        warm_command(2, free_port(), "held", str(tmp_path / "held.json"), *words),
-        env={**with_helpers(), "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
+    ranks = ForkedRanks(
+        "held",
+        [str(tmp_path / "held.json"), *words],
+        ranks=2,
+        port=free_port(),
+        environment={**os.environ, "DS_ACCELERATOR": "cpu"},
+        errors=tmp_path / "errors",
     )
-    assert done.returncode == 0, done.stderr
+    assert ranks.wait() == 0, (tmp_path / "errors").read_text()
     found = json.loads((tmp_path / "held.json").read_text())
     plan = make_plan(setup_of(load(compose_one(words)), prompt=PROMPT, cuda=False))
     # There are no frozen models in that process, and nothing is under way when it is asked.

@@ -28,7 +28,6 @@ from opdcliff.records.record import read_record
 from opdcliff.training.checkpoints import resume
 from opdcliff.training.checkpoints.checkpoint import CHECKPOINTS, OPTIMIZER_FILE, STUDENT_FILE
 from opdcliff.training.run import KEPT_STUDENT
-from warm_ranks import started_warm
 
 pytestmark = pytest.mark.usefixtures("no_git")
 
@@ -136,9 +135,8 @@ def difference(first: Path, second: Path) -> float:
 @pytest.mark.slow
 @pytest.mark.multirank
 def test_ranks_train_an_adapter_as_one_process_does_and_go_on_under_other_stages(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, tmp_path: Path
 ) -> None:
-    started_warm(monkeypatch)
     alone = run_here(prepared, tmp_path / "alone", *SMALL)
     zero0 = run_here(prepared, tmp_path / "zero0", *SMALL, "engine=zero0", *TWO)
     assert difference(alone, zero0) < 1e-5

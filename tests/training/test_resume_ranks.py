@@ -18,7 +18,6 @@ from opdcliff.processes.preemption import listening
 from opdcliff.records.files import read_manifest
 from opdcliff.training.checkpoints import resume
 from opdcliff.training.checkpoints.checkpoint import CHECKPOINTS
-from warm_ranks import started_warm
 
 pytestmark = [
     pytest.mark.usefixtures("no_git"),
@@ -50,9 +49,8 @@ def distances(first: Path, second: Path) -> tuple[float, float]:
 
 
 @pytest.fixture(autouse=True)
-def _same_code_and_warm_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def _same_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "source_digest", lambda: crash.SOURCE)
-    started_warm(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from opdcliff.engine.launch_command import (
     for_ranks,
+    forks_ranks,
     free_port,
     launch_command,
     launch_environment,
@@ -18,6 +19,7 @@ __all__ = [
     "Engine",
     "State",
     "for_ranks",
+    "forks_ranks",
     "free_port",
     "launch_command",
     "launch_environment",

@@ -1,7 +1,8 @@
 """The command and the environment that start the ranks of one cell.
 
 torchrun starts them on this machine, and so does DeepSpeed's launcher, which with a hostfile of
-several hosts starts them there, by pdsh and ssh, the first host's ranks first.
+several hosts starts them there, by pdsh and ssh, the first host's ranks first. Where neither is
+asked for and the ranks run on a CPU there is no such command, see `forks_ranks`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,14 @@ _LOOPBACK = "127.0.0.1"
 _TORCHRUN_OPTIONS = ("PET_", "TORCHELASTIC_")
 
 
+def forks_ranks(engine: EngineConfig) -> bool:
+    """Whether ranks are forked from a process with the libraries: CPUs, and no launcher asked for.
+
+    A GPU must not have been touched before a fork, which libraries may do when they are imported.
+    """
+    return engine.launcher == "auto" and pick_device(engine).type == "cpu"
+
+
 def launch_command(
     engine: EngineConfig, module: str, job: Path, *, port: int, environment: Mapping[str, str]
 ) -> list[str]:
@@ -38,7 +47,7 @@ def launch_command(
         ConfigError: as `read_hostfile`.
     """
     hosts = _hosts(engine)
-    if engine.launcher == "torchrun":
+    if engine.launcher != "deepspeed":
         words = _torchrun(engine, module, job)
     elif len(hosts) > 1:
         words = _on_hosts(engine, module, job, port)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from opdcliff.processes import preemption
 from opdcliff.processes.collector import spare_imports
+from opdcliff.processes.forked_ranks import ForkedRanks
 from opdcliff.processes.preemption import ADVICE, deferred, listening, requested, stop_if_requested
 from opdcliff.processes.rank_events import decode
 from opdcliff.processes.workers import (
@@ -18,6 +19,7 @@ from opdcliff.processes.workers import (
 __all__ = [
     "ADVICE",
     "Channel",
+    "ForkedRanks",
     "begin_loading",
     "decode",
     "deferred",

@@ -1,8 +1,8 @@
 """Loads the workers' libraries; only the process that workers are forked from imports this.
 
-Clusters send SIGTERM to every process. Were this one to end by it, the study would take its workers
-for dead while they save where they are. A terminal sends SIGINT to every process: the study says
-what comes of it, not this one.
+Clusters send SIGTERM to every process, and before it SIGUSR1 or SIGUSR2. Were this one to end by
+it, the study would take its workers for dead while they save where they are. A terminal sends
+SIGINT to every process: the study says what comes of it, not this one.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ def _as_any_process() -> None:
 
 _at_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+# Of the time limit that these announce workers learn by SIGTERM.
+for _number in (signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(_number, signal.SIG_IGN)
 # A worker answers the signal by itself, see `workers._begin`.
 os.register_at_fork(after_in_child=_as_any_process)
 spare_imports()

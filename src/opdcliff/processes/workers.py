@@ -19,8 +19,8 @@ from opdcliff.processes.preemption import listening
 
 # Workers are forked from a process that has loaded the libraries and done nothing else: no thread,
 # no model. A new worker, in place of one that died or in the next pool, does not wait for that.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["opdcliff.processes.library_server"])
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(["opdcliff.processes.library_server"])
 
 # A task and the steps it has made so far.
 Channel: TypeAlias = "Queue[tuple[str, int]]"
@@ -37,7 +37,7 @@ def begin_loading() -> None:
 
 def open_channel() -> Channel:
     """A queue that workers tell their progress through; see `progress.Stage`."""
-    return _CONTEXT.Queue()
+    return FORKING.Queue()
 
 
 @contextlib.contextmanager
@@ -53,7 +53,7 @@ def worker_pool(workers: int, channel: Channel) -> Iterator[ProcessPoolExecutor]
     workers get free.
     """
     with ProcessPoolExecutor(
-        workers, mp_context=_CONTEXT, initializer=_begin, initargs=(channel,)
+        workers, mp_context=FORKING, initializer=_begin, initargs=(channel,)
     ) as pool:
         try:
             yield pool

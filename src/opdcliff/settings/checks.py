@@ -169,7 +169,7 @@ def _check_engine(config: RunConfig) -> None:
     if engine.name == "single":
         for name, used in (
             ("ranks", ranks > 1),
-            ("launcher", engine.launcher != "torchrun"),
+            ("launcher", engine.launcher != "auto"),
             ("hostfile", engine.hostfile is not None),
         ):
             if used:

@@ -1,7 +1,8 @@
 """Training a cell on several ranks, from the one process that owns its record.
 
-The ranks are started by a launcher and run `opdcliff.processes.rank` (see `launch_command`). They
-tell this process what happens through a pipe, one JSON line per event (see `rank_events`):
+The ranks run `opdcliff.processes.rank`, started by a launcher (see `launch_command`) or forked (see
+`ForkedRanks`). They tell this process what happens through a pipe, one JSON line per event (see
+`rank_events`):
 
     {"event": "started", "rank": 1, "pid": 321, ...}      any rank, before anything else
     {"event": "advance", "update": 3}                     rank 0, after every update
@@ -31,6 +32,7 @@ import torch
 
 from opdcliff.engine import (
     for_ranks,
+    forks_ranks,
     free_port,
     launch_command,
     launch_environment,
@@ -38,7 +40,7 @@ from opdcliff.engine import (
 )
 from opdcliff.errors import EngineError
 from opdcliff.models import free_device
-from opdcliff.processes import decode, deferred, requested
+from opdcliff.processes import ForkedRanks, decode, deferred, requested
 from opdcliff.records import PREEMPTED
 from opdcliff.settings import EngineConfig
 from opdcliff.storage import redact_file
@@ -102,24 +104,41 @@ def _log_of_ranks(path: Path) -> Iterator[IO[bytes]]:
 @contextmanager
 def _ranks(
     engine: EngineConfig, job: Path, output: IO[bytes], told: _Told
-) -> Iterator[subprocess.Popen[str]]:
-    """The running launcher; leaving the block ends it and its ranks."""
-    launcher = subprocess.Popen(
-        launch_command(engine, RANK_MODULE, job, port=free_port(), environment=os.environ),
+) -> Iterator[subprocess.Popen[str] | ForkedRanks]:
+    """The running launcher or ranks; leaving the block ends them."""
+    launcher = _start(engine, job, output)
+    try:
+        yield launcher
+    finally:
+        if launcher.poll() is None:
+            told.kill()
+            launcher.terminate()
+        launcher.wait()
+        if launcher.stdout is not None:
+            launcher.stdout.close()
+
+
+def _start(
+    engine: EngineConfig, job: Path, output: IO[bytes]
+) -> subprocess.Popen[str] | ForkedRanks:
+    port, environment = free_port(), launch_environment(engine, os.environ)
+    if forks_ranks(engine):
+        return ForkedRanks(
+            RANK_MODULE,
+            [str(job)],
+            ranks=engine.ranks,
+            port=port,
+            environment=environment,
+            errors=Path(output.name),
+        )
+    return subprocess.Popen(
+        launch_command(engine, RANK_MODULE, job, port=port, environment=os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=output,
         text=True,
-        env=launch_environment(engine, os.environ),
+        env=environment,
     )
-    with launcher:
-        try:
-            yield launcher
-        finally:
-            if launcher.poll() is None:
-                told.kill()
-                launcher.terminate()
-            launcher.wait()
 
 
 @dataclass
