@@ -46,7 +46,11 @@ step() {
 
 if [ -z "$rows" ]; then
     rows=$work/rows
-    [ -d "$rows" ] || step "rows" "$bin/python" benchmarks/made_rows.py "$rows" 40000
+    if [ ! -d "$rows" ]; then
+        rm -rf "$rows.part"
+        step "rows" "$bin/python" benchmarks/made_rows.py "$rows.part" 40000
+        mv "$rows.part" "$rows"
+    fi
 fi
 # A stand-in for the two checkpoints, which the road loads and fine-tunes.
 sizes=(data.train=380 data.calibration=80 data.test=120 data.max_history=1 data.max_title_words=3)
@@ -54,7 +58,9 @@ made=$work/stand_in
 if [ ! -d "$made" ]; then
     step "stand-in" "$bin/opdcliff" prepare data=amazon_fashion "data.path=$rows" "${sizes[@]}" \
         sft.teacher.steps=500 sft.student.steps=1
-    cp -r "$(ls -d runs/assets/models-* | head -n 1)" "$made"
+    rm -rf "$made.part"
+    cp -r "$(ls -d runs/assets/models-* | head -n 1)" "$made.part"
+    mv "$made.part" "$made"
 fi
 rm -f "$work/judge"
 "$bin/python" benchmarks/stand_in_judge.py >"$work/judge" &
@@ -74,6 +80,8 @@ step "prediction" "$bin/opdcliff" predict "${words[@]}"
 step "plan" "$bin/opdcliff" plan "${words[@]}" memory_gb=16
 if [ ! -f prereg/rehearsal/lock.json ]; then
     step "lock" "$bin/opdcliff" lock "${words[@]}"
+fi
+if [ -n "$(git status --porcelain prereg/rehearsal)" ]; then
     git add prereg/rehearsal
     git -c user.name=rehearsal -c user.email=rehearsal@example.org commit -qm "Lock of the rehearsal"
 fi
