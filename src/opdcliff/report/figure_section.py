@@ -72,6 +72,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Text whose positions differ, item titles: parse rates against lambda at two step sizes, "
         "and candidates for the onset.",
     ),
+    "near_grid": (
+        "locked",
+        "The cliff of nearly deterministic text, p = .98, at two clips: every run, the windows and "
+        "the onsets from grid cells.",
+    ),
     "near_budget": (
         "locked",
         "Onset against the budget of plain gradient steps: windows, observed onsets and the law of "

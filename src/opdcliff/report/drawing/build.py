@@ -25,11 +25,16 @@ NAMES = (
     "calibration",
     "scope",
     "titles_onset",
+    "near_grid",
     "near_budget",
     "preview_beside",
 )
 # Where it is no module of `figures` itself.
-_FOLDERS = {"near_budget": "figures.near", "preview_beside": "figures.preview"}
+_FOLDERS = {
+    "near_grid": "figures.near",
+    "near_budget": "figures.near",
+    "preview_beside": "figures.preview",
+}
 
 
 def build_figure(name: str, inputs: Inputs) -> Page:
