@@ -1,7 +1,7 @@
 """One process and several ranks train alike: rollouts, parameters, every number that is logged.
 
 float32 on gloo. Tolerances are absolute. The runs on two ranks go the way of a study's cell, pipe
-included, one of them under torchrun and the others forked.
+included; one of them under torchrun, the others forked.
 """
 
 from __future__ import annotations
@@ -184,12 +184,19 @@ def test_two_ranks_train_as_one_process_does(
     start: dict[str, torch.Tensor],
     tmp_path: Path,
 ) -> None:
-    launcher = "torchrun" if setup == "zero2" else "auto"
-    shared = _run(prepared, tmp_path, *SETUPS[setup], f"engine.launcher={launcher}")
+    shared = _run(prepared, tmp_path, *SETUPS[setup])
     assert len(alone.answers) == UPDATES
     # Parameters moved by far more than the tolerance.
     assert _largest_difference(start, alone.ranks[0]["parameters"]) > 200 * EXACT
     _assert_alike(shared, alone, 0.5 if "shard_teacher" in " ".join(SETUPS[setup]) else 1.0)
+
+
+@pytest.mark.multirank
+def test_two_ranks_of_torchrun_train_as_one_process_does(
+    prepared: Prepared, alone: Run, tmp_path: Path
+) -> None:
+    shared = _run(prepared, tmp_path, *SETUPS["zero2"], "engine.launcher=torchrun")
+    _assert_alike(shared, alone, 1.0)
 
 
 # Heads of teacher and student are collectives inside of the loss; of the teacher's alone; of none.

@@ -487,33 +487,36 @@ def test_only_evaluations_running_count_as_a_collapse(monkeypatch: pytest.Monkey
 # ---- the cliff ------------------------------------------------------------------------------
 
 
+def _around_the_cliff(clip: str, multiple: float) -> dict[str, float]:
+    """The last evaluation of a run at a multiple of lambda*(.8, .4, 2)."""
+    made = run(
+        *("optim.estimator=full", "optim.updates=120", "lam.warmup_updates=40", f"clip={clip}"),
+        *("evaluation.every=60", "rollout.prompts_per_update=16", "rollout.max_new_tokens=60"),
+        *("data.test=64", "evaluation.prompts=16", "evaluation.final_prompts=64"),
+        lam=multiple * lambda_star(0.8, 0.4, 2.0),
+        trio=markov.trio(markov.chain([0.8], opens=0.999), markov.chain([0.4], opens=0.999)),
+        splits=markov.splits(16, 1, 64),
+    )
+    return made.last
+
+
 @pytest.mark.slow
 def test_the_loop_has_its_cliff_at_the_threshold() -> None:
     """Below lambda* the student settles at its fixed point; above, the clip lets it run away."""
-    p, b, c = 0.8, 0.4, 2.0
-    star = lambda_star(p, b, c)
-    settings = (
-        *("optim.estimator=full", "optim.updates=120", "lam.warmup_updates=40"),
-        *("evaluation.every=60", "rollout.prompts_per_update=16", "rollout.max_new_tokens=60"),
-        *("data.test=64", "evaluation.prompts=16", "evaluation.final_prompts=64"),
-    )
-    below, above, unclipped = (
-        run(
-            *settings,
-            f"clip={clip}",
-            lam=multiple * star,
-            trio=markov.trio(markov.chain([p], opens=0.999), markov.chain([b], opens=0.999)),
-            splits=markov.splits(16, 1, 64),
-        ).last
-        for clip, multiple in (("c2", 0.9), ("c2", 1.1), ("none_", 1.1))
-    )
+    below, above = (_around_the_cliff("c2", multiple) for multiple in (0.9, 1.1))
     assert abs(below["train/residual_mean"]) < 0.1
-    assert abs(unclipped["train/residual_mean"]) < 0.1
-    assert below["train/tail_ratio/text"] < c < above["train/tail_ratio/text"]
+    assert below["train/tail_ratio/text"] < 2.0 < above["train/tail_ratio/text"]
     assert (below["train/beyond_zc"], above["train/beyond_zc"]) == (0.0, 1.0)
     assert above["train/residual_mean"] > 1.0
-    assert min(below["eval/parse_rate"], unclipped["eval/parse_rate"]) > 0.7
+    assert below["eval/parse_rate"] > 0.7
     assert above["eval/parse_rate"] < 0.4
+
+
+@pytest.mark.slow
+def test_without_a_clip_the_loop_has_no_cliff_there() -> None:
+    unclipped = _around_the_cliff("none_", 1.1)
+    assert abs(unclipped["train/residual_mean"]) < 0.1
+    assert unclipped["eval/parse_rate"] > 0.7
 
 
 FORBIDDEN_RULES = [
