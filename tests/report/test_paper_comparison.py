@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,27 @@ def test_onsets_of_other_studies_are_those_of_their_tables() -> None:
     assert {"scope: Amazon Fashion rows", "ASPO beside the mask"} <= set(checked)
 
 
+@pytest.mark.parametrize(
+    ("quantity", "test", "strength"),
+    [("onset near p = 1", "T1", 3.0), ("onset near p = 1 at a smaller clip", "T3", 2.0)],
+)
+def test_a_row_of_the_same_regime_says_how_near_and_what_came_of_both_tests(
+    quantity: str, test: str, strength: float
+) -> None:
+    row = ROWS[quantity]
+    assert row["setting"] == paper_numbers.SAME_REGIME
+    tests = json.loads((REPO_ROOT / "results/locked/near/verdicts.json").read_text())["tests"]
+    lock = json.loads((REPO_ROOT / "prereg/near/lock.json").read_text())
+    p, b = (lock["calibration"]["binding"][name] for name in ("p", "b"))
+    star = 1 + math.log(strength) / (math.log(p / (1 - p)) - math.log(b / (1 - b)))
+    values = (tests[test]["mean"], *tests[test]["interval"])
+    said = numbers(row["ours"])
+    assert said[:4] == rounded(p, *values)
+    assert [round(100 * (value / star - 1), 1) for value in values] == said[7:10]
+    for name in (test, f"{test}_exact"):
+        assert f"{name} {tests[name]['outcome']}" in row["ours"]
+
+
 def test_what_another_row_says_of_its_runs_is_so() -> None:
     scope = pd.read_csv(REPO_ROOT / "results/grids/scope_ranking_only/cells.csv")["eval/parse_rate"]
     said = numbers(ROWS["scope: answers without free text"]["ours"])
@@ -131,7 +153,8 @@ def test_every_number_has_a_tag_and_every_row_a_reason_and_a_file() -> None:
     for row in ROWS.values():
         assert not numbers(row["paper"]) or re.search(r"\[[PSD]\]", row["paper"]), row
         assert row["ours"].startswith("nothing: ") or "[M]" in row["ours"], row
-        assert row["setting"] in (paper_numbers.SAME, paper_numbers.DIFFERENT)
+        allowed = (paper_numbers.SAME, paper_numbers.SAME_REGIME, paper_numbers.DIFFERENT)
+        assert row["setting"] in allowed
         assert len(row["why they differ, or may"]) > 20
         for name in row["file of ours"].split(", "):
             assert (REPO_ROOT / name).exists() or row["ours"].startswith(f"nothing: {name}")

@@ -77,6 +77,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "The cliff of nearly deterministic text, p = .98, at two clips: every run, the windows and "
         "the onsets from grid cells.",
     ),
+    "shortfall": (
+        "locked and exploratory",
+        "How far short of lambda* the onset falls from p = .86 to .98, beside what was predicted. "
+        "Locked: mini and near. Exploratory: all others.",
+    ),
     "near_budget": (
         "locked",
         "Onset against the budget of plain gradient steps: windows, observed onsets and the law of "

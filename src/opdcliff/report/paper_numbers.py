@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from opdcliff.report.drawing.inputs import Inputs, LockedStudy, MissingInputError
+from opdcliff.report.drawing.inputs import PROTOCOL, Inputs, LockedStudy, MissingInputError
 from opdcliff.theory import lambda_star
 from opdcliff.verification import number, span
 
 UNKNOWN = "unknown"
-# Settings: the same formula, or runs whose numbers cannot be set equal.
-SAME, DIFFERENT = "same formula", "different"
+# Settings: the same formula, runs near p = 1 like the paper's, or runs of another kind.
+SAME, SAME_REGIME, DIFFERENT = "same formula", "same regime", "different"
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,26 @@ class OurNumbers:
         """lambda* of the class that binds, as calibrated before the lock."""
         return lambda_star(*self.locked.binding, strength)
 
-    def onset(self, test: str, strength: float) -> str:
+    def onset(self, test: str, strength: float, protocol: str = PROTOCOL) -> str:
         """A locked onset with its interval, and both in percent of lambda*."""
-        found, star = self.verdict(test), self.star(strength)
-        design = self.locked.tests[test].design
+        study = self.inputs.locked(protocol)
+        found, design = study.verdicts["tests"][test], study.tests[test].design
+        star = lambda_star(*study.binding, strength)
         low, high = (off(bound, star) for bound in found["interval"])
         return (
             f"{number(found['mean'])} {span(*found['interval'])}, {len(found['points'])} seeds, "
             f"{design.updates} updates, warm-up {design.warmup_updates}: "
             f"{off(found['mean'], star)} [{low}, {high}] of lambda* = {number(star)} [M]"
         )
+
+    def onset_and_outcomes(self, test: str, strength: float, protocol: str) -> str:
+        """A locked onset, p, and what came of its window and of the closed form to the letter."""
+        study = self.inputs.locked(protocol)
+        said = [
+            f"{name} {study.verdicts['tests'][name]['outcome']}" for name in (test, f"{test}_exact")
+        ]
+        p, _ = study.binding
+        return f"p = {number(p)}: {self.onset(test, strength, protocol)}; {', '.join(said)}"
 
     def contrast(self, test: str) -> str:
         """A locked difference with its interval."""

@@ -6,23 +6,26 @@ it was published.
 
 from __future__ import annotations
 
-import functools
-
-from opdcliff.report.drawing.parameters import parameter_counts
-from opdcliff.report.paper_numbers import DIFFERENT, SAME, UNKNOWN, OurNumbers, Row, off, onset_of
+from opdcliff.report import paper_ours as ours
+from opdcliff.report.paper_numbers import DIFFERENT, SAME, SAME_REGIME, UNKNOWN, Row, off
+from opdcliff.report.paper_ours import CLIP
 from opdcliff.theory import lambda_star, modal_mass_for
 from opdcliff.verification import number, span
 
 # Published [P]: the marker, its clip and b, and the five-seed onset interval.
-MARKER, CLIP, BASE, ONSET = 1.22, 5.0, 0.5, (1.204, 1.228)
+MARKER, BASE, ONSET = 1.22, 0.5, (1.204, 1.228)
 # Published strict parse rates [P]: after fine-tuning, and just below lambda*.
 BEFORE_RATE, BELOW_RATE = 0.335, 0.948
 
 _VERDICTS = "results/locked/mini/verdicts.json"
 _CELLS = "results/locked/mini/cells.csv"
-_RULES = "opdcliff study experiment=policy_ratio_rules"
 _RULES_FOLDER = "results/studies/mini/policy_ratio_rules"
-_ONSET = ("onset", "onset_lo", "onset_hi")
+_NEAR = "results/locked/near/verdicts.json"
+_NEAR_MODELS = (
+    "near p = 1 on both sides, where the closed form should be exact; ours is farther from it than "
+    "the paper's marker implies, and of models of about 0.1M parameters on generated lists, whose "
+    "lambda rises over most of the run."
+)
 _MODELS = "models of about 0.1M parameters on generated lists"
 
 BEFORE = """# Paper beside ours
@@ -35,7 +38,7 @@ secondary source, [D] derived here, [M] measured here.
 **No row compares like with like.** The authors ran Qwen3-1.7B under an 8B teacher on Amazon
 Fashion, eight candidates a list; ours are models of about 0.1M parameters on generated lists of
 four. So no row confirms or refutes a published number. Only the closed form is the same on both
-sides. "unknown": it could not be read.
+sides. Rows of the "same regime" are near p = 1 on both. "unknown": it could not be read.
 """
 
 AFTER = """## What could not be read
@@ -48,94 +51,15 @@ NDCG@1; every number of their appendices (finite budget, scope, ASPO, lambda*(p,
 """
 
 
-def _threshold(committed: OurNumbers) -> str:
-    p, b = committed.locked.binding
-    return (
-        f"lambda* = {number(committed.star(CLIP))} at c = {CLIP:g}, p = {number(p)}, "
-        f"b = {number(b)} [M]"
-    )
-
-
-def _plain_start(committed: OurNumbers) -> str:
-    arms = {row["arm"]: row for row in committed.locked.verdicts["exploratory"]}
-    found = arms["plain_start"]
-    return (
-        f"{number(found['onset'])} {span(found['low'], found['high'])}, exploratory: "
-        f"{off(found['onset'], committed.star(CLIP))} of lambda* [M]"
-    )
-
-
-def _below(committed: OurNumbers) -> str:
-    lam = committed.safe_lam()
-    share = lam / committed.star(CLIP)
-    rate = committed.mean("fine_grid", "eval/parse_rate", lam)
-    return f"{rate} at lambda = {number(lam)}, {share:.2f} of lambda* [M]"
-
-
-def _flat(committed: OurNumbers) -> str:
-    runs, lam = committed.locked.arm("fine_grid"), committed.safe_lam()
-    level = runs["eval/ndcg1_parsed"][runs.lam == lam].mean()
-    return f"difference {committed.contrast('flatness')}; level {number(level)} at {number(lam)}"
-
-
-@functools.cache
-def _student_parameters(larger: int) -> int:
-    return parameter_counts(["tiny"], "tiny_5x", larger)["tiny"]
-
-
-def _parity(committed: OurNumbers) -> str:
-    larger = int(committed.locked.arm("larger_sft")["model/parameters"].iloc[0])
-    own = _student_parameters(larger)
-    return (
-        f"NDCG@1 of all answers: difference {committed.contrast('parity')}; {own:,} parameters "
-        f"against {larger:,}, {larger / own:.1f} times as many"
-    )
-
-
-def _study(data: str, protocol: str, command: str, committed: OurNumbers) -> str:
-    rows = committed.studied(data, protocol, command).to_dict("records")
-    said = [
-        f"{row['clip']}: {onset_of(row)} lambda* = {number(row['lambda_star'])}, "
-        f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
-        for row in rows
-    ]
-    return f"{'; '.join(said)} [M]"
-
-
 def _scope(what: str, data: str, protocol: str, command: str, why: str) -> Row:
     return Row(
         f"scope: {what}",
         f"scope tests across task, family and architecture are reported [P]; numbers {UNKNOWN}",
-        lambda committed: _study(data, protocol, command, committed),
+        lambda committed: ours.study(data, protocol, command, committed),
         f"results/studies/{data}/{protocol}/onsets.csv",
         DIFFERENT,
         why,
     )
-
-
-def _without_text(committed: OurNumbers) -> str:
-    name = "scope_ranking_only"
-    cells = committed.cells("", name, f"opdcliff collect protocol={name}")
-    rates, lams = cells["eval/parse_rate"], cells["lam"]
-    return (
-        f"{100 * rates.min():.1f} to {100 * rates.max():.1f}% parse in all {len(cells)} runs, "
-        f"lambda {lams.min():g} to {lams.max():g}: no onset [M]"
-    )
-
-
-def _rules(committed: OurNumbers) -> str:
-    cells = committed.cells("mini", "policy_ratio_rules", _RULES)
-    onsets = committed.studied("mini", "policy_ratio_rules", _RULES).set_index("clip")
-    said = []
-    for clip, name in (("aspo", "ASPO"), ("c5", "mask on pi_T/pi_S")):
-        runs = cells[cells["clip"] == clip]
-        onset, low, high = (float(onsets[key][clip]) for key in _ONSET)
-        said.append(
-            f"{name}: half the answers parse at {number(onset)} {span(low, high)}, "
-            f"{(runs.status == 'collapsed').sum()} of "
-            f"{len(runs)} runs collapsed"
-        )
-    return f"{'; '.join(said)} [M]"
 
 
 ROWS = (
@@ -143,7 +67,7 @@ ROWS = (
         "lambda*, c = 5",
         f"{MARKER} at b = 1/2 on Fashion [P]; the p behind it is {UNKNOWN}, and would be "
         f"{modal_mass_for(MARKER, BASE, CLIP):.6f} by the closed form [D]",
-        _threshold,
+        ours.threshold,
         "prereg/mini/lock.json",
         SAME,
         "Theorem 4.1, Eq. 4 [S] on both sides. Our teacher is far less sure of a token, and b is "
@@ -163,7 +87,7 @@ ROWS = (
     Row(
         "onset at a plain start, c = 5",
         f"{UNKNOWN} whether the row above is one",
-        _plain_start,
+        ours.plain_start,
         _VERDICTS,
         DIFFERENT,
         "as above, lambda at its full value from the first update; no prediction was locked.",
@@ -181,9 +105,26 @@ ROWS = (
         "refuted; T3, with the spread of positions, holds.",
     ),
     Row(
+        "onset near p = 1",
+        f"as on the fine grid, {off(ONSET[0], MARKER)} to {off(ONSET[1], MARKER)} of {MARKER} at "
+        f"c = {CLIP:g} [D]; p would be {modal_mass_for(MARKER, BASE, CLIP):.4f} [D]",
+        lambda committed: committed.onset_and_outcomes("T1", 3.0, "near"),
+        _NEAR,
+        SAME_REGIME,
+        f"{_NEAR_MODELS} c = 3: at c = 5 the texts at the cliff would be of 250 tokens.",
+    ),
+    Row(
+        "onset near p = 1 at a smaller clip",
+        f"matches the closed form below grid resolution [P], in words; numbers {UNKNOWN}",
+        lambda committed: committed.onset_and_outcomes("T3", 2.0, "near"),
+        _NEAR,
+        SAME_REGIME,
+        f"{_NEAR_MODELS} c = 2.",
+    ),
+    Row(
         "other clips, lambda*(p, c)",
         f"scope tests of lambda*(p, c) are reported [P]; numbers {UNKNOWN}",
-        lambda committed: _study("mini", "clips", "opdcliff study experiment=clips", committed),
+        lambda committed: ours.study("mini", "clips", "opdcliff study experiment=clips", committed),
         "results/studies/mini/clips/onsets.csv",
         DIFFERENT,
         f"{_MODELS}; exploratory.",
@@ -209,7 +150,7 @@ ROWS = (
     Row(
         "strict parse rate below lambda*",
         f"{100 * BELOW_RATE:g}%, just below lambda* [P]; how far below is {UNKNOWN}",
-        _below,
+        ours.below,
         _CELLS,
         DIFFERENT,
         f"{_MODELS}, and the authors' strict contract may differ.",
@@ -225,7 +166,7 @@ ROWS = (
     Row(
         "NDCG@1 of answers that parse, over lambda",
         f"flat [P], in words; numbers {UNKNOWN}",
-        _flat,
+        ours.flat,
         f"{_VERDICTS}, {_CELLS}",
         DIFFERENT,
         "ours lies close to its maximum of 1, which leaves little room for a difference.",
@@ -234,7 +175,7 @@ ROWS = (
         "small student against a larger fine-tuned model",
         "1.7B at in-domain parity with 8B, a fifth of the parameters, on a rubric graded by Gemini "
         f"[P]; margin and numbers {UNKNOWN}",
-        _parity,
+        ours.parity,
         f"{_VERDICTS}, {_CELLS}",
         DIFFERENT,
         "ours is NDCG@1 on grades that the task generates, without a judge, and both models are "
@@ -272,7 +213,7 @@ ROWS = (
     Row(
         "scope: answers without free text",
         f"{UNKNOWN} whether the paper's contract has free text, or was tested without",
-        _without_text,
+        ours.without_text,
         "results/grids/scope_ranking_only/cells.csv",
         DIFFERENT,
         "without free text no class here has a tail that the contract needs (theory, point 11); "
@@ -281,7 +222,7 @@ ROWS = (
     Row(
         "ASPO beside the mask",
         f"a same-mechanism fix preserves the cliff [P], in words; numbers {UNKNOWN}",
-        _rules,
+        ours.rules,
         f"{_RULES_FOLDER}/onsets.csv, {_RULES_FOLDER}/cells.csv",
         DIFFERENT,
         "our ASPO clips pi_theta/pi_old over four updates a batch, and its parse rate falls "

@@ -26,12 +26,14 @@ NAMES = (
     "scope",
     "titles_onset",
     "near_grid",
+    "shortfall",
     "near_budget",
     "preview_beside",
 )
 # Where it is no module of `figures` itself.
 _FOLDERS = {
     "near_grid": "figures.near",
+    "shortfall": "figures.near",
     "near_budget": "figures.near",
     "preview_beside": "figures.preview",
 }

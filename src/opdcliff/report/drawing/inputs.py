@@ -137,6 +137,12 @@ class Inputs:
         folder = self.paths.readable.preview_dir(name)
         return _exploratory(folder, f"preview of {name}", command, first="beside.csv")
 
+    def prediction(self, name: str) -> dict[float, tuple[float, float]]:
+        """Predicted onsets by clip strength, of `opdcliff predict`, as committed before runs."""
+        path = self.paths.committed.root / "predictions" / f"{name}.json"
+        found = json.loads(_there(path, f"git checkout {path.name}").read_text())
+        return {each["strength"]: (each["low"], each["high"]) for each in found["at"]}
+
 
 def _exploratory(folder: Path, name: str, command: str, first: str = TABLE) -> Study:
     cells = _there(folder / first, command)

@@ -57,7 +57,7 @@ def build(inputs: Inputs) -> Page:
         f"Locked blind: p = {study.binding[0]:.3f}, {len(study.lock.seeds)} seeds, found by "
         "bisection of grids 1.5% of lambda* apart, so that a seed is run at three lambdas. Orange: "
         "the window predicted from a pilot; hatched: the grid cell of lambda* itself; bar: the "
-        "interval of the onset from grid cells.",
+        f"interval of the onset from grid cells. Integrity {study.verdicts['integrity']}.",
     )
     axes = figure.subplots(1, len(ARMS), sharey=True)
     for axis, (arm, part) in zip(axes, data.groupby("arm", sort=False), strict=True):

@@ -1,0 +1,94 @@
+"""Our side of "paper beside ours": what rows say of committed results."""
+
+from __future__ import annotations
+
+import functools
+
+from opdcliff.report.drawing.parameters import parameter_counts
+from opdcliff.report.paper_numbers import OurNumbers, off, onset_of
+from opdcliff.verification import number, span
+
+# The clip of the paper's marker.
+CLIP = 5.0
+# Policy-ratio rules: ASPO beside the mask.
+RULES = "opdcliff study experiment=policy_ratio_rules"
+_ONSET = ("onset", "onset_lo", "onset_hi")
+
+
+def threshold(committed: OurNumbers) -> str:
+    p, b = committed.locked.binding
+    return (
+        f"lambda* = {number(committed.star(CLIP))} at c = {CLIP:g}, p = {number(p)}, "
+        f"b = {number(b)} [M]"
+    )
+
+
+def plain_start(committed: OurNumbers) -> str:
+    arms = {row["arm"]: row for row in committed.locked.verdicts["exploratory"]}
+    found = arms["plain_start"]
+    return (
+        f"{number(found['onset'])} {span(found['low'], found['high'])}, exploratory: "
+        f"{off(found['onset'], committed.star(CLIP))} of lambda* [M]"
+    )
+
+
+def below(committed: OurNumbers) -> str:
+    lam = committed.safe_lam()
+    share = lam / committed.star(CLIP)
+    rate = committed.mean("fine_grid", "eval/parse_rate", lam)
+    return f"{rate} at lambda = {number(lam)}, {share:.2f} of lambda* [M]"
+
+
+def flat(committed: OurNumbers) -> str:
+    runs, lam = committed.locked.arm("fine_grid"), committed.safe_lam()
+    level = runs["eval/ndcg1_parsed"][runs.lam == lam].mean()
+    return f"difference {committed.contrast('flatness')}; level {number(level)} at {number(lam)}"
+
+
+@functools.cache
+def _student_parameters(larger: int) -> int:
+    return parameter_counts(["tiny"], "tiny_5x", larger)["tiny"]
+
+
+def parity(committed: OurNumbers) -> str:
+    larger = int(committed.locked.arm("larger_sft")["model/parameters"].iloc[0])
+    own = _student_parameters(larger)
+    return (
+        f"NDCG@1 of all answers: difference {committed.contrast('parity')}; {own:,} parameters "
+        f"against {larger:,}, {larger / own:.1f} times as many"
+    )
+
+
+def study(data: str, protocol: str, command: str, committed: OurNumbers) -> str:
+    rows = committed.studied(data, protocol, command).to_dict("records")
+    said = [
+        f"{row['clip']}: {onset_of(row)} lambda* = {number(row['lambda_star'])}, "
+        f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
+        for row in rows
+    ]
+    return f"{'; '.join(said)} [M]"
+
+
+def without_text(committed: OurNumbers) -> str:
+    name = "scope_ranking_only"
+    cells = committed.cells("", name, f"opdcliff collect protocol={name}")
+    rates, lams = cells["eval/parse_rate"], cells["lam"]
+    return (
+        f"{100 * rates.min():.1f} to {100 * rates.max():.1f}% parse in all {len(cells)} runs, "
+        f"lambda {lams.min():g} to {lams.max():g}: no onset [M]"
+    )
+
+
+def rules(committed: OurNumbers) -> str:
+    cells = committed.cells("mini", "policy_ratio_rules", RULES)
+    onsets = committed.studied("mini", "policy_ratio_rules", RULES).set_index("clip")
+    said = []
+    for clip, name in (("aspo", "ASPO"), ("c5", "mask on pi_T/pi_S")):
+        runs = cells[cells["clip"] == clip]
+        onset, low, high = (float(onsets[key][clip]) for key in _ONSET)
+        said.append(
+            f"{name}: half the answers parse at {number(onset)} {span(low, high)}, "
+            f"{(runs.status == 'collapsed').sum()} of "
+            f"{len(runs)} runs collapsed"
+        )
+    return f"{'; '.join(said)} [M]"
