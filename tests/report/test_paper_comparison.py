@@ -114,7 +114,10 @@ def test_a_row_of_the_same_regime_says_how_near_and_what_came_of_both_tests(
     tests = json.loads((REPO_ROOT / "results/locked/near/verdicts.json").read_text())["tests"]
     lock = json.loads((REPO_ROOT / "prereg/near/lock.json").read_text())
     p, b = (lock["calibration"]["binding"][name] for name in ("p", "b"))
-    star = 1 + math.log(strength) / (math.log(p / (1 - p)) - math.log(b / (1 - b)))
+    z_c, logit_p, logit_b = (
+        math.log(odds) for odds in ((strength - 1 + p) / (1 - p), p / (1 - p), b / (1 - b))
+    )
+    star = (z_c - logit_b) / (logit_p - logit_b)
     values = (tests[test]["mean"], *tests[test]["interval"])
     said = numbers(row["ours"])
     assert said[:4] == rounded(p, *values)

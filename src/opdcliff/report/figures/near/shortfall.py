@@ -106,7 +106,7 @@ def build(inputs: Inputs) -> Page:
         _draw(axis, row, left=bool(crowded.any()))
     axis.set(
         xlim=(0, edge),
-        xlabel="percent of lambda* that a logit takes: 100 / (logit p - logit b + log c)",
+        xlabel="percent of lambda* that a logit takes: 100 / (z_c - logit b)",
         ylabel="onset short of lambda*, percent",
     )
     return Page(figure, data, origins)
