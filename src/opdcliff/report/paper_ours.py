@@ -16,6 +16,7 @@ _ONSET = ("onset", "onset_lo", "onset_hi")
 
 
 def threshold(committed: OurNumbers) -> str:
+    """lambda* at the clip of the paper, with the p and b behind it."""
     p, b = committed.locked.binding
     return (
         f"lambda* = {number(committed.star(CLIP))} at c = {CLIP:g}, p = {number(p)}, "
@@ -24,6 +25,7 @@ def threshold(committed: OurNumbers) -> str:
 
 
 def plain_start(committed: OurNumbers) -> str:
+    """The onset without warm-up, and how far off it is."""
     arms = {row["arm"]: row for row in committed.locked.verdicts["exploratory"]}
     found = arms["plain_start"]
     return (
@@ -33,6 +35,7 @@ def plain_start(committed: OurNumbers) -> str:
 
 
 def below(committed: OurNumbers) -> str:
+    """The parse rate at the lambda below the cliff."""
     lam = committed.safe_lam()
     share = lam / committed.star(CLIP)
     rate = committed.mean("fine_grid", "eval/parse_rate", lam)
@@ -40,6 +43,7 @@ def below(committed: OurNumbers) -> str:
 
 
 def flat(committed: OurNumbers) -> str:
+    """Difference and level of NDCG@1 of answers that parse."""
     runs, lam = committed.locked.arm("fine_grid"), committed.safe_lam()
     level = runs["eval/ndcg1_parsed"][runs.lam == lam].mean()
     return f"difference {committed.contrast('flatness')}; level {number(level)} at {number(lam)}"
@@ -51,6 +55,7 @@ def _student_parameters(larger: int) -> int:
 
 
 def parity(committed: OurNumbers) -> str:
+    """NDCG@1 less that of the larger model, and the sizes of both."""
     larger = int(committed.locked.arm("larger_sft")["model/parameters"].iloc[0])
     own = _student_parameters(larger)
     return (
@@ -60,6 +65,7 @@ def parity(committed: OurNumbers) -> str:
 
 
 def study(data: str, protocol: str, command: str, committed: OurNumbers) -> str:
+    """The onsets of an exploratory study, clip by clip."""
     rows = committed.studied(data, protocol, command).to_dict("records")
     said = [
         f"{row['clip']}: {onset_of(row)} lambda* = {number(row['lambda_star'])}, "
@@ -70,6 +76,7 @@ def study(data: str, protocol: str, command: str, committed: OurNumbers) -> str:
 
 
 def without_text(committed: OurNumbers) -> str:
+    """The range of parse rates of the contract without free text."""
     name = "scope_ranking_only"
     cells = committed.cells("", name, f"opdcliff collect protocol={name}")
     rates, lams = cells["eval/parse_rate"], cells["lam"]
@@ -80,6 +87,7 @@ def without_text(committed: OurNumbers) -> str:
 
 
 def rules(committed: OurNumbers) -> str:
+    """Where ASPO and the mask on pi_T/pi_S fall to half, and how many runs collapsed."""
     cells = committed.cells("mini", "policy_ratio_rules", RULES)
     onsets = committed.studied("mini", "policy_ratio_rules", RULES).set_index("clip")
     said = []
