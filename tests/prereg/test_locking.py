@@ -24,9 +24,9 @@ from opdcliff.models.prepare import Prepared
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg import confirm, locking
 from opdcliff.prereg.arms import baseline_config, locked_arms
+from opdcliff.prereg.claims.grounds import Grounds
 from opdcliff.prereg.clock import LOGIT
 from opdcliff.prereg.confirm import keyed_cells, run_locked
-from opdcliff.prereg.grounds import Grounds
 from opdcliff.prereg.locking import KEPT_MODELS, make_lock
 from opdcliff.prereg.pilot import HEADROOM, SPREAD
 from opdcliff.records.identity import OPD
@@ -114,7 +114,7 @@ def stage(
         made.cells += cells
         return made.failures
 
-    def write_tests(grounds: Grounds) -> list[LockedTest]:
+    def write_tests(grounds: Grounds, _: object) -> list[LockedTest]:
         made.grounds.append(grounds)
         return [onset_test(), contrast_test()]
 
@@ -209,7 +209,7 @@ def test_a_pilot_without_outcomes_leaves_nothing(stage: Stage) -> None:
 
 
 def test_a_vacuous_window_leaves_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Grounds) -> list[LockedTest]:
+    def refuse(*_: object) -> list[LockedTest]:
         raise ConfigError("says little")
 
     monkeypatch.setattr(locking, "write_tests", refuse)
@@ -658,7 +658,7 @@ def test_an_arm_that_is_read_by_brackets_runs_what_bisection_asks_for(
         contrast_test(estimator=contrast.model_dump()),
     ]
     shutil.rmtree(stage.folder)
-    monkeypatch.setattr(locking, "write_tests", lambda _: tests)
+    monkeypatch.setattr(locking, "write_tests", lambda *_: tests)
     lock, _ = read_lock(stage.lock())
     assert lock is not None
     stage.cells.clear()

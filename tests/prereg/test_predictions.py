@@ -10,7 +10,7 @@ import pytest
 
 from opdcliff.paths import REPO_ROOT
 from opdcliff.prereg import predictions
-from opdcliff.prereg.grounds import Grounds
+from opdcliff.prereg.claims.grounds import Grounds
 from opdcliff.prereg.pilot import PilotFacts
 from opdcliff.prereg.predictions import write_tests
 from opdcliff.settings.checks import load
@@ -37,7 +37,7 @@ def written(lock: Lock, *, bisect: bool = False, **changes: Any) -> dict[str, Lo
     facts = PilotFacts(**lock.pilot["facts"])
     arms = {arm.name: arm for arm in lock.arms}
     table = pd.DataFrame(lock.calibration["table"])
-    tests = write_tests(Grounds(config, named, arms, table, facts, len(lock.seeds)))
+    tests = write_tests(Grounds(config, named, arms, table, facts, len(lock.seeds)), None)
     return {test.id: test for test in tests}
 
 

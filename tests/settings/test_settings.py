@@ -369,6 +369,7 @@ FREE = {
     "protocol.predictions.pilot",
     "protocol.predictions.fine_grid",
     "protocol.predictions.extended",
+    "protocol.predictions.previews",
     "protocol.predictions.small_clip",
     "protocol.predictions.far_below",
     "protocol.predictions.larger_model",

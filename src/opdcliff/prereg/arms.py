@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from opdcliff.calibration import Binding
-from opdcliff.prereg.contrasts import LARGER_SFT
+from opdcliff.prereg.claims.contrasts import LARGER_SFT
 from opdcliff.records import OPD
 from opdcliff.settings import (
     AS_TEACHER,

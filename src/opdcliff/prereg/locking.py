@@ -14,7 +14,8 @@ from opdcliff.errors import ConfigError
 from opdcliff.models import Prepared, prepare
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg.arms import locked_arms
-from opdcliff.prereg.grounds import Grounds
+from opdcliff.prereg.claims.grounds import Grounds
+from opdcliff.prereg.claims.previews import preview_rows, sampled
 from opdcliff.prereg.pilot import PilotFacts, pilot_facts, pilot_rows
 from opdcliff.prereg.predictions import write_tests
 from opdcliff.prereg.published import published_folder, with_published
@@ -95,7 +96,8 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     arms = locked_arms(config, calibration.binding)
     count, named = len(config.protocol.arms[0].seeds), {arm.name: arm for arm in arms}
     grounds = Grounds(config, predictions, named, calibration.table, facts, count)
-    tests = with_published(write_tests(grounds), published)
+    previewed = sampled(grounds, paths, prepared)
+    tests = with_published(write_tests(grounds, previewed), published)
     # Written aside, so that a folder that exists is whole.
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -124,6 +126,8 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     }
     if sums := raw_files(prepared.data):
         content["raw_files"] = sums
+    if previewed is not None:
+        content["previews"] = encode_floats(preview_rows(previewed))
     content |= {"created": now(), "seeds": seeds_of(content, count)}
     write_text_atomic(aside / LOCK_FILE, lock_text(content | {"sha256": seal_of(content)}))
     aside.rename(folder)
@@ -158,7 +162,8 @@ def check_predictions(arms: Sequence[ProtocolArm], predictions: PredictionConfig
     asked = [(field, getattr(predictions, field)) for field in ("small_clip", "far_below")]
     asked = [(field, name) for field, name in asked if name is not None]
     asked += [("fine_grid", predictions.fine_grid)]
-    for field, name in asked + [("extended", name) for name in predictions.extended]:
+    asked += [("extended", name) for name in predictions.extended]
+    for field, name in asked + [("previews", name) for name in predictions.previews]:
         if name not in named:
             raise ConfigError(
                 f"protocol.predictions.{field}={name} is no arm; allowed: {', '.join(named)}"

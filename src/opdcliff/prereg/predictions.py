@@ -1,22 +1,25 @@
 """The tests of a lock: their wording, estimators and windows.
 
 Tests of the onset (T1 fine grid, T2 budget extension, T3 small clip), the closed form taken to the
-letter beside T1 and T3, and the contrasts. A protocol without an arm for one does without it.
+letter beside T1 and T3, previews, and the contrasts. A protocol without an arm for one does
+without it.
 """
 
 from __future__ import annotations
 
-from opdcliff.prereg.contrasts import contrasts
-from opdcliff.prereg.grounds import Grounds, locked_test
+from opdcliff.prereg.claims.contrasts import contrasts
+from opdcliff.prereg.claims.grounds import Grounds, locked_test
+from opdcliff.prereg.claims.previews import preview_tests
 from opdcliff.prereg.windows import cell_window, checked_window, onset_window
+from opdcliff.preview import Preview
 from opdcliff.verification import LockedTest, OnsetEstimator, Window
 
 _ONSET_REFUTED = "the interval of the mean onset over seeds lies wholly outside the window"
 _CELL_REFUTED = f"{_ONSET_REFUTED}; the window is one cell of the grid"
 
 
-def write_tests(grounds: Grounds) -> list[LockedTest]:
-    """All tests of a protocol.
+def write_tests(grounds: Grounds, previewed: Preview | None) -> list[LockedTest]:
+    """All tests of a protocol. previewed: settled students at the arms that are to be previewed.
 
     Raises:
         ConfigError: a window that is vacuous or impossible on its grid.
@@ -53,7 +56,7 @@ def write_tests(grounds: Grounds) -> list[LockedTest]:
         for test, arm in (("T1", named.fine_grid), ("T3", named.small_clip))
         if named.exact and arm is not None
     ]
-    return [*onset_tests, *exact, *contrasts(grounds)]
+    return [*onset_tests, *exact, *preview_tests(grounds, previewed), *contrasts(grounds)]
 
 
 def _budget_test(grounds: Grounds, arm: str, t1: Window) -> LockedTest:

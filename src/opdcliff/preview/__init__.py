@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from opdcliff.preview.curve import Preview, preview
 from opdcliff.preview.pair import preview_pair
+from opdcliff.preview.points import Clip
 from opdcliff.preview.seen import (
     Agreement,
     Seen,
@@ -15,6 +16,7 @@ from opdcliff.preview.seen import (
 
 __all__ = [
     "Agreement",
+    "Clip",
     "Preview",
     "Seen",
     "agreement",

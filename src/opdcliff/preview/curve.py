@@ -74,11 +74,13 @@ def preview(
     advance: Callable[[int], None] = lambda steps: None,
     points: Mapping[Clip, Sequence[float]] | None = None,
     prepared: Prepared | None = None,
+    margin_at: Callable[[float], float] | None = None,
 ) -> Preview:
     """Sample settled students at all lambdas and clips of `config`, those apart that are kept.
 
     advance: told the share of the work done, in thousandths. points: other lambdas than those.
-    prepared: the prompts and models of `config`, if they are at hand.
+    prepared: the prompts and models of `config`, if they are at hand. margin_at: logits by clip
+    strength, instead of `preview.margin`.
 
     Raises:
         ConfigError: a rule without a fixed point of its own; what preparing models may raise.
@@ -93,7 +95,8 @@ def preview(
         binding, outside = None, outside_of(config, loaded, examples)
     identity = _identity(config, prepared)
     kept = KeptPoints(paths.assets_dir("preview", identity))
-    to_find = config.preview.margin is None
+    if margin_at is None and config.preview.margin is None:
+        margin_at = predicted_margins(config, prepared, paths)
     found = curve(
         config,
         loaded,
@@ -101,7 +104,7 @@ def preview(
         advance,
         points=points,
         kept=kept,
-        margin_at=predicted_margins(config, prepared, paths) if to_find else None,
+        margin_at=margin_at,
         identity=identity,
     )
     return replace(found, outside=outside)

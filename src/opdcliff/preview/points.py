@@ -32,9 +32,13 @@ class Clip:
     @classmethod
     def of(cls, config: RunConfig) -> Clip:
         """The clip of a run's settings."""
-        rule = ClipRule(config.clip.rule)
-        strength = config.clip.strength
-        return cls(rule, math.inf if rule is ClipRule.NONE or strength is None else strength)
+        return cls.named(config.clip.rule, config.clip.strength)
+
+    @classmethod
+    def named(cls, rule: str, strength: float | None) -> Clip:
+        """A clip by the fields of the group `clip`."""
+        known = ClipRule(rule)
+        return cls(known, math.inf if known is ClipRule.NONE or strength is None else strength)
 
 
 def points_of(config: RunConfig, binding: Binding | None) -> dict[Clip, list[float]]:

@@ -37,6 +37,7 @@ class PredictionConfig:
     small_clip: str | None
     far_below: str | None
     larger_model: str | None
+    previews: list[str]
     upper_plateau: float
     lower_plateau: float
     safe_multiple: float

@@ -40,7 +40,8 @@ class Lock(Strict):
 
     entry: what judges in the sealed copy; format 1 has none. seen: every run of the locked models
     that existed, with its lambda as a share of lambda*; not known before format 3. raw_files:
-    sha256 of the raw files that the prompts were made from, where they were.
+    sha256 of the raw files that the prompts were made from, where they were. previews: rates of
+    settled students, sampled before any run, where a test rests on them.
     """
 
     format: Literal[1, 2, 3]
@@ -57,6 +58,7 @@ class Lock(Strict):
     pilot: dict[str, Any]
     seen: list[dict[str, Any]] | None = None
     raw_files: dict[str, Sha256] | None = None
+    previews: list[dict[str, Any]] | None = None
     prompts_sha256: Sha256
     models_identity: Sha256
     models_sha256: Sha256

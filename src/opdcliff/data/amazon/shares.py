@@ -88,8 +88,8 @@ class Shares:
             wanted = getattr(plan, name) or 1
             if len(part) < wanted:
                 raise DataError(
-                    f"split {name} has {len(part)} lists, {wanted} asked: lower its size, raise "
-                    "its share in `fractions`, or use more rows"
+                    f"split {name} has {len(part)} lists, {wanted} asked: lower data.train, "
+                    "data.calibration and data.test, which share out the users, or use more rows"
                 )
         return parts
 

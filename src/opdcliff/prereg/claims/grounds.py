@@ -30,6 +30,9 @@ _STOPPING = {
     True: "the cells that bisection of the grid asks for (opdcliff.theory.bisected) are run "
     "once; none is added, repeated or dropped after a look",
 }
+# Where the window of a test is from.
+ONSET_RULE = "[D] rule in opdcliff.prereg.windows; inputs [M] calibration and pilot"
+CHOSEN = "[here] chosen, in conf/protocol"
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,12 @@ def locked_test(
     window: Window,
     texts: Mapping[str, str],
     correction: str,
+    rule: str = ONSET_RULE,
 ) -> LockedTest:
-    """A test of an arm. texts: claim, source, hypothesis and what would refute it."""
+    """A test of an arm.
+
+    texts: claim, source, hypothesis and what would refute it. rule: where its window is from.
+    """
     settings = grounds.arms[arm].settings
     return LockedTest.model_validate(
         {
@@ -107,11 +114,7 @@ def locked_test(
             "correction": correction,
             "provenance": {
                 "design.lams": "[D] multiples of the calibrated lambda*, in conf/protocol",
-                "window": (
-                    "[D] rule in opdcliff.prereg.windows; inputs [M] calibration and pilot"
-                    if estimator.kind == "onset"
-                    else "[here] chosen, in conf/protocol"
-                ),
+                "window": rule,
                 **grounds.predictions.choices,
             },
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opdcliff.prereg.grounds import Grounds, locked_test
+from opdcliff.prereg.claims.grounds import CHOSEN, Grounds, locked_test
 from opdcliff.settings import PredictionConfig
 from opdcliff.verification import CellRef, ContrastEstimator, LockedTest, Window
 
@@ -35,6 +35,7 @@ def contrasts(grounds: Grounds) -> list[LockedTest]:
             window,
             {"claim": claim, "source": source, "hypothesis": said, "refutes": _REFUTED},
             "none",
+            CHOSEN,
         )
         for (name, metric, minus, gate), window, claim, source, said in rows
     ]

@@ -1,0 +1,1 @@
+"""What the tests of a lock say: their common grounds, the contrasts and the previews."""
