@@ -143,7 +143,7 @@ def test_a_launcher_that_gives_up_is_one_line(run: Run, monkeypatch: pytest.Monk
 OWN_MODELS = (
     *("amazon_fashion", "near", "near_p98", "near_quick"),
     *("scope_2x", "scope_half", "scope_llama", "scope_ranking_only"),
-    *("preview_mini", "preview_mini_small_step", "preview_titles"),
+    *("preview_mini", "preview_mini_small_step", "preview_orders", "preview_titles"),
     *("titles_onset", "titles_onset_small_step"),
     *("paper", "rehearsal", "smollm2_ranking", "smollm2_titles"),
 )

@@ -20,7 +20,8 @@ from opdcliff.contract.parse import (
     RankingContract,
 )
 from opdcliff.data import answers
-from opdcliff.data.answers import REASON_WORDS, AnswerStyle, Piece, draw_answer, ideal_ranking
+from opdcliff.data.answer_style import REASON_WORDS, AnswerStyle, Piece
+from opdcliff.data.answers import draw_answer, ideal_ranking
 from opdcliff.data.example import Example, candidate_ids
 from opdcliff.data.mini import SplitSizes, generate
 

@@ -11,7 +11,8 @@ import pytest
 
 from amazon_world import encode, meta
 from opdcliff.contract.parse import RANKING_ONLY, RANKING_WITH_REASON
-from opdcliff.data.answers import AnswerStyle, draw_answer
+from opdcliff.data.answer_style import AnswerStyle
+from opdcliff.data.answers import draw_answer
 from opdcliff.data.example import Splits
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.data.titles.grammar import compose

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from opdcliff.data.answers import AnswerStyle, draw_answer
+from opdcliff.data.answer_style import AnswerStyle
+from opdcliff.data.answers import draw_answer
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.models.prepare import prepare
 from opdcliff.paths import StudyPaths

@@ -11,7 +11,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from opdcliff.data.answers import AnswerStyle, draw_answer
+from opdcliff.data.answer_style import AnswerStyle
+from opdcliff.data.answers import draw_answer
 from opdcliff.data.mini import SplitSizes, generate
 from opdcliff.models.load import load_tokenizer
 from opdcliff.models.tokens.token_bytes import token_bytes

@@ -12,10 +12,12 @@ from rich.console import Console
 
 from opdcliff.contract import contract_of
 from opdcliff.data import (
+    SCHEMA,
     SplitPlan,
     Splits,
     SplitSizes,
     generate,
+    generate_orders,
     load_amazon,
     load_prompts,
     load_titles,
@@ -82,6 +84,8 @@ def load_splits(
         return replace(lists, titles=titled.titles), {**report, "titles": read}
     if data.name == "mini":
         return generate(data.seed, sizes, candidates=data.candidates), None
+    if data.name == "orders":
+        return generate_orders(data.seed, sizes, contract_of(data).read_form(SCHEMA)), None
     if data.name == "titles":
         return _titles(data, sizes)
     if data.name == "prompts":

@@ -29,7 +29,7 @@ from opdcliff.storage import refuse_secrets
 from opdcliff.theory import ClipRule, validate_clip
 
 # Data sets that need no file, and those whose reasons are titles.
-GENERATED, TITLED = ("mini", "titles"), ("titles", "amazon_titles")
+GENERATED, TITLED = ("mini", "titles", "orders"), ("titles", "amazon_titles")
 # Plumbing: where a run executes and is mirrored, and the study it belongs to.
 _NOT_SCIENCE = ("engine", "checkpoint", "tracking", "protocol", "tune", "preview", "grade")
 # Settings that came later, and what was done before there was a choice: identities of then stay.

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from opdcliff.contract import NO_WRAPPER, contract_of
 from opdcliff.errors import ConfigError
-from opdcliff.settings.schema import RunConfig
+from opdcliff.settings.schema import DataConfig, RunConfig
 from opdcliff.settings.study_schema import GradeConfig
 
 # Keys have small letters or dashes, names of environment variables need neither.
@@ -29,6 +29,9 @@ def check_contract(config: RunConfig) -> None:
     """
     data, model = config.data, config.model
     contract = contract_of(data)
+    if data.name == "orders":
+        _check_orders(data)
+        return
     if contract.ranks and data.form is not None:
         raise ConfigError(
             f"data.form={data.form} has no effect on data.contract={data.contract}, which is made "
@@ -49,6 +52,16 @@ def check_contract(config: RunConfig) -> None:
         )
     if data.form is None and not contract.ranks and contract.form_key is None:
         raise ConfigError(f"data.form is missing for {what}; set data.form=MODULE:FUNCTION")
+
+
+def _check_orders(data: DataConfig) -> None:
+    """Their answers are written to one schema, which they bring."""
+    if (data.contract, data.form, data.wrapper) != ("schema", None, NO_WRAPPER):
+        raise ConfigError(
+            f"data.contract={data.contract} data.form={data.form} data.wrapper={data.wrapper} does "
+            "not go with data=orders, whose answers keep to a schema of its own; leave the three "
+            "as they are there, or set data=prompts data.path=FILE"
+        )
 
 
 def check_grade(grade: GradeConfig) -> None:

@@ -111,7 +111,10 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("sft.teacher.swap_rate sft.student.swap_rate evaluation.collapse_floor", _RATE),
         ("optim.beta1 optim.beta2", _RATE),
         ("data.candidates", ("2 to 26", lambda value: 2 <= value <= 26)),
-        ("data.name", _one_of("mini", "titles", "amazon_fashion", "amazon_titles", "prompts")),
+        (
+            "data.name",
+            _one_of("mini", "titles", "orders", "amazon_fashion", "amazon_titles", "prompts"),
+        ),
         ("data.negatives", _one_of("uniform", "popularity")),
         ("optim.name", _one_of("adamw", "sgd")),
         ("optim.estimator", _one_of("sampled", "full")),
