@@ -27,7 +27,7 @@ from opdcliff.settings.schema import RunConfig
 from opdcliff.theory.threshold import lambda_star
 from opdcliff.training import update as updating
 from opdcliff.training.evaluation import run_evaluation as measuring
-from opdcliff.training.loop import RunOutcome, train
+from opdcliff.training.loop import LoopState, RunOutcome, train
 from opdcliff.training.objective import LossOutput
 from opdcliff.training.running_means import RunningMeans
 
@@ -482,6 +482,31 @@ def test_only_evaluations_running_count_as_a_collapse(monkeypatch: pytest.Monkey
     assert made.outcome.collapsed_at == 5
     assert made.outcome.status == "collapsed"
     assert made.last["eval/parse_rate"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("rates", "collapsed_at"),
+    [
+        # A weak start on its way up, which passes the floor late.
+        ([0.02, 0.05, 0.06, 0.12, 0.2, 0.5], None),
+        # One that never rises, and one that rises and stays low.
+        ([0.02, 0.02, 0.01], 2),
+        ([0.02, 0.05, 0.04, 0.05, 0.03], 4),
+        ([0.5, 0.1, 0.2, 0.25], 3),
+    ],
+)
+def test_a_rate_that_still_rises_is_no_collapse(
+    rates: list[float], collapsed_at: int | None
+) -> None:
+    settings = markov.config(
+        "evaluation.collapse_floor=0.3", "evaluation.collapse_patience=3"
+    ).evaluation
+    at = LoopState()
+    for update, rate in enumerate(rates):
+        at.update = update
+        at.note(rate, settings)
+        at = LoopState.of(at.plain())
+    assert at.collapsed_at == collapsed_at
 
 
 # ---- the cliff ------------------------------------------------------------------------------

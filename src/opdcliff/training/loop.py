@@ -45,12 +45,14 @@ class LoopState:
     """Where a run stands between two updates: all of its state but models and generators.
 
     update: updates made. evaluations: updates at which it was measured. low_evaluations: those
-    running, now, whose parse rate was under the floor. collapsed_at: see `RunOutcome`.
+    running, now, whose parse rate was under the floor and no new high of the run. highest: that
+    high. collapsed_at: see `RunOutcome`.
     """
 
     update: int = 0
     evaluations: list[int] = field(default_factory=list)
     low_evaluations: int = 0
+    highest: float | None = None
     collapsed_at: int | None = None
     meter: RunningMeans = field(default_factory=RunningMeans)
 
@@ -66,7 +68,10 @@ class LoopState:
     def note(self, parse_rate: float, settings: EvaluationConfig) -> None:
         """Count an evaluation at this update."""
         self.evaluations.append(self.update)
-        low = parse_rate < settings.collapse_floor
+        # A weak warm start that is on its way up has not collapsed.
+        rising = self.highest is not None and parse_rate > self.highest
+        low = parse_rate < settings.collapse_floor and not rising
+        self.highest = max(self.highest or 0.0, parse_rate)
         self.low_evaluations = self.low_evaluations + 1 if low else 0
         if self.low_evaluations >= settings.collapse_patience and self.collapsed_at is None:
             self.collapsed_at = self.update
@@ -95,9 +100,9 @@ def train(
     save: called between rollout batches, every `checkpoint.every` updates and before leaving.
     remark: called with a line that the user should read, once if weights hardly move.
     start: where an interrupted run goes on; student and engine must hold the state of then.
-    A parse rate under `collapse_floor` for `collapse_patience` evaluations running is a collapse;
-    a loss or gradient norm that is not finite is a divergence and ends the run at once. A run that
-    is asked to leave ends as preempted.
+    A parse rate under `collapse_floor` for `collapse_patience` evaluations running, none of which
+    is a new high of the run, is a collapse; a loss or gradient norm that is not finite is a
+    divergence and ends the run at once. A run that is asked to leave ends as preempted.
     """
     at = start or LoopState()
     meter, rule = at.meter, ClipRule(config.clip.rule)
