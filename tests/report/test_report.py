@@ -63,6 +63,17 @@ def test_the_committed_page_is_what_the_committed_results_give(page: str) -> Non
     assert (FOLDER / page_module.PAGE).read_text(encoding="utf-8") == page, STALE
 
 
+@pytest.mark.parametrize(
+    "protocol",
+    sorted(path.name for path in FOLDER.parent.iterdir() if path.name != FOLDER.name),
+)
+def test_the_pages_of_the_other_locks_are_too(protocol: str) -> None:
+    """Those of `preview_orders` rank nothing, so that there is no NDCG to show."""
+    committed = COMMITTED.committed.locked_dir(protocol) / page_module.PAGE
+    page = page_module.page(read_inputs(protocol, COMMITTED))
+    assert committed.read_text(encoding="utf-8") == page, STALE
+
+
 def test_the_verb_writes_the_same_bytes_elsewhere_and_leaves_verdicts_and_report_alone(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Onset against the budget of plain gradient steps: windows, observed onsets and the law of "
         "the pilot's clock.",
     ),
+    "preview_locked": (
+        "locked",
+        "Parse rates of settled students, sampled and locked before any run, beside every run: two "
+        "clips and none.",
+    ),
     "preview_beside": (
         "exploratory",
         "Parse rates of settled students, sampled without any training, beside the final rates of "

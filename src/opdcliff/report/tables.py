@@ -138,7 +138,8 @@ def _cell_row(inputs: ReportInputs, arm: LockedArm, lam: float, runs: pd.DataFra
         "-" if math.isnan(star) else f"{lam / star:.4f}",
         strip(rates, f"parse rates {said}"),
         f"{sum(rates) / len(rates):.4f}",
-        number(float(runs[_NDCG].mean())),
+        # A contract that does not rank has none.
+        number(float(runs[_NDCG].mean())) if _NDCG in runs else "-",
         str((runs.status == "collapsed").sum()),
         str((runs.status == "diverged").sum()),
         tag("span", said, class_="long"),

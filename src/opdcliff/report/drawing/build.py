@@ -28,6 +28,7 @@ NAMES = (
     "near_grid",
     "shortfall",
     "near_budget",
+    "preview_locked",
     "preview_beside",
 )
 # Where it is no module of `figures` itself.
@@ -35,6 +36,7 @@ _FOLDERS = {
     "near_grid": "figures.near",
     "shortfall": "figures.near",
     "near_budget": "figures.near",
+    "preview_locked": "figures.preview",
     "preview_beside": "figures.preview",
 }
 
