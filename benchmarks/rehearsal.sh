@@ -53,7 +53,7 @@ if [ -z "$rows" ]; then
     fi
 fi
 # A stand-in for the two checkpoints, which the road loads and fine-tunes.
-sizes=(data.train=380 data.calibration=80 data.test=120 data.max_history=1 data.max_title_words=3)
+sizes=(data.candidates=4 data.train=380 data.calibration=80 data.test=120 data.max_history=1 data.max_title_words=3)
 made=$work/stand_in
 if [ ! -d "$made" ]; then
     step "stand-in" "$bin/opdcliff" prepare data=amazon_fashion "data.path=$rows" "${sizes[@]}" \

@@ -12,7 +12,8 @@ from opdcliff.settings.compose import compose_one
 
 # What is smaller, shorter or fewer on stand-ins.
 SIZES = """
-    data.train data.calibration data.test data.max_history data.max_title_words data.answer_room
+    data.candidates data.train data.calibration data.test data.max_history data.max_title_words
+    data.answer_room
     sft.teacher.steps sft.student.steps sft.batch_size sft.micro_batch sft.lora_rank
     sft.warmup_steps sft.long_words rollout.prompts_per_update rollout.max_new_tokens
     lam.warmup_updates optim.updates evaluation.every evaluation.prompts evaluation.final_prompts
