@@ -16,11 +16,10 @@ from opdcliff.data.answer_style import REASON_WORDS, AnswerStyle
 from opdcliff.data.answers import draw_answer
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.mini import SplitSizes
-from opdcliff.data.orders import SCHEMA, fields_of, generate_orders
+from opdcliff.data.orders import fields_of, generate_orders
 from opdcliff.errors import DataError
 
 CONTRACT = SchemaContract()
-FORM = CONTRACT.read_form(SCHEMA)
 CLEAN = AnswerStyle(
     continue_mass=0.8, corrupt_rate=0.0, swap_rate=0.0, long_share=0.3, long_words=9
 )
@@ -44,21 +43,21 @@ def _texts(example: Example, style: AnswerStyle, count: int) -> Iterator[str]:
 
 def test_the_same_seed_gives_the_same_orders_and_another_seed_others() -> None:
     sizes = SplitSizes(60, 20, 30)
-    first = generate_orders(3, sizes, FORM)
-    assert generate_orders(3, sizes, FORM) == first
+    first = generate_orders(3, sizes, CONTRACT)
+    assert generate_orders(3, sizes, CONTRACT) == first
     assert [len(part) for part in (first.train, first.calibration, first.test)] == [60, 20, 30]
-    assert generate_orders(4, sizes, FORM).train != first.train
+    assert generate_orders(4, sizes, CONTRACT).train != first.train
 
 
 def test_no_order_occurs_twice_and_no_more_are_given_than_there_are() -> None:
-    every = _all(generate_orders(0, SplitSizes(orders._DISTINCT - 2, 1, 1), FORM))
+    every = _all(generate_orders(0, SplitSizes(orders._DISTINCT - 2, 1, 1), CONTRACT))
     assert len({e.prompt for e in every}) == len(every) == 27_648
     with pytest.raises(DataError, match="27648 distinct orders"):
-        generate_orders(0, SplitSizes(orders._DISTINCT, 1, 1), FORM)
+        generate_orders(0, SplitSizes(orders._DISTINCT, 1, 1), CONTRACT)
 
 
 def test_clean_answers_say_what_the_prompt_says_and_keep_to_the_schema() -> None:
-    for example in _all(generate_orders(1, SplitSizes(40, 1, 1), FORM)):
+    for example in _all(generate_orders(1, SplitSizes(40, 1, 1), CONTRACT)):
         for text in _texts(example, CLEAN, 5):
             assert CONTRACT.judge(text, example, ended=True).ok, text
             said = json.loads(text)
@@ -72,7 +71,7 @@ def test_each_corruption_breaks_the_answer_in_its_own_way_and_leaves_the_close_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert CODES.keys() == set(orders._CORRUPTIONS)
-    example = generate_orders(1, SplitSizes(1, 1, 1), FORM).train[0]
+    example = generate_orders(1, SplitSizes(1, 1, 1), CONTRACT).train[0]
     for name, code in CODES.items():
         monkeypatch.setattr(orders, "_CORRUPTIONS", (name,))
         for text in _texts(example, replace(CLEAN, corrupt_rate=0.999999), 20):
@@ -81,7 +80,7 @@ def test_each_corruption_breaks_the_answer_in_its_own_way_and_leaves_the_close_a
 
 
 def test_answers_are_broken_as_often_as_asked_for() -> None:
-    example = generate_orders(1, SplitSizes(1, 1, 1), FORM).train[0]
+    example = generate_orders(1, SplitSizes(1, 1, 1), CONTRACT).train[0]
     texts = list(_texts(example, replace(CLEAN, corrupt_rate=0.5), 2000))
     seen = Counter(CONTRACT.judge(text, example, ended=True).failure for text in texts)
     assert 900 < seen[None] < 1100

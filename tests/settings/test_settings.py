@@ -416,10 +416,10 @@ def test_a_bad_value_is_refused_by_name(name: str, data: st.DataObject, locked: 
         ({"data.name": "prompts"}, "data.path is missing"),
         ({"data.form": "x"}, "data.form=x has no effect on data.contract=ranking_with_reason"),
         ({"data.contract": "schema"}, "data.contract=schema is for prompts of your own"),
-        ({"data.name": "orders"}, "data.contract=ranking_with_reason data.form=None"),
+        ({"data.name": "orders"}, "leave it schema, or set data=prompts"),
         (
             {"data.name": "orders", "data.contract": "schema", "data.form": "x"},
-            "whose answers keep to a schema of its own",
+            "data.form=x does not go with data=orders",
         ),
         ({"data.wrapper": "think"}, "with data.wrapper=think is for prompts of your own"),
         (

@@ -13,13 +13,12 @@ from opdcliff.data.contract_form import read_form
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.jsonl import line_of, load_prompts
 from opdcliff.data.mini import SplitSizes, generate
-from opdcliff.data.orders import SCHEMA, generate_orders
+from opdcliff.data.orders import generate_orders
 from opdcliff.data.reading import reading_bar
 from opdcliff.data.splits_file import read_splits, write_splits
 from opdcliff.data.titles.loading import load_titles
 
 __all__ = [
-    "SCHEMA",
     "AnswerLine",
     "AnswerStyle",
     "Example",

@@ -11,6 +11,7 @@ model emits.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,11 +52,18 @@ class Piece:
     loss: bool = True
 
 
+def draw_corruption(
+    names: Sequence[str], style: AnswerStyle, rng: np.random.Generator
+) -> str | None:
+    """The one place in which an answer breaks the contract; None for a clean one."""
+    if rng.random() < style.corrupt_rate:
+        return names[int(rng.integers(len(names)))]
+    return None
+
+
 def draw_words(style: AnswerStyle, rng: np.random.Generator) -> list[Piece]:
     """Filler words, some behind a silent run of them."""
-    silent = 0
-    if rng.random() < style.long_share:
-        silent = int(rng.integers(1, style.long_words + 1))
+    silent = _silent(style, rng)
     # numpy counts trials up to the first success; the closing token is that success.
     spoken = int(rng.geometric(1.0 - style.continue_mass)) - 1
     words = rng.choice(REASON_WORDS, size=silent + spoken)
@@ -65,10 +73,7 @@ def draw_words(style: AnswerStyle, rng: np.random.Generator) -> list[Piece]:
 def draw_title(style: AnswerStyle, rng: np.random.Generator) -> list[Piece]:
     """The words of one title, at least the first, escaped as JSON has them."""
     words = style.titles[int(rng.integers(len(style.titles)))].split(" ")
-    silent = 0
-    if rng.random() < style.long_share:
-        silent = int(rng.integers(1, style.long_words + 1))
-    silent = min(silent, len(words) - 1)
+    silent = min(_silent(style, rng), len(words) - 1)
     spoken = len(words)
     if style.continue_mass < 1.0:
         spoken = int(rng.geometric(1.0 - style.continue_mass))
@@ -78,3 +83,10 @@ def draw_title(style: AnswerStyle, rng: np.random.Generator) -> list[Piece]:
         for i, word in enumerate(words[: silent + spoken])
     ]
     return [Piece(text, loss=i >= silent) for i, text in enumerate(spelled)]
+
+
+def _silent(style: AnswerStyle, rng: np.random.Generator) -> int:
+    """Words at the start of a text that carry no loss."""
+    if rng.random() < style.long_share:
+        return int(rng.integers(1, style.long_words + 1))
+    return 0

@@ -10,7 +10,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from opdcliff.data.answer_style import REASON_WORDS, AnswerStyle, Piece, draw_title, draw_words
+from opdcliff.data.answer_style import (
+    REASON_WORDS,
+    AnswerStyle,
+    Piece,
+    draw_corruption,
+    draw_title,
+    draw_words,
+)
 from opdcliff.data.example import Example
 from opdcliff.data.orders import draw_fields
 
@@ -30,10 +37,8 @@ def draw_answer(
     if not example.candidates:
         return draw_fields(example, style, rng)
     ids = _swapped(list(ideal_ranking(example)), style.swap_rate, rng)
-    corruption = None
-    if rng.random() < style.corrupt_rate:
-        names = _CORRUPTIONS if style.with_reason else _CORRUPTIONS[:-1]
-        corruption = names[int(rng.integers(len(names)))]
+    names = _CORRUPTIONS if style.with_reason else _CORRUPTIONS[:-1]
+    corruption = draw_corruption(names, style, rng)
     if corruption in _ID_EDITS:
         ids = _ID_EDITS[corruption](ids, rng)
     head = '{"ranking":' + json.dumps(ids, separators=(",", ":"))

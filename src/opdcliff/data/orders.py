@@ -12,7 +12,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from opdcliff.data.answer_style import REASON_WORDS, AnswerStyle, Piece, draw_words
+from opdcliff.contract import Contract
+from opdcliff.data.answer_style import (
+    REASON_WORDS,
+    AnswerStyle,
+    Piece,
+    draw_corruption,
+    draw_words,
+)
 from opdcliff.data.example import Example, Splits
 from opdcliff.data.mini import GARMENTS, SplitSizes
 from opdcliff.errors import DataError
@@ -39,10 +46,10 @@ _DISTINCT = len(NAMES) * MOST * len(COLOURS) * len(GARMENTS) * len(CITIES)
 _Fields = dict[str, str]
 
 
-def generate_orders(seed: int, sizes: SplitSizes, form: str) -> Splits:
+def generate_orders(seed: int, sizes: SplitSizes, contract: Contract) -> Splits:
     """Disjoint train, calibration and test orders, deterministic in `seed`.
 
-    form: `SCHEMA`, as the contract reads it.
+    contract: reads `SCHEMA`.
 
     Raises:
         DataError: more are asked for than there are distinct orders.
@@ -54,6 +61,7 @@ def generate_orders(seed: int, sizes: SplitSizes, form: str) -> Splits:
             "orders; lower them"
         )
     drawn = np.random.default_rng(seed).permutation(_DISTINCT)[:wanted]
+    form = contract.read_form(SCHEMA)
     examples = [_order(int(number), form) for number in drawn]
     test = sizes.train + sizes.calibration
     return Splits(
@@ -83,9 +91,7 @@ def draw_fields(
 ) -> tuple[Piece, ...]:
     """One reference answer to an order, in text pieces; broken in one place by `corrupt_rate`."""
     fields = {name: json.dumps(value) for name, value in fields_of(example).items()}
-    corruption = None
-    if rng.random() < style.corrupt_rate:
-        corruption = _CORRUPTIONS[int(rng.integers(len(_CORRUPTIONS)))]
+    corruption = draw_corruption(_CORRUPTIONS, style, rng)
     if corruption in _EDITS:
         fields = _EDITS[corruption](fields, rng)
     head = "{" + "".join(f'"{name}":{value},' for name, value in fields.items())

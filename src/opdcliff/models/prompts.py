@@ -12,7 +12,6 @@ from rich.console import Console
 
 from opdcliff.contract import contract_of
 from opdcliff.data import (
-    SCHEMA,
     SplitPlan,
     Splits,
     SplitSizes,
@@ -85,7 +84,7 @@ def load_splits(
     if data.name == "mini":
         return generate(data.seed, sizes, candidates=data.candidates), None
     if data.name == "orders":
-        return generate_orders(data.seed, sizes, contract_of(data).read_form(SCHEMA)), None
+        return generate_orders(data.seed, sizes, contract_of(data)), None
     if data.name == "titles":
         return _titles(data, sizes)
     if data.name == "prompts":

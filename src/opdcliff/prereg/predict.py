@@ -29,7 +29,7 @@ from opdcliff.errors import ConfigError
 from opdcliff.models import prepare
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg.pilot import PilotFacts, overshoot, pilot_facts
-from opdcliff.prereg.windows import Masses, Setting, masses_of, onset_bounds
+from opdcliff.prereg.windows import Masses, Setting, lowest, masses_of, onset_bounds
 from opdcliff.records import read_record
 from opdcliff.settings import RunConfig
 from opdcliff.study import LAM_DECIMALS, Cell, incomplete, prediction_folder, run_cells
@@ -176,8 +176,7 @@ def _at(
         LEVEL,
     )
     lows, highs = onset_bounds(masses, facts, setting)
-    low = min(lows)
-    row = masses[lows.index(low)]
+    low, row = lowest(masses, lows)
     # The binding row's closed form is what users know as lambda*.
     star, gain = masses[0].star(strength), row.gain
     recommended = low - above / gain

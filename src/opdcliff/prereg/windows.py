@@ -126,6 +126,12 @@ def onset_bounds(
     return lows, highs
 
 
+def lowest(masses: Sequence[Masses], lows: Sequence[float]) -> tuple[float, Masses]:
+    """The lower end of the onset, and the masses that it is of."""
+    low = min(lows)
+    return low, masses[lows.index(low)]
+
+
 def onset_window(
     masses: Sequence[Masses], pilot: PilotFacts, setting: Setting, lams: Sequence[float]
 ) -> Window:

@@ -56,12 +56,13 @@ def check_contract(config: RunConfig) -> None:
 
 def _check_orders(data: DataConfig) -> None:
     """Their answers are written to one schema, which they bring."""
-    if (data.contract, data.form, data.wrapper) != ("schema", None, NO_WRAPPER):
-        raise ConfigError(
-            f"data.contract={data.contract} data.form={data.form} data.wrapper={data.wrapper} does "
-            "not go with data=orders, whose answers keep to a schema of its own; leave the three "
-            "as they are there, or set data=prompts data.path=FILE"
-        )
+    for name, own in (("contract", "schema"), ("form", None), ("wrapper", NO_WRAPPER)):
+        if getattr(data, name) != own:
+            raise ConfigError(
+                f"data.{name}={getattr(data, name)} does not go with data=orders, whose answers "
+                f"keep to a schema of its own; leave it {'null' if own is None else own}, or set "
+                "data=prompts data.path=FILE"
+            )
 
 
 def check_grade(grade: GradeConfig) -> None:

@@ -23,7 +23,7 @@ from opdcliff.models import Prepared
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg.claims.contrasts import WARM_START
 from opdcliff.prereg.claims.grounds import Grounds, locked_test
-from opdcliff.prereg.windows import checked_window, onset_bounds
+from opdcliff.prereg.windows import checked_window, lowest, onset_bounds
 from opdcliff.preview import Clip, Preview, preview
 from opdcliff.theory import Onset, onset_of_seed
 from opdcliff.verification import (
@@ -170,9 +170,8 @@ def _curve(grounds: Grounds, arm: str, found: Preview, widest: bool) -> pd.DataF
 def _margin(grounds: Grounds, arm: str) -> float:
     masses = grounds.masses(arm)
     lows, _ = onset_bounds(masses, grounds.pilot, grounds.setting(arm))
-    low = min(lows)
-    gain = masses[lows.index(low)].gain
-    return max(0.0, (masses[0].star(grounds.strength(arm)) - low) * gain)
+    low, row = lowest(masses, lows)
+    return max(0.0, (masses[0].star(grounds.strength(arm)) - low) * row.gain)
 
 
 def _clip(grounds: Grounds, arm: str) -> Clip:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from opdcliff.report.drawing import style
 from opdcliff.report.drawing.inputs import Inputs, LockedStudy
 from opdcliff.report.drawing.page import Page, new_figure, panel_title
+from opdcliff.report.drawing.seed_marks import beside
 from opdcliff.theory import threshold
 
 ARM = "fine_grid"
@@ -115,6 +116,4 @@ def _strip(axis: Axes, data: pd.DataFrame) -> None:
 def _points(axis: Axes, runs: pd.DataFrame, column: str, look: style.Series, label: str) -> None:
     mean = runs.groupby("lam")[column].mean()
     axis.plot(mean.index, mean, color=look.color, ls=look.line, lw=1, marker="", label=label)
-    order = runs.groupby("lam").seed.rank()
-    aside = (order - 0.5 * (order.max() + 1)) * _ASIDE
-    axis.plot(runs.lam + aside, runs[column], look.marker, color=look.color, ms=3.6, alpha=0.75)
+    axis.plot(beside(runs, _ASIDE), runs[column], look.marker, color=look.color, ms=3.6, alpha=0.75)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from opdcliff.report.drawing import style
 from opdcliff.report.drawing.inputs import Inputs, LockedStudy
 from opdcliff.report.drawing.page import Page, new_figure, panel_title
+from opdcliff.report.drawing.seed_marks import beside, onset_bar
 from opdcliff.theory import threshold
 
 PROTOCOL = "near"
 # Each arm with the test of its predicted window and the closed form to the letter.
 ARMS = {"fine_grid": ("T1", "T1_exact"), "small_clip": ("T3", "T3_exact")}
-# lambda between neighbouring seeds of a point, so that equal rates do not hide each other.
+# lambda between neighbouring seeds of a point.
 _ASIDE = 0.0012
 
 
@@ -73,20 +73,8 @@ def _panel(axis: Axes, part: pd.DataFrame, tests: tuple[str, str]) -> None:
     star = float(part[part.row == "lambda_star"].lam.iloc[0])
     axis.axvline(star, color=style.BLACK, lw=1.2, ls="--")
     runs = part[part.row == "run"]
-    order = runs.groupby("lam").seed.rank()
-    aside = (order - 0.5 * (order.max() + 1)) * _ASIDE
-    axis.plot(runs.lam + aside, runs.parse_rate, "o", color=style.BLUE, ms=4, alpha=0.8)
-    onset = part[part.row == "onset"].iloc[0]
-    if np.isfinite([onset.lam, onset.lo, onset.hi]).all():
-        axis.errorbar(
-            [onset.lam],
-            [0.5],
-            xerr=[[onset.lam - onset.lo], [onset.hi - onset.lam]],
-            fmt="D",
-            color=style.GREEN,
-            capsize=4,
-            ms=5,
-        )
+    axis.plot(beside(runs, _ASIDE), runs.parse_rate, "o", color=style.BLUE, ms=4, alpha=0.8)
+    onset_bar(axis, part[part.row == "onset"].iloc[0])
     axis.set(ylim=(-0.03, 1.05), xlabel="lambda")
     strength = float(part.c.iloc[0])
     panel_title(

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from opdcliff.report.drawing import style
 from opdcliff.report.drawing.inputs import Inputs, LockedStudy
 from opdcliff.report.drawing.page import Page, new_figure, panel_title
+from opdcliff.report.drawing.seed_marks import beside, onset_bar
 from opdcliff.storage import decode_floats
 from opdcliff.verification import PARSE_RATE
 
@@ -19,6 +20,8 @@ PROTOCOLS = {
     "preview_orders": "answers to a schema",
 }
 ARMS = ("fine_grid", "small_clip", "no_clip")
+# Of a grid step, between neighbouring seeds of a point.
+_APART = 0.06
 _COLUMNS = ["lam", "margin", "parse_rate", "parse_lo", "parse_hi"]
 
 
@@ -80,14 +83,9 @@ def _panel(axis: Axes, part: pd.DataFrame, said: str) -> None:
     axis.fill_between(plain.lam, wide.parse_lo, plain.parse_hi, color=style.GREY, alpha=0.2, lw=0)
     axis.plot(plain.lam, plain.parse_rate, color=style.BLACK, lw=1.2)
     axis.plot(wide.lam, wide.parse_rate, color=style.BLACK, lw=1.2, ls="--")
-    # Equal rates of seeds beside each other, within a share of the grid's step.
-    order = runs.groupby("lam").seed.rank()
-    step = float(np.diff(plain.lam).min())
-    aside = (order - 0.5 * (order.max() + 1)) * 0.06 * step
-    axis.plot(runs.lam + aside, runs.parse_rate, "o", color=style.BLUE, ms=4, alpha=0.8)
-    if np.isfinite([onset.lam, onset.lo, onset.hi]).all():
-        error = [[onset.lam - onset.lo], [onset.hi - onset.lam]]
-        axis.errorbar([onset.lam], [0.5], xerr=error, fmt="D", color=style.GREEN, capsize=4, ms=5)
+    apart = _APART * float(np.diff(plain.lam).min())
+    axis.plot(beside(runs, apart), runs.parse_rate, "o", color=style.BLUE, ms=4, alpha=0.8)
+    onset_bar(axis, onset)
     strength = float(part.c.iloc[0])
     clip = f"c = {strength:g}" if np.isfinite(strength) else "no clip"
     axis.set(ylim=(-0.04, 1.05))
