@@ -1,17 +1,19 @@
 """The rehearsal of the paper's road, killed at random again and again, and what is lost by it.
 
-    python benchmarks/road_kills.py [rows=FOLDER] [kills=12] [seed=0] [most_seconds=60]
+    python benchmarks/road_kills.py [rows=FOLDER] [kills=12] [seed=0] [most_seconds=150]
 
-`benchmarks/rehearsal.sh` is started again after each kill, as a user would. A kill is SIGKILL, at a
-time drawn from 0 to most_seconds after the start: of all processes of the road at once (a machine
-that goes down), or of one of them (a rank, a worker, the judge, the command, the script). What was
-finished before a kill has to be there, byte for byte, at the end. Prints a line a kill and a JSON
-line; ends with 1 if something finished was lost or changed, or if the road was not gone to its end.
+`benchmarks/rehearsal.sh` is started again when a kill ended it, as a user would. A kill is SIGKILL,
+at a time drawn from 0 to most_seconds after the start or the kill before: of all processes of the
+road at once (a machine that goes down), or of one of them (a rank, a worker, the judge, the
+command, the script). What was finished when a kill ended the road has to be there, byte for byte,
+at the end. Prints a line a kill and a JSON line; ends with 1 if something finished was lost or
+changed, or if the road was not gone to its end.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -32,7 +34,7 @@ ANSWERS = "answers.jsonl"
 
 
 def main(words: list[str]) -> int:
-    given = {"rows": "", "kills": "12", "seed": "0", "most_seconds": "60"}
+    given = {"rows": "", "kills": "12", "seed": "0", "most_seconds": "150"}
     given |= dict(word.split("=", 1) for word in words)
     draw = random.Random(int(given["seed"]))
     folder = Path(os.environ.get("OPDCLIFF_RUNS", ROOT / "runs")) / "rehearsal"
@@ -53,10 +55,14 @@ def main(words: list[str]) -> int:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            if len(hit) < int(given["kills"]):
+            # A start that lives on without the process it lost is hit again.
+            while len(hit) < int(given["kills"]):
                 after = draw.uniform(0, float(given["most_seconds"]))
-                hit.append(_kill(road, after, whole=draw.random() < 0.5, draw=draw))
-                print(f"{time.monotonic() - begun:6.0f} s  {hit[-1]}", flush=True)
+                what = _kill(road, after, whole=draw.random() < 0.5, draw=draw)
+                if what is None:
+                    break
+                hit.append(what)
+                print(f"{time.monotonic() - begun:6.0f} s  {what}", flush=True)
             code = road.wait()
             _end(road.pid)
             if code:
@@ -78,22 +84,19 @@ def main(words: list[str]) -> int:
     return int(bool(code or changed or cut))
 
 
-def _kill(road: subprocess.Popen[bytes], after: float, *, whole: bool, draw: random.Random) -> str:
-    """Kill something of the road after so many seconds; what, in words."""
-    try:
+def _kill(
+    road: subprocess.Popen[bytes], after: float, *, whole: bool, draw: random.Random
+) -> str | None:
+    """Kill something of the road after so many seconds; what, in words, None if it ended before."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
         road.wait(after)
-    except subprocess.TimeoutExpired:
-        pass
-    else:
-        return f"nothing: the road had ended after {after:.0f} s"
+        return None
     alive = [each for each in _of_session(road.pid) if "git" not in _name(each)]
     victims = alive if whole else [draw.choice(alive)]
     words = _name(max(alive, key=lambda each: each.pid) if whole else victims[0])
     for victim in victims:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(victim.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     what = f"all {len(victims)} processes, the newest" if whole else f"one of {len(alive)}:"
     return f"{what} {words} after {after:.0f} s"
 
@@ -117,10 +120,8 @@ def _end(leader: int) -> None:
     ):
         time.sleep(0.2)
     for process in [*left, *_of_session(leader)]:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            pass
 
 
 def _name(process: psutil.Process) -> str:
@@ -128,7 +129,8 @@ def _name(process: psutil.Process) -> str:
         words = process.cmdline()
     except psutil.NoSuchProcess:
         return "gone"
-    short = [Path(word).name if "/" in word else word for word in words]
+    # Code given by -c is a text of its own.
+    short = ["..." if " " in word else Path(word).name if "/" in word else word for word in words]
     return " ".join(short)[:70]
 
 

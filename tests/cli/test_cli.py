@@ -144,6 +144,7 @@ OWN_MODELS = (
     *("amazon_fashion", "near", "near_p98", "near_quick"),
     *("scope_2x", "scope_half", "scope_llama", "scope_ranking_only"),
     *("preview_mini", "preview_mini_small_step", "preview_orders", "preview_titles"),
+    *("preview_mini_long", "preview_mini_wide", "preview_near", "preview_orders_long"),
     *("titles_onset", "titles_onset_small_step"),
     *("paper", "rehearsal", "smollm2_ranking", "smollm2_titles"),
 )
