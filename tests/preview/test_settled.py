@@ -17,15 +17,23 @@ from opdcliff.theory.clip_rules import ClipRule
 
 Array = NDArray[np.float64]
 P, B = 0.86, 0.46
+CLIPPED = (ClipRule.MASK, ClipRule.TRUNCATE, ClipRule.TWO_SIDED)
 
 
 def rest(
-    teacher: Array, base: Array, lam: float, c: float, rule: ClipRule, margin: float = 0.0
+    teacher: Array,
+    base: Array,
+    lam: float,
+    c: float,
+    rule: ClipRule,
+    margin: float = 0.0,
+    rare: float = 0.0,
 ) -> tuple[Array, list[bool]]:
     with np.errstate(divide="ignore"):
         logs = [torch.from_numpy(np.log(x))[None] for x in (teacher, base)]
     one = torch.ones(1, 1, dtype=torch.float64)
-    found, gone = settled(*logs, lam * one, rule=rule, strength_R1=c * one, margin=margin)
+    options = {"rule": rule, "strength_R1": c * one, "margin": margin, "rare": rare}
+    found, gone = settled(*logs, lam * one, **options)
     return found[0].exp().numpy(), gone[0].tolist()
 
 
@@ -133,3 +141,53 @@ def test_entries_without_mass_stay_without() -> None:
 def test_rules_on_another_ratio_are_refused(rule: ClipRule) -> None:
     with pytest.raises(ConfigError, match=r"clips pi_theta/pi_old, .*; preview mask"):
         rest(np.array([0.5, 0.5]), np.array([0.5, 0.5]), 1.5, 2.0, rule)
+
+
+def halfway(teacher: Array, base: Array, lam: float) -> float:
+    """Time in which the plain gradient flow, no clip, takes entry 0 half of its way in log mass."""
+    log_m = lam * np.log(teacher) - (lam - 1.0) * np.log(base)
+    end, _ = rest(teacher, base, lam, 5.0, ClipRule.NONE)
+    goal = 0.5 * (math.log(base[0]) + math.log(end[0]))
+    # The others are at rest, as a run has them long before.
+    logits = np.concatenate([np.log(base[:1]), np.log(end[1:] / end[1:].sum())])
+    time, step = 0.0, 2.0
+    while (logp := logits - logsumexp(logits))[0] < goal:
+        mass = np.exp(logp)
+        push = log_m - logp
+        logits = logits + step * mass * (push - (mass * push).sum())
+        time += step
+    return time
+
+
+def test_a_rare_entry_rises_in_a_time_like_one_over_its_mass() -> None:
+    """Point 22: so short runs do not show what settled students make of entries that are rare."""
+    times = []
+    for mass in (1e-2, 2e-3):
+        base = np.array([mass, 0.6 - mass, 0.4])
+        teacher = np.array([2.0 * mass, 0.7 - 2.0 * mass, 0.3])
+        times.append(halfway(teacher, base, 2.5))
+    assert 4.0 < times[1] / times[0] < 6.0
+
+
+@pytest.mark.parametrize("lam", [1.0, 2.5])
+@pytest.mark.parametrize("rule", [ClipRule.NONE, *CLIPPED])
+def test_rare_entries_stay_and_the_others_settle_among_themselves(
+    rule: ClipRule, lam: float
+) -> None:
+    base = np.array([2e-6, 0.5 - 2e-6, 0.3, 0.2])
+    teacher = np.array([1e-3, 0.6 - 1e-3, 0.3, 0.1])
+    found, gone = rest(teacher, base, lam, 3.0, rule, rare=1e-5)
+    alone, alone_gone = rest(teacher[1:], base[1:], lam, 3.0, rule)
+    assert found[0] == pytest.approx(base[0])
+    assert gone == [False, *alone_gone]
+    np.testing.assert_allclose(found[1:], alone * (1.0 - base[0]), rtol=1e-9)
+    # Under its own mass it settles like any other: at lam = 2.5 far above the teacher's.
+    # Under its own mass it settles like any other: at lam = 2.5, no clip, at most of it.
+    common, _ = rest(teacher, base, lam, 3.0, rule, rare=1e-6)
+    np.testing.assert_allclose(common, rest(teacher, base, lam, 3.0, rule)[0], rtol=1e-9)
+    assert lam == 1.0 or rule is not ClipRule.NONE or common[0] > 0.9
+
+
+def test_an_entry_the_teacher_forbids_is_not_kept_for_being_rare() -> None:
+    base, teacher = np.array([1e-6, 1.0 - 1e-6]), np.array([0.0, 1.0])
+    assert rest(teacher, base, 2.0, 3.0, ClipRule.NONE, rare=1e-5)[0][0] == 0.0

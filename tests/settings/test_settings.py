@@ -271,7 +271,7 @@ INSIDE = """
     protocol.predictions.parity_margin rollout.engine_memory"""
 RATES = """
     sft.teacher.corrupt_rate sft.student.corrupt_rate sft.teacher.swap_rate sft.student.swap_rate
-    grade.ungraded sft.long_share tune.warmup tune.held_out model.lora.dropout
+    grade.ungraded preview.rare sft.long_share tune.warmup tune.held_out model.lora.dropout
     evaluation.collapse_floor optim.beta1 optim.beta2"""
 FROM_0 = """
     checkpoint.every engine.persistent_elements lam.warmup_updates sft.warmup_steps

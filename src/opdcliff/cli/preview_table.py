@@ -77,6 +77,7 @@ def report(
         ],
         "floors": found.floors,
         "reached": config.preview.reached,
+        "rare": config.preview.rare,
         "identity": found.identity,
     }
     write_json_atomic(folder / "preview.json", encode_floats(content))

@@ -59,6 +59,7 @@ def sample_settled(
     strength_B1: Tensor,
     rule: ClipRule,
     margin: float,
+    rare: float = 0.0,
     uniform_BT: Tensor,
     temperature: float,
     end_ids: Sequence[int],
@@ -68,8 +69,8 @@ def sample_settled(
     """One answer per row, until all have ended or the uniform numbers are used up.
 
     prompt_BL, attention_BL: left-padded; where there are more rows of lam_B1, the prompts are those
-    of each block of as many rows, and are read once. lam_B1, strength_B1: see `settled`. advance:
-    told the steps made. The models are left in the mode they were in.
+    of each block of as many rows, and are read once. lam_B1, strength_B1, rare: see `settled`.
+    advance: told the steps made. The models are left in the mode they were in.
     """
     device = next(teacher.parameters()).device
     rows, limit = uniform_BT.shape
@@ -101,6 +102,7 @@ def sample_settled(
                 rule=rule,
                 strength_R1=state.strength_R1,
                 margin=margin,
+                rare=rare,
             )
             drawn_R1 = draw_tokens(settled_RV, uniform_BT[state.row_R, step, None], 1.0, None)
             mass_RV = teacher_RV.exp() * absent_RV

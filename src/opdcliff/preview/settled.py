@@ -14,6 +14,10 @@ w(r) log(m/pi) = A, one A for all (the mean advantage; docs/theory.md, point 22)
                a < 1, it rests at pi = (pi_T/c) exp(a + W(-A exp(-a))), W Lambert's principal
                branch; else it is gone.
 
+Entries that the base holds at next to nothing rise in a time like one over that mass, and no budget
+is long enough for them: with `rare`, those under it stay where they are, and the others settle
+among themselves.
+
 All of it from a start within the clip. Of entries that begin beyond it (pi_T/pi_B > c) some may be
 lost on the way although the rest would hold them, and under two_sided all may stay where they are.
 
@@ -22,7 +26,9 @@ Axes in names: R rows, V vocabulary. Source: docs/theory.md, points 2, 8, 17 and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,12 +52,14 @@ def settled(
     rule: ClipRule,
     strength_R1: Tensor,
     margin: float = 0.0,
+    rare: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of the settled student, shape RV, and which entries of the teacher are gone.
 
     teacher_RV, base_RV: log-probs, float64; -inf where a model forbids an entry. What the base
     forbids no student reaches. lam_R1: at least 1. strength_R1: c, > 1, infinite for none.
-    margin: entries within so many logits of the clip count as gone, too.
+    margin: entries within so many logits of the clip count as gone, too. rare: entries of less mass
+    in the base keep it; r of the others is taken without what that leaves them, next to all.
 
     Raises:
         ConfigError: a rule on pi_theta/pi_old, which has no fixed point of its own.
@@ -61,6 +69,9 @@ def settled(
             f"clip.rule={rule.value} clips pi_theta/pi_old, whose settled student is that without "
             "a clip; preview mask, truncate, two_sided or none"
         )
+    if rare > 0.0:
+        rule_and_clip = {"rule": rule, "strength_R1": strength_R1, "margin": margin}
+        return _among_common(teacher_RV, base_RV, lam_R1, rare, rule_and_clip)
     known_RV = torch.isfinite(base_RV) & torch.isfinite(teacher_RV)
     mixed_RV = lam_R1 * teacher_RV - (lam_R1 - 1.0) * base_RV
     mixed_RV = mixed_RV.masked_fill(~known_RV, -torch.inf)
@@ -86,6 +97,19 @@ def settled(
     lost_RV = mixed_RV.masked_fill(~gone_RV, -torch.inf)
     stays_RV = lost_RV - lost_RV.logsumexp(-1, keepdim=True) + left_R1
     settled_RV = torch.where(gone_RV, stays_RV.nan_to_num(nan=-torch.inf), settled_RV)
+    return settled_RV - settled_RV.logsumexp(-1, keepdim=True), gone_RV
+
+
+def _among_common(
+    teacher_RV: Tensor, base_RV: Tensor, lam_R1: Tensor, rare: float, options: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """`settled` of the entries that are not rare, which share what the rare ones leave."""
+    rare_RV = torch.isfinite(teacher_RV) & (base_RV < math.log(rare))
+    teacher_RV, common_RV = (x.masked_fill(rare_RV, -torch.inf) for x in (teacher_RV, base_RV))
+    found_RV, gone_RV = settled(teacher_RV, common_RV, lam_R1, **options)
+    kept_RV = base_RV.masked_fill(~rare_RV, -torch.inf)
+    left_R1 = torch.log(-torch.expm1(kept_RV.logsumexp(-1, keepdim=True).clamp(max=0.0)))
+    settled_RV = torch.where(rare_RV, base_RV, (found_RV + left_R1).nan_to_num(nan=-torch.inf))
     return settled_RV - settled_RV.logsumexp(-1, keepdim=True), gone_RV
 
 

@@ -94,7 +94,7 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("grade.answer_tokens grade.candidates grade.history grade.title_words", _COUNT),
         ("grade.concurrency grade.bootstrap", _COUNT),
         ("grade.per_minute grade.timeout grade.limit", _POSITIVE),
-        ("grade.ungraded", _RATE),
+        ("grade.ungraded preview.rare", _RATE),
         ("grade.answer_format", _one_of("schema", "object", "text")),
         ("rollout.engine_memory", _INSIDE),
         ("rollout.engine_cap", ("a number >= 1", lambda value: value >= 1)),

@@ -63,13 +63,14 @@ class ProtocolConfig:
 
 @dataclass
 class PreviewConfig:
-    """Where settled students are sampled: lambdas, clips, prompts, margin, floor, seed."""
+    """Where settled students are sampled, and of what a run falls short: margin, budget."""
 
     lams: list[float] | None
     strengths: list[float] | None
     prompts: int
     margin: float | None
     reached: float
+    rare: float
     floor: float | None
     seed: int
 
