@@ -76,9 +76,10 @@ them: parse rate, failures, length, KL to the teacher, the entries whose loss br
 the largest lambda at which the rate stays at the teacher's, the warm start's or preview.floor.
 Nothing is trained. With protocol=NAME (or an experiment of arms) it samples at the lambdas and
 clips of its arms, and sets the rates of its runs beside, if there are any; source=table takes both
-from the protocol's committed table. What was sampled is kept: an interrupted preview goes on.
-Writes preview.csv, .json, .png and .svg in a folder of these settings below runs/results/previews/,
-beside.csv and onsets.csv where runs are set beside.""",
+from the protocol's committed table. preview.rare=1e-5 holds entries of less mass in the warm start
+where they are, as runs do, which matters most without a clip. What was sampled is kept: an
+interrupted preview goes on. Writes preview.csv, .json, .png and .svg in a folder of these settings
+below runs/results/previews/, beside.csv and onsets.csv where runs are set beside.""",
 )
 def preview(words: list[str]) -> int:
     """Sample settled students over lambda and say what breaks."""

@@ -58,8 +58,13 @@ def report(
         "A settled student has had time and small steps without end, and holds the mixture "
         "exactly: `opdcliff predict` measures how far your steps are from that.",
     )
-    name = config.protocol.name
-    folder = paths.output.preview_dir(found.identity[:12] if name == _NO_PROTOCOL else name)
+    if config.preview.rare > 0.0:
+        print_text(
+            console,
+            f"Entries that the warm start holds at less than {config.preview.rare:g} "
+            "(preview.rare) stay where they are.",
+        )
+    folder = paths.output.preview_dir(_name(config, found))
     folder.mkdir(parents=True, exist_ok=True)
     beside = None if seen is None or seen.table.empty else agreement(found, seen.table)
     if beside is not None:
@@ -86,6 +91,14 @@ def report(
     about = {} if seen is None else seen.about
     seal_tables(folder, {**about, "preview": found.identity})
     return folder
+
+
+def _name(config: RunConfig, found: Preview) -> str:
+    """Of its folder: the protocol's, and of what a run is taken to fall short in."""
+    if config.protocol.name == _NO_PROTOCOL:
+        return found.identity[:12]
+    short = {"rare": config.preview.rare > 0.0, "part": config.preview.reached < 1.0}
+    return "_".join([config.protocol.name, *(name for name, holds in short.items() if holds)])
 
 
 def _print_beside(beside: Agreement, console: Console) -> None:

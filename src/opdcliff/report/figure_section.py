@@ -97,6 +97,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Parse rates of settled students, sampled without any training, beside the final rates of "
         "runs.",
     ),
+    "preview_rare": (
+        "locked and exploratory",
+        "Runs without a clip beside settled students, with the entries that the warm start hardly "
+        "holds settled, and held where they are.",
+    ),
 }
 
 

@@ -30,6 +30,7 @@ NAMES = (
     "near_budget",
     "preview_locked",
     "preview_beside",
+    "preview_rare",
 )
 # Where it is no module of `figures` itself.
 _FOLDERS = {
@@ -38,6 +39,7 @@ _FOLDERS = {
     "near_budget": "figures.near",
     "preview_locked": "figures.preview",
     "preview_beside": "figures.preview",
+    "preview_rare": "figures.preview",
 }
 
 
