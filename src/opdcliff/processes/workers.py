@@ -58,10 +58,12 @@ def worker_pool(workers: int, channel: Channel) -> Iterator[ProcessPoolExecutor]
         try:
             yield pool
         except BaseException as error:
+            # A pool that shuts down knows its processes no more.
+            workers_now = process_ids(pool)
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, PreemptedError):
                 # Who asks to go does not wait for jobs that keep nothing.
-                for worker in process_ids(pool):
+                for worker in workers_now:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(worker, signal.SIGKILL)
             raise
