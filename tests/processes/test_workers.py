@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -19,16 +20,18 @@ def last(file: Path) -> None:
     time.sleep(600)
 
 
-def test_who_is_asked_to_go_leaves_no_job_behind_that_keeps_nothing(tmp_path: Path) -> None:
-    """A study stopped while it fine-tuned said so, and went on until its models were done."""
-    file = tmp_path / "process"
-    with (
-        pytest.raises(PreemptedError, match="asked to go"),
-        worker_pool(1, open_channel()) as pool,
-    ):
+def work_until_asked_to_go(file: Path) -> None:
+    with worker_pool(1, open_channel()) as pool:
         pool.submit(last, file)
         while not file.exists():
             time.sleep(0.05)
-        worker = psutil.Process(int(file.read_text()))
         raise PreemptedError("asked to go")
-    worker.wait(60)
+
+
+def test_who_is_asked_to_go_leaves_no_job_behind_that_keeps_nothing(tmp_path: Path) -> None:
+    """A study stopped while it fine-tuned said so, and went on until its models were done."""
+    file = tmp_path / "process"
+    with pytest.raises(PreemptedError, match="asked to go"):
+        work_until_asked_to_go(file)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(file.read_text())).wait(60)
