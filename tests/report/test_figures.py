@@ -152,3 +152,12 @@ def test_the_style_stays_with_the_figure(tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
     draw(tmp_path)
     assert dict(mpl.rcParams) == before
+
+
+def test_what_ranks_nothing_is_drawn_without_ndcg(tmp_path: Path) -> None:
+    """Cells of a schema have no column of grades."""
+    table = cells(CLIFF).filter(regex="^(?!ndcg)")
+    text = draw(tmp_path, table)
+    assert "NDCG" not in text
+    written = pd.read_csv(tmp_path / "cliff.csv")
+    assert written.columns[-1] == "parse_rate"

@@ -44,13 +44,14 @@ def draw_cliff(
     level: float,
     provenance: str,
 ) -> None:
-    """One panel per arm: every seed's final parse rate, NDCG on parsed answers, lambda*, onset.
+    """One panel per arm: every seed's final parse rate, NDCG of answers that rank, lambda*, onset.
 
     cells, onsets, calibration: the tables of `summary.Summary`. level: the parse rate whose
     crossing is the onset. Writes cliff.png, .svg, .csv.
     """
     arms = list(cells.groupby(ARM_KEYS, sort=False))
-    ndcg = next(column for column in cells.columns if column.endswith("_parsed"))
+    # None where the contract ranks nothing.
+    ndcg = next((column for column in cells.columns if column.endswith("_parsed")), None)
     with style.own_style():
         figure = Figure(figsize=(3.8 * len(arms), 4.4), layout="constrained")
         axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
@@ -65,15 +66,18 @@ def draw_cliff(
             axis.set_xlabel("lambda")
             # Each panel has its own: the predicted and the observed number stand in it.
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=7)
-        axes[0].set_ylabel("strict parse rate, NDCG")
-        columns = [*ARM_KEYS, "lam", "lambda_star", "seed", "parse_rate", ndcg]
+        axes[0].set_ylabel("strict parse rate" if ndcg is None else "strict parse rate, NDCG")
+        columns = [*ARM_KEYS, "lam", "lambda_star", "seed", "parse_rate"]
+        columns += [] if ndcg is None else [ndcg]
         style.save(figure, cells[columns], folder, "cliff", provenance)
 
 
-def _panel(axis: Axes, arm: pd.DataFrame, ndcg: str) -> None:
-    mean = arm.groupby("lam")[["parse_rate", ndcg]].mean()
+def _panel(axis: Axes, arm: pd.DataFrame, ndcg: str | None) -> None:
+    mean = arm.groupby("lam").mean(numeric_only=True)
     axis.plot(mean.index, mean.parse_rate, color=style.BLUE, lw=1, label="parse rate, mean")
-    axis.plot(mean.index, mean[ndcg], color=style.GREEN, lw=1, ls="--", label="NDCG, parsed only")
+    if ndcg is not None:
+        axis.plot(mean.index, mean[ndcg], color=style.GREEN, lw=1, ls="--", label="NDCG, parsed")
+        axis.plot(arm.lam, arm[ndcg], "+", color=style.GREEN, ms=5, alpha=0.7)
     for marker, (seed, part) in zip(itertools.cycle(_MARKERS), arm.groupby("seed"), strict=False):
         axis.plot(
             part.lam,
@@ -84,7 +88,6 @@ def _panel(axis: Axes, arm: pd.DataFrame, ndcg: str) -> None:
             alpha=0.7,
             label=f"parse rate, seed {seed}",
         )
-        axis.plot(part.lam, part[ndcg], "+", color=style.GREEN, ms=5, alpha=0.7)
     axis.set_ylim(-0.03, 1.05)
 
 
