@@ -98,7 +98,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "runs.",
     ),
     "preview_rare": (
-        "locked and exploratory",
+        "exploratory",
         "Runs without a clip beside settled students, with the entries that the warm start hardly "
         "holds settled, and held where they are.",
     ),

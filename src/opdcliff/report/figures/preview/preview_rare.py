@@ -53,8 +53,8 @@ def build(inputs: Inputs) -> Page:
         "Without a clip: what runs make of entries that the warm start hardly holds",
         "Lines: parse rates of settled students with 95% intervals over prompts, all entries "
         f"settled, and those of less than {RARE:g} in the warm start held where they are. Marks: "
-        "final rates of runs, mean over seeds, least to most. Exploratory but for the solid lines "
-        "and runs of the first two panels, which are locked.",
+        "final rates of runs, mean over seeds, least to most. Exploratory: dashed lines of the first "
+        "two panels were sampled after their runs, both lines of the third before.",
     )
     axes = figure.subplots(1, len(PROTOCOLS), sharey=True)
     for axis, (name, (said, _)) in zip(axes, PROTOCOLS.items(), strict=True):
@@ -62,7 +62,7 @@ def build(inputs: Inputs) -> Page:
         panel_title(axis, said)
         axis.set_xlabel("lambda")
     axes[0].set(ylabel="strict parse rate", ylim=(-0.04, 1.05))
-    axes[0].legend(loc="lower left", fontsize=7.5)
+    axes[0].legend(loc="upper right", fontsize=7.5)
     return Page(figure, data, [study.origin for study in studies.values()])
 
 
