@@ -53,8 +53,8 @@ def build(inputs: Inputs) -> Page:
         "Without a clip: what runs make of entries that the warm start hardly holds",
         "Lines: parse rates of settled students with 95% intervals over prompts, all entries "
         f"settled, and those of less than {RARE:g} in the warm start held where they are. Marks: "
-        "final rates of runs, mean over seeds, least to most. Exploratory: dashed lines of the first "
-        "two panels were sampled after their runs, both lines of the third before.",
+        "final rates of runs, mean over seeds, least to most. Exploratory: dashed lines of the "
+        "first two panels were sampled after their runs, both lines of the third before.",
     )
     axes = figure.subplots(1, len(PROTOCOLS), sharey=True)
     for axis, (name, (said, _)) in zip(axes, PROTOCOLS.items(), strict=True):
