@@ -94,6 +94,15 @@ def test_the_window_is_the_cells_in_which_the_two_curves_fall(grounds: Grounds) 
         assert judge(test, runs_falling_at(test, at), SEEDS).outcome is outcome, at
 
 
+def test_a_window_says_which_entries_were_held(grounds: Grounds) -> None:
+    rare = dataclasses.replace(grounds.config.preview, rare=1e-5)
+    config = dataclasses.replace(grounds.config, preview=rare)
+    test = written(
+        dataclasses.replace(grounds, config=config), found(curve(1.83, 0.0), curve(1.77, 0.1))
+    )
+    assert "entries of less than 1e-05 in the warm start" in test.window.derivation
+
+
 def test_a_rate_that_may_be_on_either_side_of_the_level_widens_the_window(
     grounds: Grounds,
 ) -> None:

@@ -99,7 +99,7 @@ def _test(grounds: Grounds, arm: str, found: Preview) -> LockedTest:
         )
     if math.isinf(earliest.above):
         return _holds(grounds, arm, found, wide)
-    return _falls(grounds, arm, _window(lams, earliest, latest, wide))
+    return _falls(grounds, arm, _window(lams, earliest, latest, wide, _held(grounds)))
 
 
 def _falls(grounds: Grounds, arm: str, window: Window) -> LockedTest:
@@ -137,7 +137,7 @@ def _holds(grounds: Grounds, arm: str, found: Preview, curve: pd.DataFrame) -> L
     }
     derivation = (
         f"lower end of the sampled rate at {lam:g}, {last.parse_lo:.4f}, less the warm start's on "
-        f"the same prompts, {warm:.4f}"
+        f"the same prompts, {warm:.4f}{_held(grounds)}"
     )
     window = Window(lo=least, hi=None, derivation=derivation)
     return locked_test(
@@ -145,16 +145,24 @@ def _holds(grounds: Grounds, arm: str, found: Preview, curve: pd.DataFrame) -> L
     )
 
 
-def _window(lams: list[float], earliest: Onset, latest: Onset, wide: pd.DataFrame) -> Window:
+def _held(grounds: Grounds) -> str:
+    """For derivations: which entries the settled students of a lock leave where they are."""
+    rare = grounds.config.preview.rare
+    return f"; entries of less than {rare:g} in the warm start stay as they are" if rare else ""
+
+
+def _window(
+    lams: list[float], earliest: Onset, latest: Onset, wide: pd.DataFrame, held: str
+) -> Window:
     margin = float(wide.margin.iloc[0])
     derivation = (
         f"settled students fall between {earliest.below:g} and {earliest.above:g} with a margin of "
         f"{margin:.4f} logits, and without one "
     )
     if math.isinf(latest.above):
-        derivation += "nowhere on the grid"
+        derivation += f"nowhere on the grid{held}"
         return Window(lo=earliest.below, hi=None, derivation=derivation)
-    derivation += f"between {latest.below:g} and {latest.above:g}"
+    derivation += f"between {latest.below:g} and {latest.above:g}{held}"
     return checked_window(earliest.below, latest.above, derivation, lams)
 
 
