@@ -93,9 +93,8 @@ ALONE = ("train", "config", "threshold", "verify", "figures")
 def test_a_verb_prints_its_own_lines_in_80_columns(
     name: str, place: Path, request: pytest.FixtureRequest
 ) -> None:
-    done = None if name in ALONE else request.getfixturevalue("study")
-    words = VERBS_TRIED[name]
-    code, out, err = done if done and name == "study" else started(place, COMMAND, *words)
+    made = None if name in ALONE else request.getfixturevalue("study")
+    code, out, err = made if name == "study" else started(place, COMMAND, *VERBS_TRIED[name])
     # 10: the locked mini study is refuted in part. 15: models of seconds reproduce nothing.
     assert code in {"verify": (10,), "compare": (15,)}.get(name, (0,)), err
     errors = [line for line in err.splitlines() if not OURS.fullmatch(line)]

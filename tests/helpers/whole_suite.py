@@ -61,7 +61,7 @@ KEPT: dict[str, int | tuple[str, ...] | frozenset[str]] = {
     "report/test_comparison.py::test_a_parse_rate_far_below_*": 2,
     "report/test_comparison.py::test_an_onset_may_move_*": 4,
     "report/test_comparison.py::test_one_wrong_number_of_a_run_is_outside": 4,
-    # The slowest figure; prereg/test_predictions.py makes its windows anew, by the same law.
+    # The slowest figure; no shorter test draws it.
     "report/test_figures_committed.py::test_the_committed_results_give_*": frozenset(
         {"[near_budget]"}
     ),
