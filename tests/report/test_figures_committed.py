@@ -26,7 +26,7 @@ from opdcliff.report.drawing import build, style
 from opdcliff.report.drawing.budget_flow import UPPER_PLATEAU
 from opdcliff.report.drawing.build import NAMES, build_figure, build_figures
 from opdcliff.report.drawing.inputs import Inputs, MissingInputError
-from opdcliff.report.drawing.page import write_page
+from opdcliff.report.drawing.page import Page, write_page
 from opdcliff.report.drawing.parameters import parameter_counts
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
@@ -62,23 +62,34 @@ def as_csv(table: pd.DataFrame) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_committed_results_give_the_committed_numbers_and_provenance(
-    name: str, tmp_path: Path
-) -> None:
+def test_the_committed_results_give_the_committed_numbers_and_provenance(name: str) -> None:
+    page = committed_page(name)
     folder = COMMITTED.committed.figures_dir()
-    if name not in ALWAYS and not (folder / f"{name}.csv").exists():
-        with pytest.raises(MissingInputError):
-            build_figure(name, Inputs(COMMITTED))
-        return
-    page = build_figure(name, Inputs(COMMITTED))
     assert as_csv(page.table) == (folder / f"{name}.csv").read_text(), (
         "results and figure disagree: run `opdcliff figures`, and look at what changed"
     )
+    assert described(folder / f"{name}.png") == page.provenance
+    assert page.provenance in (folder / f"{name}.svg").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_can_be_drawn(name: str, tmp_path: Path) -> None:
+    page = committed_page(name)
     write_page(page, tmp_path, name)
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{s}" for s in ENDINGS}
-    for written in (folder, tmp_path):
-        assert described(written / f"{name}.png") == page.provenance
-        assert page.provenance in (written / f"{name}.svg").read_text()
+    assert described(tmp_path / f"{name}.png") == page.provenance
+    assert page.provenance in (tmp_path / f"{name}.svg").read_text()
+
+
+def committed_page(name: str) -> Page:
+    """The figure of the committed results; skips one whose results are not there yet."""
+    try:
+        return build_figure(name, Inputs(COMMITTED))
+    except MissingInputError:
+        assert name not in ALWAYS
+        assert not (COMMITTED.committed.figures_dir() / f"{name}.csv").exists()
+        pytest.skip(f"no results of {name} are committed")
 
 
 def described(path: Path) -> str:

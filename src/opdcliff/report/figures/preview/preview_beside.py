@@ -16,6 +16,10 @@ PREVIEWS = {
         "experiment=near_quick optim.estimator=full preview.margin=null",
         "p = .95",
     ),
+    "preview_near": (
+        "experiment=preview_near optim.estimator=full preview.margin=null",
+        "p = .95, predicted first",
+    ),
     "titles_onset": ("experiment=titles_onset", "titles, step 5e-4"),
     "titles_onset_small_step": ("experiment=titles_onset_small_step", "titles, step 2.5e-4"),
     "scope_ranking_only": (
@@ -23,6 +27,8 @@ PREVIEWS = {
         "ranking alone",
     ),
 }
+# Panels in a row; the last one, of onsets, is as wide as two.
+_IN_A_ROW = 4
 _COLUMNS = ["rule", "c", "lam", "margin", "parse_rate", "parse_lo", "parse_hi"]
 
 
@@ -47,26 +53,26 @@ def build(inputs: Inputs) -> Page:
         ignore_index=True,
     )
     figure = new_figure(
-        10.2,
+        12.6,
         6.6,
         "The settled student, sampled from teacher and warm start, beside runs",
-        "Exploratory: the runs were made before the predictions. Lines: predicted parse rates, "
-        "their bands from the fixed point itself down to the margin of a pilot where one was made "
-        "(p = .86, p = .95), with 95% intervals over prompts. Open marks: final rates of runs, "
-        "mean over seeds, least to most.",
+        "Exploratory: where it does not say predicted first, the runs were made before the "
+        "predictions. Lines: predicted parse rates, their bands from the fixed point itself down "
+        "to the margin of a pilot where one was made (p = .86, p = .95), with 95% intervals over "
+        "prompts. Open marks: final rates of runs, mean over seeds, least to most.",
     )
-    grid = figure.add_gridspec(2, 3)
+    grid = figure.add_gridspec(2, _IN_A_ROW)
     first: Axes | None = None
     for number, (name, (_, title)) in enumerate(PREVIEWS.items()):
-        axis = figure.add_subplot(grid[number // 3, number % 3], sharey=first)
+        axis = figure.add_subplot(grid[divmod(number, _IN_A_ROW)], sharey=first)
         first = first or axis
         _panel(axis, data[data.preview == name])
         panel_title(axis, title)
-        if number % 3 == 0:
+        if number % _IN_A_ROW == 0:
             axis.set_ylabel("strict parse rate")
     assert first is not None, "there are previews"
     first.set_ylim(-0.04, 1.05)
-    _onsets(figure.add_subplot(grid[1, 2]), data[data.kind == "onset"])
+    _onsets(figure.add_subplot(grid[1, 2:]), data[data.kind == "onset"])
     return Page(figure, data, [study.origin for study in studies.values()])
 
 
