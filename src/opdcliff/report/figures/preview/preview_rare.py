@@ -9,11 +9,12 @@ from opdcliff.report.drawing import style
 from opdcliff.report.drawing.inputs import Inputs, Study
 from opdcliff.report.drawing.page import Page, new_figure, panel_title
 
-# Protocols: what a panel is called, and where their runs are.
+# Protocols: what a panel is called, and the words of its previews.
 PROTOCOLS = {
-    "preview_mini": ("mini", " source=table"),
-    "preview_orders": ("answers to a schema", " source=table"),
-    "preview_mini_wide": ("mini, five times the parameters", ""),
+    "preview_mini": ("mini", "optim.estimator=full source=table"),
+    "preview_orders": ("answers to a schema", "optim.estimator=full source=table"),
+    "preview_mini_wide": ("mini, five times the parameters", "optim.estimator=full"),
+    "preview_titles": ("item titles", "source=table"),
 }
 # Mass below which entries stay, in the folders of that name.
 RARE = 1e-5
@@ -40,7 +41,7 @@ def build(inputs: Inputs) -> Page:
     for name, (_, words) in PROTOCOLS.items():
         for kind in _KINDS:
             rare = f" preview.rare={RARE:g}" if kind else ""
-            command = f"opdcliff preview experiment={name} optim.estimator=full{rare}{words}"
+            command = f"opdcliff preview experiment={name} {words}{rare}"
             studies[name, kind] = inputs.preview(name + kind, command)
     tables = [
         table_of(study).assign(preview=name, kind=kind.strip("_"))
@@ -48,13 +49,13 @@ def build(inputs: Inputs) -> Page:
     ]
     data = pd.concat(tables, ignore_index=True)
     figure = new_figure(
-        10.2,
+        12.6,
         3.9,
         "Without a clip: what runs make of entries that the warm start hardly holds",
         "Lines: parse rates of settled students with 95% intervals over prompts, all entries "
         f"settled, and those of less than {RARE:g} in the warm start held where they are. Marks: "
-        "final rates of runs, mean over seeds, least to most. Exploratory: dashed lines of the "
-        "first two panels were sampled after their runs, both lines of the third before.",
+        "final rates of runs, mean over seeds, least to most. Exploratory: both lines of the third "
+        "panel were sampled before its runs, the dashed ones of the others after.",
     )
     axes = figure.subplots(1, len(PROTOCOLS), sharey=True)
     for axis, (name, (said, _)) in zip(axes, PROTOCOLS.items(), strict=True):
