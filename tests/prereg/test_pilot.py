@@ -74,6 +74,21 @@ def test_a_spread_before_half_of_the_warm_up_is_that_of_the_repair() -> None:
     )
 
 
+def test_the_way_to_the_fixed_point_of_a_plain_start_is_no_wobble() -> None:
+    plain = run(
+        step=[0, 20, 40, 60, 80, 100],
+        spread=[9.0, 0.05, 0.04, 0.045, 0.06, 0.05],
+        headroom=[9.0, 5.0, 1.0, 1.2, 1.4, 1.2],
+        logit=[-0.1, 1.9, 2.5, 2.6, 2.6, 2.6],
+        residual=[-4.0, -2.0, 0.1, -0.1, 0.0, 0.0],
+    )
+    plain.config["lam"]["warmup_updates"] = 0
+    assert pilot_facts([plain]).wobble == pytest.approx(0.4 / math.sqrt(6))
+    # A run that only ever lags has its warm-up alone.
+    plain.history[RESIDUAL] = -0.1
+    assert pilot_facts([plain]).wobble > 1.0
+
+
 def test_the_overshoot_is_the_highest_over_runs_and_no_start() -> None:
     lagging = run(residual=[0.9, -0.5, -0.2, -0.1, -0.1])
     above = run(residual=[0.9, -0.5, 0.2, 0.1, math.nan])

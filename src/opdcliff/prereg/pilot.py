@@ -32,7 +32,8 @@ class PilotFacts:
         while the student is being repaired: an upper bound for the moment of a crossing, which no
         lambda near the cliff makes before. The windows of `mini` were locked with all evaluations
         but the first.
-    wobble: standard deviation over time of a run's median headroom, after the warm-up.
+    wobble: standard deviation over time of a run's median headroom, after the warm-up, and after
+        the fixed point was reached: a plain start has no warm-up, and its way there is no wobble.
     speed_lo, speed_hi: logits per update from the start to the first evaluation, over runs.
     eta_lo, eta_hi, rest: of plain gradient steps, see `clock`; None for AdamW, whose steps do not
         shrink with the gradient.
@@ -77,7 +78,7 @@ def pilot_facts(records: Sequence[Record]) -> PilotFacts:
             )
         clock = sgd_clock(record) if record.config["optim"].get("name") == "sgd" else None
         clocks += [] if clock is None else [clock]
-        warming, settled = _evaluations(record, 0 if clock is None else clock.arrived)
+        warming, settled = _evaluations(record, clock.arrived if clock else _reached(record))
         arrived.append(float(settled[SPREAD].iloc[0]))
         ever.append(float(warming[SPREAD].max()))
         wobbles.append(float(settled[HEADROOM].std(ddof=1)))
@@ -134,7 +135,7 @@ def pilot_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
 def _evaluations(record: Record, arrived: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Those from half of the warm-up on, but the start, and of them those at the full lambda.
 
-    The latter not before the update `arrived`, which a warm-up makes sure of.
+    The latter not before the update `arrived`.
     """
     for name in (SPREAD, HEADROOM, LOGIT):
         if name not in record.history:
@@ -151,6 +152,13 @@ def _evaluations(record: Record, arrived: int) -> tuple[pd.DataFrame, pd.DataFra
             f"of {warmup} updates and needs 3; raise optim.updates or lower evaluation.every"
         )
     return moving[moving.step >= warmup / 2], settled
+
+
+def _reached(record: Record) -> int:
+    """The first evaluation at which logit q stood at its moving fixed point or above; 0 if none."""
+    after = record.history.iloc[1:]
+    steps = after.step[after[RESIDUAL] >= 0.0] if RESIDUAL in after else after.step[:0]
+    return int(steps.iloc[0]) if len(steps) else 0
 
 
 def _speed(record: Record) -> float:
