@@ -82,6 +82,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "How far short of lambda* the onset falls from p = .86 to .98, beside what was predicted. "
         "Locked: mini and near. Exploratory: all others.",
     ),
+    "step_sizes": (
+        "exploratory",
+        "Where the onset lies at other step sizes, batches and warm-ups, and at the paper's "
+        "estimator and start, beside what a pilot at the same settings had predicted.",
+    ),
     "near_budget": (
         "locked",
         "Onset against the budget of plain gradient steps: windows, observed onsets and the law of "

@@ -27,6 +27,7 @@ NAMES = (
     "titles_onset",
     "near_grid",
     "shortfall",
+    "step_sizes",
     "near_budget",
     "preview_locked",
     "preview_beside",
@@ -36,6 +37,7 @@ NAMES = (
 _FOLDERS = {
     "near_grid": "figures.near",
     "shortfall": "figures.near",
+    "step_sizes": "figures.near",
     "near_budget": "figures.near",
     "preview_locked": "figures.preview",
     "preview_beside": "figures.preview",

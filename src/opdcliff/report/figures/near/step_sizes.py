@@ -50,13 +50,15 @@ PANELS = {
     "prompts": ("prompts an update", ("prompts_8", "base", "prompts_64")),
     "warmup": ("warm-up, updates", ("warmup_25", "base", "warmup_400")),
 }
-# Arms of experiment=near_paper_start, in the order they are drawn, by estimator and warm-up.
-STARTS = {
-    ("sampled", 150): "sampled,\nwarm-up",
-    ("full", 0): "full,\nplain",
-    ("sampled", 0): "sampled,\nplain",
-}
 _START = "near_paper_start"
+# Its arms in the order they are drawn, by estimator and warm-up, and what was predicted of them.
+STARTS = {
+    ("sampled", 150): ("sampled,\nwarm-up", f"{_START}_sampled_warm_up"),
+    ("full", 0): ("full,\nplain", f"{_START}_full_plain"),
+    ("sampled", 0): ("sampled,\nplain", None),
+}
+_START_CLIP = 2.0
+_NOTHING = (math.nan, math.nan)
 
 
 def table(inputs: Inputs) -> tuple[pd.DataFrame, list[str]]:
@@ -76,9 +78,8 @@ def table(inputs: Inputs) -> tuple[pd.DataFrame, list[str]]:
         origins.append(study.origin)
     start = inputs.study("mini", _START, f"opdcliff study experiment={_START}")
     for found in start.table("onsets").to_dict("records"):
-        key = (str(found["estimator"]), int(found["warmup"]))
-        plain = "plain" if key[1] == 0 else "warm_up"
-        window = inputs.prediction(f"{_START}_{key[0]}_{plain}")[2.0]
+        _, predicted = STARTS[str(found["estimator"]), int(found["warmup"])]
+        window = inputs.prediction(predicted)[_START_CLIP] if predicted else _NOTHING
         rows.append(_row({"study": _START}, found, window))
     return pd.DataFrame(rows), [*origins, start.origin]
 
@@ -113,7 +114,7 @@ def build(inputs: Inputs) -> Page:
         _panel(axis, part, ticks)
         axis.set_xlabel(label)
     starts = data[data.study == _START].set_index(["estimator", "warmup"]).loc[list(STARTS)]
-    _panel(axes[-1], starts, list(STARTS.values()))
+    _panel(axes[-1], starts, [label for label, _ in STARTS.values()])
     axes[-1].set_xlabel("estimator and start")
     panel_title(axes[-1], "p = .98")
     panel_title(axes[0], "p = .86")
