@@ -75,6 +75,18 @@ def study(data: str, protocol: str, command: str, committed: OurNumbers) -> str:
     return f"{'; '.join(said)} [M]"
 
 
+def near_start(committed: OurNumbers) -> str:
+    """Onsets near p = 1 by estimator and start."""
+    name = "near_paper_start"
+    rows = committed.studied("mini", name, f"opdcliff study experiment={name}").to_dict("records")
+    said = [
+        f"{row['estimator']}, {'plain' if row['warmup'] == 0 else 'warm-up'}: {onset_of(row)} it"
+        for row in rows
+    ]
+    star, seeds = number(rows[0]["lambda_star"]), rows[0]["seeds"]
+    return f"lambda* = {star} at c = 2, {seeds} seeds; {'; '.join(said)} [M]"
+
+
 def without_text(committed: OurNumbers) -> str:
     """The range of parse rates of the contract without free text."""
     name = "scope_ranking_only"

@@ -122,6 +122,14 @@ ROWS = (
         f"{_NEAR_MODELS} c = 2.",
     ),
     Row(
+        "onset near p = 1 by estimator and start, c = 2",
+        f"{UNKNOWN} whether lambda rose over the first updates; the sampled estimator [P, S]",
+        ours.near_start,
+        "results/studies/mini/near_paper_start/onsets.csv",
+        SAME_REGIME,
+        f"p = .98, {_MODELS}; exploratory, in grid cells of 1.5%.",
+    ),
+    Row(
         "other clips, lambda*(p, c)",
         f"scope tests of lambda*(p, c) are reported [P]; numbers {UNKNOWN}",
         lambda committed: ours.study("mini", "clips", "opdcliff study experiment=clips", committed),
