@@ -71,6 +71,29 @@ def test_the_row_whose_onset_is_lowest_decides() -> None:
     assert found.star == pytest.approx(STAR)
 
 
+def test_a_wanted_lambda_has_its_largest_step() -> None:
+    config = load(compose_one(["optim.lr=4e-4", "optim.updates=200", "lam.warmup_updates=50"]))
+    found = Predicted(Path(), 1.5, PILOT, 0.0, 0.1, [], [_at(config, [EXACT], C, PILOT, 0.1)])
+    (at,) = found.at
+
+    def steps(lam: float) -> list[float]:
+        columns = ["optim.lr", "lam.warmup_updates", "optim.updates"]
+        values: list[float] = found.steps(lam, config)[columns].iloc[0].tolist()
+        return values
+
+    # Up to what is recommended, the pilot's own step.
+    assert steps(1.0) == steps(at.recommended - 1e-9) == [4e-4, 50, 200]
+    # Half of the overshoot is left, so half the step, and twice the updates.
+    halfway = (at.recommended + at.low) / 2
+    assert steps(halfway) == pytest.approx([2e-4, 100, 400])
+    # Nothing is left at the onset that is predicted without any overshoot.
+    for beyond in (at.low, at.star):
+        assert all(map(math.isnan, steps(beyond)))
+    # A pilot that never overshot.
+    never = _at(config, [EXACT], C, PILOT, 0.0)
+    assert [never.step_share(lam) for lam in (at.low - 1e-9, at.star)] == [1.0, 0.0]
+
+
 def test_the_largest_part_names_its_remedy() -> None:
     noisy = dataclasses.replace(PILOT, wobble=1.0)
     assert _at(CONFIG, [EXACT], C, noisy, 0.0).sharper.startswith("wobble: more rollout.")
@@ -129,6 +152,13 @@ def test_the_verb_predicts_from_a_pilot_and_finds_it_again(run: Run, workshop: P
     before = [path.stat().st_mtime_ns for path in runs]
     assert run(*words).out == reply.out
     assert [path.stat().st_mtime_ns for path in runs] == before
+    # A lambda asked for, from the same pilot: at lambda* no step makes room for it.
+    asked = run(*words, f"wanted={table['lambda*'][0]}").out
+    assert "The largest step at which lambda = " in asked
+    assert "Where there is none" in asked
+    assert [path.stat().st_mtime_ns for path in runs] == before
+    for wrong in ("-1", "inf", "nan", "x"):
+        assert run(*words, f"wanted={wrong}").code == ConfigError.exit_code
     # And `train` takes what it recommends, at either clip, for these settings alone.
     train = ["train", *words[1:-1], "lambda=predicted", "lam.warmup_updates=2"]
     for clip, at in zip(("c5", "c2"), written["at"], strict=True):

@@ -13,8 +13,13 @@ from opdcliff.study import PREDICTION
 from opdcliff.terminal import print_table, print_text
 
 
-def report(found: Predicted, config: RunConfig, console: Console) -> None:
-    """Print the prediction; write prediction.csv and prediction.json."""
+def report(
+    found: Predicted, config: RunConfig, console: Console, wanted: float | None = None
+) -> None:
+    """Print the prediction; write prediction.csv and prediction.json.
+
+    wanted: a lambda whose largest step size is asked for.
+    """
     facts = found.pilot
     print_text(
         console,
@@ -27,6 +32,21 @@ def report(found: Predicted, config: RunConfig, console: Console) -> None:
     )
     print_table(console, "Predicted onset, and the lambda that keeps clear of it", found.table())
     print_table(console, "What the margin is made of, in logits", found.parts())
+    if wanted is not None:
+        steps = found.steps(wanted, config)
+        print_table(console, f"The largest step at which lambda = {wanted:g} keeps clear", steps)
+        if steps["optim.lr"].isna().any():
+            print_text(
+                console,
+                f"Where there is none, lambda = {wanted:g} is above what spread and wobble leave, "
+                "whatever the step: take a smaller lambda, a larger clip or a larger student.",
+            )
+        if (steps["optim.lr"] < config.optim.lr).any():
+            print_text(
+                console,
+                "Smaller steps overshoot less, by as much at least; that the spread stays is taken "
+                "from this pilot. Run `opdcliff predict` again at the step that you choose.",
+            )
     unsafe = [f"{at.strength:g}" for at in found.at if at.recommended <= 1.0]
     if unsafe:
         print_text(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from opdcliff.cli.verb import verb
 from opdcliff.cli.words import (
     MULTIRUN,
@@ -25,6 +27,8 @@ from opdcliff.terminal import console, print_text
 _DRY_RUN_NEEDS = (
     "prints the script of a grid that goes to Slurm; use `opdcliff train -m ... launcher=slurm`"
 )
+# `predict` was asked for no step size.
+_NOT_ASKED = -math.inf
 # A study's arms set these; on its command line they would do nothing.
 _SET_BY_ARMS = ("clip", "seed", "lam.value", "lam.of_threshold")
 
@@ -250,13 +254,14 @@ def sft(words: list[str]) -> int:
 
 @verb(
     "where the onset of your settings will lie, from a pilot below it; a lambda to run at",
-    """usage: opdcliff predict [pilot=0.6] [seeds=2] [group=option] [key.field=value] ...
+    """usage: opdcliff predict [pilot=0.6] [seeds=2] [wanted=LAMBDA] [group=option] ...
 
 Calibrates, runs a pilot at that share of the way from 1 to lambda* with these settings (optimizer,
 batch, warm-up, budget), and predicts from its spread and wobble where the onset will lie at each of
 calibration.strengths, and which lambda keeps clear of it. lambda* is the limit of small steps and
-of positions that are alike; this says how far below it your settings fall. Finished pilot runs are
-reused. Writes prediction.csv and prediction.json in a folder of these settings below
+of positions that are alike; this says how far below it your settings fall. wanted=LAMBDA asks for
+the largest optim.lr at which that lambda keeps clear, and costs nothing more. Finished pilot runs
+are reused. Writes prediction.csv and prediction.json in a folder of these settings below
 runs/results/predictions/; `train lambda=predicted` finds them there.""",
 )
 def predict(words: list[str]) -> int:
@@ -264,6 +269,9 @@ def predict(words: list[str]) -> int:
     paths, words = paths_of(words)
     pilot, words = own_number("pilot", words, 0.6)
     seeds, words = own_number("seeds", words, 2)
+    wanted, words = own_number("wanted", words, _NOT_ASKED)
+    if wanted != _NOT_ASKED and not 0.0 < wanted < math.inf:
+        raise ConfigError(f"wanted={wanted:g} is no lambda; give one above 0, as wanted=1.7")
     begin_loading()
     from opdcliff.prereg import predict as predict_onset
     from opdcliff.settings import compose_one, load
@@ -273,6 +281,6 @@ def predict(words: list[str]) -> int:
         found = predict_onset(config, paths, pilot=pilot, seeds=int(seeds))
         from opdcliff.cli.prediction_table import report
 
-        report(found, config, console())
+        report(found, config, console(), None if wanted == _NOT_ASKED else wanted)
         say(f"written to {found.folder}, where `train lambda=predicted` with these settings looks")
     return 0

@@ -73,6 +73,19 @@ class Prediction:
         """Logits between the fixed point at the recommended lambda and the clip's boundary."""
         return (self.star - self.recommended) * self.gain
 
+    def step_share(self, lam: float) -> float:
+        """Share of the pilot's step size at which `lam` keeps clear, at most 1; 0 if none does.
+
+        The overshoot is how far logit q drifts in the memory of AdamW, and falls at least as the
+        step does [D: docs/theory.md, point 20]; warm-up and budget grow by as much. The rest of the
+        margin, the spread above all, is that of the models and does not shrink with the step [M].
+        """
+        left = (self.low - lam) * self.gain
+        above = self.parts["overshoot"]
+        if left <= 0.0:
+            return 0.0
+        return 1.0 if left >= above else left / above
+
     @property
     def sharper(self) -> str:
         """What would make the largest part smaller."""
@@ -119,6 +132,19 @@ class Predicted:
                 }
                 for found in self.at
             ]
+        )
+
+    def steps(self, lam: float, config: RunConfig) -> pd.DataFrame:
+        """The largest optim.lr at which `lam` keeps clear, with its warm-up and budget."""
+        share = pd.Series([found.step_share(lam) or math.nan for found in self.at])
+        return pd.DataFrame(
+            {
+                "c": [found.strength for found in self.at],
+                "onset from": [found.low for found in self.at],
+                "optim.lr": share * config.optim.lr,
+                "lam.warmup_updates": (config.lam.warmup_updates / share).round(),
+                "optim.updates": (config.optim.updates / share).round(),
+            }
         )
 
     def parts(self) -> pd.DataFrame:
