@@ -36,20 +36,17 @@ class Steps:
 # Warm-up and budget grow as the step shrinks, so that lr times updates stays.
 STEPS: Mapping[str, Steps] = {
     "base": Steps(),
-    "lr_quarter": Steps(lr=1.25e-4, warmup=400, updates=800),
     "lr_half": Steps(lr=2.5e-4, warmup=200, updates=400),
     "lr_double": Steps(lr=1e-3, warmup=50, updates=100),
-    "prompts_8": Steps(prompts=8),
-    "prompts_64": Steps(prompts=64),
     "warmup_25": Steps(warmup=25),
-    "warmup_400": Steps(warmup=400, updates=500),
 }
 # Panels: their setting, its label, and the repetitions that differ in it from the base.
 PANELS = {
-    "lr": ("optim.lr, at equal lr times updates", ("lr_quarter", "lr_half", "base", "lr_double")),
-    "prompts": ("prompts an update", ("prompts_8", "base", "prompts_64")),
-    "warmup": ("warm-up, updates", ("warmup_25", "base", "warmup_400")),
+    "lr": ("optim.lr, at equal lr times updates", ("lr_half", "base", "lr_double")),
+    "warmup": ("warm-up, updates", ("warmup_25", "base")),
 }
+# The part of the shares that is drawn.
+_SHARES = (0.9, 1.01)
 _START = "near_paper_start"
 # Its arms in the order they are drawn, by estimator and warm-up, and what was predicted of them.
 STARTS = {
@@ -99,14 +96,15 @@ def build(inputs: Inputs) -> Page:
     """From onsets.csv of the exploratory studies, and results/predictions."""
     data, origins = table(inputs)
     figure = new_figure(
-        11.6,
+        9.6,
         4.6,
         "The onset moves with the optimizer, not only with p, b and c",
         "Exploratory. Shares of lambda*. Bars: the grid cells that hold the onsets of the seeds; "
-        "marks: by interpolation. Orange: predicted from two pilot runs at the same settings, "
-        "below the cliff. Left three: p = .86, c = 5, three seeds; right: p = .98, c = 2, two.",
+        "marks: by interpolation, triangles: below the grid. Orange: predicted from two pilot runs "
+        "at the same settings, below the cliff; of a plain start it leaves the picture. Left two: "
+        "p = .86, c = 5, three seeds; right: p = .98, c = 2, two.",
     )
-    axes = figure.subplots(1, 4, sharey=True, width_ratios=[4, 3, 3, 3])
+    axes = figure.subplots(1, 3, sharey=True, width_ratios=[3, 2, 3])
     of_steps = data[data.study != _START]
     for axis, (setting, (label, names)) in zip(axes, PANELS.items(), strict=False):
         part = of_steps.set_index("study").loc[[f"onset_steps_{name}" for name in names]]
@@ -118,7 +116,7 @@ def build(inputs: Inputs) -> Page:
     axes[-1].set_xlabel("estimator and start")
     panel_title(axes[-1], "p = .98")
     panel_title(axes[0], "p = .86")
-    axes[0].set_ylabel("onset over lambda*")
+    axes[0].set(ylabel="onset over lambda*", ylim=_SHARES)
     return Page(figure, data, origins)
 
 
@@ -134,8 +132,9 @@ def _panel(axis: Axes, data: pd.DataFrame, ticks: list[str]) -> None:
             solid_capstyle="butt",
         )
         if math.isfinite(row.onset):
-            look = style.SERIES[0]
             spans = [[row.onset - row.bracket_lo], [row.bracket_hi - row.onset]]
-            axis.errorbar([x], [row.onset], yerr=spans, fmt="o", color=look.color, capsize=3, ms=5)
+            axis.errorbar([x], [row.onset], yerr=spans, fmt="o", color=style.BLUE, capsize=3, ms=5)
+        else:
+            axis.plot([x], [row.bracket_hi], "v", color=style.BLUE, ms=7)
     axis.set_xticks(range(len(ticks)), ticks)
     axis.set_xlim(-0.5, len(ticks) - 0.5)
