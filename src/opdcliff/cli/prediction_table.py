@@ -44,8 +44,8 @@ def report(
         if (steps["optim.lr"] < config.optim.lr).any():
             print_text(
                 console,
-                "Smaller steps overshoot less, by as much at least; that the spread stays is taken "
-                "from this pilot. Run `opdcliff predict` again at the step that you choose.",
+                "This takes the overshoot in proportion to the step, and the rest as it is. Run "
+                "`opdcliff predict` again at the step that you choose.",
             )
     unsafe = [f"{at.strength:g}" for at in found.at if at.recommended <= 1.0]
     if unsafe:

@@ -27,8 +27,6 @@ from opdcliff.terminal import console, print_text
 _DRY_RUN_NEEDS = (
     "prints the script of a grid that goes to Slurm; use `opdcliff train -m ... launcher=slurm`"
 )
-# `predict` was asked for no step size.
-_NOT_ASKED = -math.inf
 # A study's arms set these; on its command line they would do nothing.
 _SET_BY_ARMS = ("clip", "seed", "lam.value", "lam.of_threshold")
 
@@ -269,8 +267,9 @@ def predict(words: list[str]) -> int:
     paths, words = paths_of(words)
     pilot, words = own_number("pilot", words, 0.6)
     seeds, words = own_number("seeds", words, 2)
-    wanted, words = own_number("wanted", words, _NOT_ASKED)
-    if wanted != _NOT_ASKED and not 0.0 < wanted < math.inf:
+    asked, _ = own_word("wanted", words)
+    wanted, words = own_number("wanted", words, 1.0)
+    if not 0.0 < wanted < math.inf:
         raise ConfigError(f"wanted={wanted:g} is no lambda; give one above 0, as wanted=1.7")
     begin_loading()
     from opdcliff.prereg import predict as predict_onset
@@ -281,6 +280,6 @@ def predict(words: list[str]) -> int:
         found = predict_onset(config, paths, pilot=pilot, seeds=int(seeds))
         from opdcliff.cli.prediction_table import report
 
-        report(found, config, console(), None if wanted == _NOT_ASKED else wanted)
+        report(found, config, console(), wanted if asked else None)
         say(f"written to {found.folder}, where `train lambda=predicted` with these settings looks")
     return 0

@@ -36,6 +36,12 @@ class Clock:
     arrived: int
 
 
+def arrived(z_N: _Array, star_N: _Array) -> NDArray[np.bool_]:
+    """Whether each evaluation has gone nearly all of the way from the first to its fixed point."""
+    there: NDArray[np.bool_] = (z_N - z_N[0]) / (star_N - z_N[0]) > _ARRIVED
+    return there
+
+
 def sgd_clock(record: Record) -> Clock:
     """The clock of a pilot run by plain gradient steps.
 
@@ -48,8 +54,7 @@ def sgd_clock(record: Record) -> Clock:
     room = int(record.config["rollout"]["max_new_tokens"])
     text_N = [class_tokens(float(z), room) for z in z_N]
     rest = max(0.0, float(np.median(history[LENGTH].to_numpy(float) - text_N)))
-    arrived = (z_N - z_N[0]) / (star_N - z_N[0]) > _ARRIVED
-    count = int(arrived.argmax())
+    count = int(arrived(z_N, star_N).argmax())
     if count < _FEWEST:
         raise ConfigError(
             f"the pilot run {record.folder.name} has {count} evaluations before it is at its fixed "

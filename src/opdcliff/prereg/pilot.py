@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from opdcliff.errors import ConfigError
-from opdcliff.prereg.clock import LOGIT, RESIDUAL, Clock, sgd_clock
+from opdcliff.prereg.clock import LOGIT, RESIDUAL, Clock, arrived, sgd_clock
 from opdcliff.records import Record
 from opdcliff.theory import t_interval
 
@@ -65,7 +65,7 @@ def pilot_facts(records: Sequence[Record]) -> PilotFacts:
             "the pilot has no cells; give protocol.predictions.pilot an arm with a multiple and a "
             "seed"
         )
-    arrived: list[float] = []
+    at_arrival: list[float] = []
     ever: list[float] = []
     wobbles: list[float] = []
     speeds: list[float] = []
@@ -79,13 +79,13 @@ def pilot_facts(records: Sequence[Record]) -> PilotFacts:
         clock = sgd_clock(record) if record.config["optim"].get("name") == "sgd" else None
         clocks += [] if clock is None else [clock]
         warming, settled = _evaluations(record, clock.arrived if clock else _reached(record))
-        arrived.append(float(settled[SPREAD].iloc[0]))
+        at_arrival.append(float(settled[SPREAD].iloc[0]))
         ever.append(float(warming[SPREAD].max()))
         wobbles.append(float(settled[HEADROOM].std(ddof=1)))
         speeds.append(_speed(record))
     eta_lo, eta_hi = _eta_bounds([clock.flow.eta for clock in clocks if clock.flow.eta])
     return PilotFacts(
-        spread_lo=min(arrived),
+        spread_lo=min(at_arrival),
         spread_hi=max(ever),
         wobble=float(np.sqrt(np.mean(np.square(wobbles)))),
         speed_lo=min(speeds),
@@ -132,10 +132,10 @@ def pilot_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def _evaluations(record: Record, arrived: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _evaluations(record: Record, first: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Those from half of the warm-up on, but the start, and of them those at the full lambda.
 
-    The latter not before the update `arrived`.
+    The latter not before the update `first`.
     """
     for name in (SPREAD, HEADROOM, LOGIT):
         if name not in record.history:
@@ -145,7 +145,7 @@ def _evaluations(record: Record, arrived: int) -> tuple[pd.DataFrame, pd.DataFra
             )
     warmup = record.config["lam"]["warmup_updates"]
     moving: pd.DataFrame = record.history[record.history.step > 0].dropna(subset=[SPREAD, HEADROOM])
-    settled: pd.DataFrame = moving[moving.step >= max(warmup, arrived)]
+    settled: pd.DataFrame = moving[moving.step >= max(warmup, first)]
     if len(settled) < 3:
         raise ConfigError(
             f"the pilot run {record.folder.name} has {len(settled)} evaluations after its warm-up "
@@ -155,10 +155,13 @@ def _evaluations(record: Record, arrived: int) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def _reached(record: Record) -> int:
-    """The first evaluation at which logit q stood at its moving fixed point or above; 0 if none."""
-    after = record.history.iloc[1:]
-    steps = after.step[after[RESIDUAL] >= 0.0] if RESIDUAL in after else after.step[:0]
-    return int(steps.iloc[0]) if len(steps) else 0
+    """The update of the first evaluation at the moving fixed point; 0 if none, or not measured."""
+    if RESIDUAL not in record.history:
+        return 0
+    history = record.history.dropna(subset=[LOGIT, RESIDUAL])
+    z_N = history[LOGIT].to_numpy(float)
+    there = arrived(z_N, z_N - history[RESIDUAL].to_numpy(float))
+    return int(history.step.iloc[there.argmax()]) if there.any() else 0
 
 
 def _speed(record: Record) -> float:

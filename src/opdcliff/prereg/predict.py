@@ -76,9 +76,9 @@ class Prediction:
     def step_share(self, lam: float) -> float:
         """Share of the pilot's step size at which `lam` keeps clear, at most 1; 0 if none does.
 
-        The overshoot is how far logit q drifts in the memory of AdamW, and falls at least as the
-        step does [D: docs/theory.md, point 20]; warm-up and budget grow by as much. The rest of the
-        margin, the spread above all, is that of the models and does not shrink with the step [M].
+        The overshoot is taken in proportion to the step, with warm-up and budget longer by as much;
+        the rest of the margin, the spread above all, as not shrinking with it. On one task the
+        overshoot shrank faster, and the spread did not [M: docs/reproduction.md, onset_steps].
         """
         left = (self.low - lam) * self.gain
         above = self.parts["overshoot"]
