@@ -145,7 +145,7 @@ OWN_MODELS = (
     *("scope_2x", "scope_half", "scope_llama", "scope_ranking_only"),
     *("preview_mini", "preview_mini_small_step", "preview_orders", "preview_titles"),
     *("preview_mini_long", "preview_mini_wide", "preview_near", "preview_orders_long"),
-    "preview_near_large_step",
+    *("preview_near_large_step", "preview_orders_large"),
     *("titles_onset", "titles_onset_small_step"),
     *("paper", "rehearsal", "smollm2_ranking", "smollm2_titles"),
 )
