@@ -123,6 +123,7 @@ def test_read_runs_finds_every_record_and_nothing_else(tmp_path: Path) -> None:
         (RUN_MANIFEST, "{", ""),
         (CONFIG, "1.25", "1.3"),
         (CONFIG, "lam:", "lam: ["),
+        (CONFIG, "lam:", "lam: " + "[" * 200_000),
         (CONFIG, "lam:", "lambda:"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from opdcliff.errors import ConfigError, RecordError
-from opdcliff.storage import digest, write_json_atomic, write_text_atomic
+from opdcliff.storage import digest, read_yaml, write_json_atomic, write_text_atomic
 
 CONFIG = "config.yaml"
 RUN_MANIFEST = "manifest.json"
@@ -40,9 +40,6 @@ _Quoting.add_representer(str, _text)
 
 # In the manifest's extras: parts of the run were made by different code.
 MIXED_CODE = "mixed_code"
-
-# The safe loader on libyaml: a config takes 2 ms instead of 20, and a study has hundreds.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # What parsing of arbitrary bytes and picking them apart can raise.
 MALFORMED = (
@@ -126,7 +123,7 @@ def read_config(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        config: dict[str, Any] = yaml.load(read_bytes(path), Loader=_LOADER)
+        config: dict[str, Any] = read_yaml(read_bytes(path))
         same = config_digest(config) == manifest["config_sha256"]
     except (*MALFORMED, yaml.YAMLError, ConfigError) as error:
         raise RecordError(f"{path}: not a config; the file is damaged") from error

@@ -39,6 +39,7 @@ from opdcliff.storage.provenance import (
 )
 from opdcliff.storage.redaction import redact, redact_file, redact_text, refuse_secrets
 from opdcliff.storage.wording import foreign_encoding, in_words, kind_of, short, told, visible
+from opdcliff.storage.yaml_text import read_yaml
 
 __all__ = [
     "FOREIGN_ENDS",
@@ -69,6 +70,7 @@ __all__ = [
     "now",
     "options_of",
     "package_version",
+    "read_yaml",
     "redact",
     "redact_file",
     "redact_text",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import yaml
-
 from opdcliff.paths import conf_dir
+from opdcliff.storage.yaml_text import read_yaml
 
 _NOTES = ("# @package", "# opdcliff ")
 
@@ -44,7 +43,7 @@ def _defaults() -> dict[str, str | None]:
 
 @functools.cache
 def _defaults_in(folder: Path) -> dict[str, str | None]:
-    root = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    root = read_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
     return {
         key: option
         for entry in root["defaults"]

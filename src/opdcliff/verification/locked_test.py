@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from opdcliff.errors import InadmissibleError
-from opdcliff.storage import in_words
+from opdcliff.storage import in_words, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -138,7 +138,7 @@ def read_test(path: Path) -> LockedTest:
         InadmissibleError: it cannot be read, is no YAML, or breaks the schema.
     """
     try:
-        return LockedTest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return LockedTest.model_validate(read_yaml(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise InadmissibleError(f"{path}: {first_problem(error)}") from error
     # A date that is none or a number too long raises a ValueError of its own.

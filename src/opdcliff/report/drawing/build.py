@@ -67,10 +67,10 @@ def build_figures(paths: StudyPaths, only: Sequence[str] | None = None) -> list[
     unknown = [name for name in only or () if name not in NAMES]
     if unknown:
         raise ConfigError(f"only={unknown[0]} is no figure; allowed: {', '.join(NAMES)}")
-    folder, lines = paths.output.figures_dir(), []
+    folder, inputs, lines = paths.output.figures_dir(), Inputs(paths), []
     for name in NAMES if only is None else only:
         try:
-            page = build_figure(name, Inputs(paths))
+            page = build_figure(name, inputs)
         except MissingInputError as error:
             if only is not None:
                 raise MissingInputError(f"figure {name}: {error}") from error

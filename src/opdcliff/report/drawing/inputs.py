@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,16 @@ class Inputs:
     """
 
     paths: StudyPaths
+    # Each is read and checked once: a page asks forty times for four of them.
+    _locked: dict[str, LockedStudy] = field(default_factory=dict, repr=False, compare=False)
 
     def locked(self, protocol: str = PROTOCOL) -> LockedStudy:
         """The study of the lock in prereg/<protocol>."""
+        if protocol not in self._locked:
+            self._locked[protocol] = self._read_locked(protocol)
+        return self._locked[protocol]
+
+    def _read_locked(self, protocol: str) -> LockedStudy:
         folder, prereg = self._locked_dir(protocol), self.paths.prereg_dir(protocol)
         command = f"opdcliff verify protocol={protocol}"
         _there(prereg / LOCK_FILE, f"opdcliff lock protocol={protocol}")
