@@ -234,13 +234,14 @@ def test_one_compiled_step_serves_all_batches_and_all_models_of_its_shape(packag
             parameter.mul_(0.7)
     answers = []
     for model in (first, second):
-        for prompts in (PROMPTS, PROMPTS[:1], PROMPTS[1:3], PROMPTS * 5):
-            found = assert_same(prompts, model, max_new_tokens=90)
+        # The second one is longer than the example that was compiled.
+        for prompts, tokens in ((PROMPTS[:1], 20), (PROMPTS, 90), (PROMPTS * 5, 30)):
+            found = assert_same(prompts, model, max_new_tokens=tokens)
         answers.append(found.answers())
         # Weights that change in place, as a student's do.
         with torch.no_grad():
             model.lm_head.weight.mul_(0.5)
-        answers.append(assert_same(PROMPTS * 5, model, max_new_tokens=90).answers())
+        answers.append(assert_same(PROMPTS * 5, model, max_new_tokens=30).answers())
     assert len({str(each) for each in answers}) == 4
 
 

@@ -516,7 +516,7 @@ def _around_the_cliff(clip: str, multiple: float) -> dict[str, float]:
     """The last evaluation of a run at a multiple of lambda*(.8, .4, 2)."""
     made = run(
         *("optim.estimator=full", "optim.updates=120", "lam.warmup_updates=40", f"clip={clip}"),
-        *("evaluation.every=60", "rollout.prompts_per_update=16", "rollout.max_new_tokens=60"),
+        *("evaluation.every=120", "rollout.prompts_per_update=12", "rollout.max_new_tokens=40"),
         *("data.test=64", "evaluation.prompts=16", "evaluation.final_prompts=64"),
         lam=multiple * lambda_star(0.8, 0.4, 2.0),
         trio=markov.trio(markov.chain([0.8], opens=0.999), markov.chain([0.4], opens=0.999)),
