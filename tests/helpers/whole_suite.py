@@ -30,15 +30,10 @@ KEPT: dict[str, int | tuple[str, ...] | frozenset[str]] = {
     # The verb that loads most libraries.
     "cli/test_own_lines.py::test_a_verb_prints_its_own_lines_*": ("[train]",),
     "cli/test_own_lines.py::test_who_reads_no_further_*": 1,
-    # A study, a pilot, a grid and titles, which road/test_small_road.py, prereg/test_predict.py,
-    # cli/test_cli.py and cli/test_odd_prompts.py have as well.
+    # A study, a pilot and a grid, which road/test_small_road.py, prereg/test_predict.py and
+    # cli/test_cli.py run as well.
     "docs/test_docs.py::test_a_documented_command_runs": frozenset(
-        {
-            "study protocol=estimator",
-            "predict model.student=STUDENT",
-            "train -m lam.value",
-            "calibrate data=titles",
-        }
+        {"study protocol=estimator", "predict model.student=STUDENT", "train -m lam.value"}
     ),
     "engine/test_engine.py::test_a_rank_that_fails_fails_the_run": (
         "raise-auto",
