@@ -114,7 +114,7 @@ def stage(
         made.cells += cells
         return made.failures
 
-    def write_tests(grounds: Grounds, _: object) -> list[LockedTest]:
+    def write_tests(grounds: Grounds, *_: object) -> list[LockedTest]:
         made.grounds.append(grounds)
         return [onset_test(), contrast_test()]
 

@@ -37,7 +37,7 @@ def written(lock: Lock, *, bisect: bool = False, **changes: Any) -> dict[str, Lo
     facts = PilotFacts(**lock.pilot["facts"])
     arms = {arm.name: arm for arm in lock.arms}
     table = pd.DataFrame(lock.calibration["table"])
-    tests = write_tests(Grounds(config, named, arms, table, facts, len(lock.seeds)), None)
+    tests = write_tests(Grounds(config, named, arms, table, facts, len(lock.seeds)), None, None)
     return {test.id: test for test in tests}
 
 

@@ -373,6 +373,7 @@ FREE = {
     "protocol.predictions.small_clip",
     "protocol.predictions.far_below",
     "protocol.predictions.larger_model",
+    "protocol.predictions.carried",
     "protocol.predictions.published",
     "protocol.predictions.choices",
 }

@@ -14,6 +14,7 @@ from opdcliff.errors import ConfigError
 from opdcliff.models import Prepared, prepare
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg.arms import locked_arms
+from opdcliff.prereg.claims.carried import earlier_shortfall
 from opdcliff.prereg.claims.grounds import Grounds
 from opdcliff.prereg.claims.previews import preview_rows, sampled
 from opdcliff.prereg.pilot import PilotFacts, pilot_facts, pilot_rows
@@ -87,6 +88,7 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     folder = paths.prereg_dir(config.protocol.name)
     _refuse(folder, config.protocol.name)
     published = published_folder(predictions.published, paths)
+    earlier = earlier_shortfall(predictions.carried, paths)
     old = None if supersedes is None else _superseded(supersedes, paths)
     prepared = prepare(config, paths, planned_updates(config))
     calibration, _ = prepare_calibration(config, paths, prepared)
@@ -97,7 +99,7 @@ def make_lock(config: RunConfig, paths: StudyPaths, *, supersedes: str | None = 
     count, named = len(config.protocol.arms[0].seeds), {arm.name: arm for arm in arms}
     grounds = Grounds(config, predictions, named, calibration.table, facts, count)
     previewed = sampled(grounds, paths, prepared)
-    tests = with_published(write_tests(grounds, previewed), published)
+    tests = with_published(write_tests(grounds, previewed, earlier), published)
     # Written aside, so that a folder that exists is whole.
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)

@@ -1,25 +1,30 @@
 """The tests of a lock: their wording, estimators and windows.
 
 Tests of the onset (T1 fine grid, T2 budget extension, T3 small clip), the closed form taken to the
-letter beside T1 and T3, previews, and the contrasts. A protocol without an arm for one does
-without it.
+letter beside T1 and T3, a shortfall carried from an earlier lock, previews, and the contrasts. A
+protocol without an arm for one does without it.
 """
 
 from __future__ import annotations
 
+from opdcliff.prereg.claims.carried import Shortfall, carried_tests
 from opdcliff.prereg.claims.contrasts import contrasts
-from opdcliff.prereg.claims.grounds import Grounds, locked_test
+from opdcliff.prereg.claims.grounds import ONSET_REFUTED, Grounds, onset_test
 from opdcliff.prereg.claims.previews import preview_tests
 from opdcliff.prereg.windows import cell_window, checked_window, onset_window
 from opdcliff.preview import Preview
-from opdcliff.verification import LockedTest, OnsetEstimator, Window
+from opdcliff.verification import LockedTest, Window
 
-_ONSET_REFUTED = "the interval of the mean onset over seeds lies wholly outside the window"
-_CELL_REFUTED = f"{_ONSET_REFUTED}; the window is one cell of the grid"
+_CELL_REFUTED = f"{ONSET_REFUTED}; the window is one cell of the grid"
 
 
-def write_tests(grounds: Grounds, previewed: Preview | None) -> list[LockedTest]:
-    """All tests of a protocol. previewed: settled students at the arms that are to be previewed.
+def write_tests(
+    grounds: Grounds, previewed: Preview | None, earlier: Shortfall | None
+) -> list[LockedTest]:
+    """All tests of a protocol.
+
+    previewed: settled students at the arms that are to be previewed. earlier: the shortfall of
+    another lock that is carried to this one.
 
     Raises:
         ConfigError: a window that is vacuous or impossible on its grid.
@@ -27,7 +32,7 @@ def write_tests(grounds: Grounds, previewed: Preview | None) -> list[LockedTest]
     named = grounds.predictions
     t1 = _allowed(grounds, named.fine_grid)
     onset_tests = [
-        _onset_test(
+        onset_test(
             grounds,
             "T1",
             named.fine_grid,
@@ -42,7 +47,7 @@ def write_tests(grounds: Grounds, previewed: Preview | None) -> list[LockedTest]
         *([] if named.small_clip is None else [_small_clip_test(grounds, named.small_clip)]),
     ]
     exact = [
-        _onset_test(
+        onset_test(
             grounds,
             f"{test}_exact",
             arm,
@@ -56,7 +61,14 @@ def write_tests(grounds: Grounds, previewed: Preview | None) -> list[LockedTest]
         for test, arm in (("T1", named.fine_grid), ("T3", named.small_clip))
         if named.exact and arm is not None
     ]
-    return [*onset_tests, *exact, *preview_tests(grounds, previewed), *contrasts(grounds)]
+    carried = carried_tests(grounds, earlier)
+    return [
+        *onset_tests,
+        *exact,
+        *carried,
+        *preview_tests(grounds, previewed),
+        *contrasts(grounds),
+    ]
 
 
 def _budget_test(grounds: Grounds, arm: str, t1: Window) -> LockedTest:
@@ -66,7 +78,7 @@ def _budget_test(grounds: Grounds, arm: str, t1: Window) -> LockedTest:
     named = grounds.predictions
     settings, base = (grounds.arms[a].settings for a in (arm, named.fine_grid))
     name = "T2" if len(named.extended) == 1 else f"T2_{settings['optim']['updates']}"
-    return _onset_test(
+    return onset_test(
         grounds,
         name,
         arm,
@@ -85,7 +97,7 @@ def _budget_test(grounds: Grounds, arm: str, t1: Window) -> LockedTest:
 
 def _small_clip_test(grounds: Grounds, arm: str) -> LockedTest:
     """T3: as T1 at a smaller clip, from the same pilot."""
-    return _onset_test(
+    return onset_test(
         grounds,
         "T3",
         arm,
@@ -101,23 +113,3 @@ def _allowed(grounds: Grounds, arm: str) -> Window:
     return onset_window(
         grounds.masses(arm), grounds.pilot, grounds.setting(arm), grounds.arms[arm].lams
     )
-
-
-def _onset_test(
-    grounds: Grounds,
-    name: str,
-    arm: str,
-    window: Window,
-    *,
-    claim: str,
-    source: str,
-    hypothesis: str,
-    refutes: str = _ONSET_REFUTED,
-    correction: str = "holm",
-) -> LockedTest:
-    by = "brackets" if grounds.config.protocol.bisect else "points"
-    estimator = OnsetEstimator.model_validate(
-        {"kind": "onset", "level": grounds.level, "confidence": 0.95, "by": by}
-    )
-    texts = {"claim": claim, "source": source, "hypothesis": hypothesis, "refutes": refutes}
-    return locked_test(grounds, name, arm, "eval/parse_rate", estimator, window, texts, correction)

@@ -38,6 +38,7 @@ class PredictionConfig:
     far_below: str | None
     larger_model: str | None
     previews: list[str]
+    carried: str | None
     upper_plateau: float
     lower_plateau: float
     safe_multiple: float

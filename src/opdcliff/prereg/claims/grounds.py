@@ -12,6 +12,7 @@ from opdcliff.prereg.windows import Masses, Setting, masses_of
 from opdcliff.settings import PredictionConfig, RunConfig
 from opdcliff.verification import (
     METRIC_VERSIONS,
+    PARSE_RATE,
     ContrastEstimator,
     Design,
     LockedArm,
@@ -33,6 +34,7 @@ _STOPPING = {
 # Where the window of a test is from.
 ONSET_RULE = "[D] rule in opdcliff.prereg.windows; inputs [M] calibration and pilot"
 CHOSEN = "[here] chosen, in conf/protocol"
+ONSET_REFUTED = "the interval of the mean onset over seeds lies wholly outside the window"
 
 
 @dataclass(frozen=True)
@@ -118,4 +120,28 @@ def locked_test(
                 **grounds.predictions.choices,
             },
         }
+    )
+
+
+def onset_test(
+    grounds: Grounds,
+    name: str,
+    arm: str,
+    window: Window,
+    *,
+    claim: str,
+    source: str,
+    hypothesis: str,
+    refutes: str = ONSET_REFUTED,
+    correction: str = "holm",
+    rule: str = ONSET_RULE,
+) -> LockedTest:
+    """A test of where the answers of an arm stop to parse."""
+    by = "brackets" if grounds.config.protocol.bisect else "points"
+    estimator = OnsetEstimator.model_validate(
+        {"kind": "onset", "level": grounds.level, "confidence": 0.95, "by": by}
+    )
+    texts = {"claim": claim, "source": source, "hypothesis": hypothesis, "refutes": refutes}
+    return locked_test(
+        grounds, name, arm, PARSE_RATE, estimator, window, texts, correction, rule=rule
     )

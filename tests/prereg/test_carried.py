@@ -1,0 +1,124 @@
+"""A shortfall that an earlier lock saw is carried in logits to another pair."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from grid_frames import calibration
+from opdcliff.errors import ConfigError, InadmissibleError
+from opdcliff.paths import REPO_ROOT, StudyPaths
+from opdcliff.prereg.claims.carried import Shortfall, carried_tests, earlier_shortfall
+from opdcliff.prereg.claims.grounds import Grounds
+from opdcliff.prereg.pilot import PilotFacts
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
+from opdcliff.theory import threshold
+from opdcliff.verification import LockedArm, LockedTest, OnsetEstimator, read_lock
+
+COMMITTED = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
+PILOT = PilotFacts(spread_lo=0.04, spread_hi=0.05, wobble=0.005, speed_lo=0.11, speed_hi=0.12)
+STEP = 0.01
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> StudyPaths:
+    """The lock of the mini study and its verdicts, to be changed."""
+    for name in ("prereg", "results/locked"):
+        shutil.copytree(REPO_ROOT / name / "mini", tmp_path / name / "mini")
+    return StudyPaths(tmp_path / "runs", tmp_path / "results", tmp_path / "prereg")
+
+
+def carried(p: float, b: float, earlier: Shortfall | None) -> list[LockedTest]:
+    """Tests of a pair of masses p and b, whose lambda* is known to the last digit."""
+    config = load(compose_one(["experiment=near_p99"]))
+    assert config.protocol.predictions is not None
+    star = threshold.lambda_star(p, b, 2.0)
+    table = calibration(p=p, b=b, lambda_star_c2_lo=star, lambda_star_c2_hi=star)
+    settings = {
+        "clip": {"name": "c2", "strength": 2.0},
+        "optim": {"updates": 300},
+        "lam": {"warmup_updates": 150},
+    }
+    lams = [round(star + STEP * (place - 10), 4) for place in range(13)]
+    arm = LockedArm.model_construct(name="fine_grid", settings=settings, lams=lams, multiples=lams)
+    grounds = Grounds(config, config.protocol.predictions, {"fine_grid": arm}, table, PILOT, 4)
+    return carried_tests(grounds, earlier)
+
+
+def test_the_shortfall_is_that_of_the_verdict_in_logits() -> None:
+    found = earlier_shortfall("mini/T3", COMMITTED)
+    lock, _ = read_lock(REPO_ROOT / "prereg" / "mini")
+    assert lock is not None
+    assert found is not None
+    p, b = (lock.calibration["binding"][name] for name in ("p", "b"))
+    verdicts = json.loads((REPO_ROOT / "results/locked/mini/verdicts.json").read_text())
+    low, high = verdicts["tests"]["T3"]["interval"]
+    gap = threshold.logit(p) - threshold.logit(b)
+    star = threshold.lambda_star(p, b, 2.0)
+    assert found.low == pytest.approx(gap * (star - float(high)))
+    assert found.high == pytest.approx(gap * (star - float(low)))
+    assert found.said == f"mini/T3, p = {p:.4f}, c = 2"
+    assert earlier_shortfall(None, COMMITTED) is None
+
+
+@pytest.mark.parametrize(("p", "b"), [(0.856, 0.48), (0.95, 0.48), (0.99, 0.3)])
+def test_the_window_takes_it_off_lambda_star(p: float, b: float) -> None:
+    (test,) = carried(p, b, Shortfall(0.05, 0.085, "another/T3"))
+    gap, star = threshold.logit(p) - threshold.logit(b), threshold.lambda_star(p, b, 2.0)
+    low, high = test.window.bounds
+    half = STEP / 2 + 1e-4
+    assert low == pytest.approx(star - 0.085 / gap - half, abs=1.5e-4)
+    assert high == pytest.approx(star - 0.05 / gap + half, abs=1.5e-4)
+    assert test.id == "N3"
+    assert isinstance(test.estimator, OnsetEstimator)
+    assert test.estimator.by == "brackets"
+    assert "0.0500 to 0.0850 logits short, as in another/T3" in test.window.derivation
+
+
+def test_nothing_is_tested_where_nothing_is_carried() -> None:
+    assert carried(0.95, 0.48, None) == []
+
+
+def test_a_shortfall_beyond_the_grid_makes_no_lock() -> None:
+    with pytest.raises(ConfigError, match="shift or widen the grid"):
+        carried(0.95, 0.48, Shortfall(0.3, 0.31, "another/T3"))
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("mini/T9", "is no test of that lock; allowed: mini/T1, "),
+        ("mini", "is no test of that lock"),
+        ("mini/lift", "reads no onset at a clip; name a test that does"),
+    ],
+)
+def test_what_reads_no_onset_is_refused_by_name(named: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"carried={named}.*{said}"):
+        earlier_shortfall(named, COMMITTED)
+
+
+def test_a_lock_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InadmissibleError, match="nothing is locked there"):
+        earlier_shortfall("minni/T1", COMMITTED)
+
+
+def test_verdicts_of_another_lock_carry_nothing(copied: StudyPaths) -> None:
+    path = copied.committed.locked_dir("mini") / "verdicts.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"lock_sha256": "0" * 64}))
+    with pytest.raises(ConfigError, match=r"verdicts.json is of another lock; restore both"):
+        earlier_shortfall("mini/T3", copied)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"verdicts.json does not exist; `opdcliff verify` makes"):
+        earlier_shortfall("mini/T3", copied)
+
+
+def test_an_edited_lock_carries_nothing(copied: StudyPaths) -> None:
+    path = copied.prereg_dir("mini") / "T3.yaml"
+    path.write_text(path.read_text().replace("seeds: ", "seeds: 1", 1))
+    with pytest.raises(ConfigError, match=r"lock.json is not as it was sealed; restore it"):
+        earlier_shortfall("mini/T3", copied)
