@@ -19,8 +19,9 @@ def test_it_is_what_the_slow_loader_reads(path: Path) -> None:
     assert read_yaml(text) == read_yaml(text.encode()) == yaml.safe_load(text)
 
 
-@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? "])
-@pytest.mark.parametrize("length", [16_000, 200_000])
+@pytest.mark.parametrize(
+    ("opening", "length"), [("[", 16_000), ("{a: ", 16_000), ("- ", 16_000), ("{a: ", 60_000)]
+)
 def test_no_nesting_ends_the_process(opening: str, length: int) -> None:
     text = opening * (length // len(opening))
     with pytest.raises((yaml.YAMLError, RecursionError)):

@@ -27,7 +27,9 @@ reruns, were they normal and their spreads known; what is neither was measured (
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,70 +122,61 @@ class Runs:
     star_spread: float
     ratio: float = 1.0
     _known: dict[tuple[Any, ...], Allowed] = field(default_factory=dict)
-    _runs: dict[tuple[Any, ...], pd.DataFrame] = field(default_factory=dict)
+    _largest: dict[str, float] = field(default_factory=dict)
 
     def allowed(self, row: pd.Series, column: str, own: pd.Series) -> Allowed | None:
         """For one number of one run; None where it must be equal. own: the same run here."""
         place = (*(row[key] for key in ARM_KEYS), row["rank"])
-        value, rows = row[column], self._around(place)
+        value, lams = row[column], self._around(place)
         if column == "lam":
             return within(value * self._ratio(row, own), _ROUNDED, "this multiple of lambda* here")
         if column == "lambda_star":
             return star_allowed(value, self.star_spread)
         if column == "status":
-            return Allowed(math.nan, math.nan, NEIGHBOURS, words=frozenset(rows.status))
+            return Allowed(math.nan, math.nan, NEIGHBOURS, words=_statuses(lams))
         if column in _COUNTED:
-            return self._counted(rows, column)
+            return self._counted(lams, column)
         if column not in (*_POSITIVE, "residual") and not is_share(column):
             return None
         # The same for all seeds of a place.
         if (*place, column) not in self._known:
-            self._known[*place, column] = self._measured(rows, column)
+            self._known[*place, column] = self._measured(lams, column)
         return self._known[*place, column]
 
     def _ratio(self, row: pd.Series, own: pd.Series) -> float:
         return self.ratio if math.isnan(row["lambda_star"]) else star_ratio(row, own)
 
-    def _measured(self, rows: pd.DataFrame, column: str) -> Allowed:
-        """For a number that a run measures. rows: the committed runs around it."""
-        spread = self.spread(rows, column)
+    def _measured(self, lams: Sequence[pd.DataFrame], column: str) -> Allowed:
+        """For a number that a run measures. lams: the committed runs of each lambda around it."""
+        spread = self.spread(lams, column)
         if math.isnan(spread):
             return Allowed(-math.inf, math.inf, "no two seeds to see a spread", True, claimed=False)
-        runs = [run for _, run in rows[rows[column].notna()].iterrows()]
+        runs = [run for rows in lams for _, run in rows[rows[column].notna()].iterrows()]
         ends = [end for run in runs for end in self._ends(run, column, spread)]
         # Of answers that parse there may be none, and then they have no mean.
-        blank = "parsed" in column and self._measured(rows, "parse_rate").low <= 0
+        blank = "parsed" in column and self._measured(lams, "parse_rate").low <= 0
         reason = f"{NEIGHBOURS}, {SIGMAS:.2g} standard errors wider"
         if not ends:
             return Allowed(math.nan, math.nan, reason, blank=True)
         return Allowed(min(ends), max(ends), reason, blank)
 
-    def spread(self, rows: pd.DataFrame, column: str) -> float:
-        """Standard deviation over seeds, pooled over `rows`, else the largest of the table.
+    def spread(self, lams: Sequence[pd.DataFrame], column: str) -> float:
+        """Standard deviation over seeds, pooled over `lams`, else the largest of the table.
 
         Of the logarithm for numbers that are positive by what they are. NaN where no lambda has
         two seeds.
         """
-        found = self._spreads(rows, column)
+        found = _spreads(lams, column)
         if found:
             return math.sqrt(sum(s * s * k for s, k in found) / sum(k for _, k in found))
         return self.largest_spread(column)
 
     def largest_spread(self, column: str) -> float:
         """The largest standard deviation over seeds at any lambda, as in `spread`."""
-        return max((s for s, _ in self._spreads(self.table, column)), default=math.nan)
-
-    @staticmethod
-    def _spreads(rows: pd.DataFrame, column: str) -> list[tuple[float, int]]:
-        """Standard deviation over seeds and its degrees of freedom at each lambda."""
-        found = []
-        for _, group in rows.groupby([*ARM_KEYS, "rank"]):
-            values = group[column].dropna()
-            if column in _POSITIVE:
-                values = values[values > 0].map(math.log)
-            if len(values) > 1:
-                found.append((float(values.std()), len(values) - 1))
-        return found
+        if column not in self._largest:
+            spreads = (s for s, _ in _spreads(self._at.values(), column))
+            self._largest[column] = max(spreads, default=math.nan)
+        return self._largest[column]
 
     @staticmethod
     def _ends(run: pd.Series, column: str, spread: float) -> tuple[float, float]:
@@ -198,22 +191,42 @@ class Runs:
         low, high = value - SIGMAS * TWO_DRAWS * spread, value + SIGMAS * TWO_DRAWS * spread
         return (max(low, 0.0), min(high, 1.0)) if is_share(column) else (low, high)
 
-    def _counted(self, rows: pd.DataFrame, column: str) -> Allowed:
+    def _counted(self, lams: Sequence[pd.DataFrame], column: str) -> Allowed:
         """Updates made: those of the neighbours, one evaluation earlier or later."""
         evaluation = math.gcd(*(int(n) for name in _COUNTED for n in self.table[name].dropna()))
-        known = rows[column].dropna()
+        known = pd.concat([rows[column] for rows in lams]).dropna()
         reason = f"{NEIGHBOURS}, one evaluation ({evaluation} updates) earlier or later"
         low, high = (known.min(), known.max()) if len(known) else (math.nan, math.nan)
-        blank = column == "collapsed_at" and "finished" in set(rows.status)
+        blank = column == "collapsed_at" and "finished" in _statuses(lams)
         return Allowed(low - evaluation, high + evaluation, reason, blank)
 
-    def _around(self, place: tuple[Any, ...]) -> pd.DataFrame:
-        """The committed runs of the arm at this and the neighbouring lambdas."""
-        if place not in self._runs:
-            mine = (self.table[ARM_KEYS] == list(place[:-1])).all(axis=1)
-            near = (self.table["rank"] - place[-1]).abs() <= 1
-            self._runs[place] = self.table[mine & near]
-        return self._runs[place]
+    def _around(self, place: tuple[Any, ...]) -> list[pd.DataFrame]:
+        """The committed runs of the arm at the neighbouring lambdas and at this one, each apart."""
+        *arm, rank = place
+        near = ((*arm, rank + step) for step in (-1, 0, 1))
+        return [self._at[key] for key in near if key in self._at]
+
+    @functools.cached_property
+    def _at(self) -> dict[tuple[Any, ...], pd.DataFrame]:
+        """The runs of each arm and lambda."""
+        groups = self.table.groupby([*ARM_KEYS, "rank"])
+        return {key: rows for key, rows in groups if isinstance(key, tuple)}
+
+
+def _statuses(lams: Sequence[pd.DataFrame]) -> frozenset[str]:
+    return frozenset(status for rows in lams for status in rows.status)
+
+
+def _spreads(lams: Iterable[pd.DataFrame], column: str) -> list[tuple[float, int]]:
+    """Standard deviation over seeds and its degrees of freedom at each lambda."""
+    found = []
+    for rows in lams:
+        values = rows[column].dropna()
+        if column in _POSITIVE:
+            values = values[values > 0].map(math.log)
+        if len(values) > 1:
+            found.append((float(values.std()), len(values) - 1))
+    return found
 
 
 def rank_lams(cells: pd.DataFrame) -> pd.DataFrame:
