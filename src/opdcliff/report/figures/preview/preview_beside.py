@@ -20,15 +20,30 @@ PREVIEWS = {
         "experiment=preview_near optim.estimator=full preview.margin=null",
         "p = .95, predicted first",
     ),
+    "preview_near_large_step": (
+        "experiment=preview_near_large_step optim.estimator=full preview.margin=null",
+        "p = .95, step 1e-3, predicted first",
+    ),
+    "preview_orders_large": (
+        "experiment=preview_orders_large optim.estimator=full preview.margin=null",
+        "schema, step 1e-3, predicted first",
+    ),
     "titles_onset": ("experiment=titles_onset", "titles, step 5e-4"),
     "titles_onset_small_step": ("experiment=titles_onset_small_step", "titles, step 2.5e-4"),
     "scope_ranking_only": (
         "protocol.name=scope_ranking_only data.contract=ranking_only",
-        "ranking alone",
+        "ranking alone, step 5e-4",
+    ),
+    "scope_ranking_only_large_step": (
+        "protocol.name=scope_ranking_only_large_step data.contract=ranking_only optim.lr=1e-3 "
+        "lam.warmup_updates=50 optim.updates=100",
+        "ranking alone, step 1e-3",
     ),
 }
-# Panels in a row; the last one, of onsets, is as wide as two.
-_IN_A_ROW = 4
+# Rows, and panels in one; the panel of onsets takes what is left of the last row.
+_ROWS, _IN_A_ROW = 3, 4
+# Of the onsets, two more than there are colours.
+_LOOKS = (*style.SERIES, style.Series(style.GREY, "P", "-"), style.Series(style.GREY, "X", "-"))
 _COLUMNS = ["rule", "c", "lam", "margin", "parse_rate", "parse_lo", "parse_hi"]
 
 
@@ -54,14 +69,14 @@ def build(inputs: Inputs) -> Page:
     )
     figure = new_figure(
         12.6,
-        6.6,
+        9.6,
         "The settled student, sampled from teacher and warm start, beside runs",
         "Exploratory: where it does not say predicted first, the runs were made before the "
         "predictions. Lines: predicted parse rates, their bands from the fixed point itself down "
-        "to the margin of a pilot where one was made (p = .86, p = .95), with 95% intervals over "
+        "to the margin of a pilot where one was made (not for titles and ranking), with 95% intervals over "
         "prompts. Open marks: final rates of runs, mean over seeds, least to most.",
     )
-    grid = figure.add_gridspec(2, _IN_A_ROW)
+    grid = figure.add_gridspec(_ROWS, _IN_A_ROW)
     first: Axes | None = None
     for number, (name, (_, title)) in enumerate(PREVIEWS.items()):
         axis = figure.add_subplot(grid[divmod(number, _IN_A_ROW)], sharey=first)
@@ -72,7 +87,7 @@ def build(inputs: Inputs) -> Page:
             axis.set_ylabel("strict parse rate")
     assert first is not None, "there are previews"
     first.set_ylim(-0.04, 1.05)
-    _onsets(figure.add_subplot(grid[1, 2:]), data[data.kind == "onset"])
+    _onsets(figure.add_subplot(grid[-1, len(PREVIEWS) % _IN_A_ROW :]), data[data.kind == "onset"])
     return Page(figure, data, [study.origin for study in studies.values()])
 
 
@@ -110,7 +125,7 @@ def _onsets(axis: Axes, onsets: pd.DataFrame) -> None:
     values = found[["predicted", "with_margin", "seen"]]
     ends = (float(values.min().min()) - 0.05, float(values.max().max()) + 0.05)
     axis.plot(ends, ends, color=style.GREY, lw=0.8, ls=":")
-    for look, (name, part) in zip(style.SERIES, found.groupby("preview", sort=False), strict=False):
+    for look, (name, part) in zip(_LOOKS, found.groupby("preview", sort=False), strict=False):
         label = PREVIEWS[str(name)][1]
         axis.hlines(part.seen, part.with_margin, part.predicted, color=look.color, lw=1.2)
         axis.plot(part.predicted, part.seen, look.marker, color=look.color, mfc="white", ms=5)
