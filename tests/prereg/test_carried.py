@@ -88,6 +88,20 @@ def test_a_shortfall_beyond_the_grid_makes_no_lock() -> None:
         carried(0.95, 0.48, Shortfall(0.3, 0.31, "another/T3"))
 
 
+@pytest.mark.parametrize(("steps_short", "cells"), [(5.8, 0), (6.0, 0), (5.55, 1), (6.55, 1)])
+def test_a_window_without_a_whole_cell_makes_no_lock(steps_short: float, cells: int) -> None:
+    """A window of 1.1 steps, moved over the grid: only a cell that it holds can confirm it."""
+    logits = STEP * (threshold.logit(0.95) - threshold.logit(0.48))
+    earlier = Shortfall((steps_short - 0.1) * logits, steps_short * logits, "another/T3")
+    if cells == 0:
+        with pytest.raises(ConfigError, match=r"N3, arm fine_grid: no cell of the grid \[.* whole"):
+            carried(0.95, 0.48, earlier)
+        return
+    (test,) = carried(0.95, 0.48, earlier)
+    low, high = test.window.bounds
+    assert high - low == pytest.approx(1.1 * STEP, abs=3e-4)
+
+
 @pytest.mark.parametrize(
     ("named", "said"),
     [

@@ -198,6 +198,22 @@ def checked_window(lo: float, hi: float, derivation: str, lams: Sequence[float])
     return Window(lo=lo, hi=hi, derivation=derivation)
 
 
+def require_a_cell(window: Window, lams: Sequence[float], test: str) -> None:
+    """Refuse a window that no onset in one grid cell could confirm, wherever it lay.
+
+    Of the lock `near` T3 is such a one [M: prereg/README.md].
+
+    Raises:
+        ConfigError: no cell of the grid lies whole inside the window.
+    """
+    low, high = window.bounds
+    if not any(low <= a and b <= high for a, b in itertools.pairwise(sorted(lams))):
+        raise ConfigError(
+            f"{test}: no cell of the grid {sorted(lams)} lies whole in the window [{low:g}, "
+            f"{high:g}], so that no onset could confirm it; shift the multiples or use a finer grid"
+        )
+
+
 def grid_step(lams: Sequence[float]) -> float:
     """The widest gap of a grid."""
     grid = sorted(lams)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from opdcliff.prereg.pilot import PilotFacts
-from opdcliff.prereg.windows import Masses, Setting, masses_of
+from opdcliff.prereg.windows import Masses, Setting, masses_of, require_a_cell
 from opdcliff.settings import PredictionConfig, RunConfig
 from opdcliff.verification import (
     METRIC_VERSIONS,
@@ -136,8 +136,14 @@ def onset_test(
     correction: str = "holm",
     rule: str = ONSET_RULE,
 ) -> LockedTest:
-    """A test of where the answers of an arm stop to parse."""
+    """A test of where the answers of an arm stop to parse.
+
+    Raises:
+        ConfigError: onsets are read as grid cells, and none lies whole in the window.
+    """
     by = "brackets" if grounds.config.protocol.bisect else "points"
+    if by == "brackets":
+        require_a_cell(window, grounds.arms[arm].lams, f"{name}, arm {arm}")
     estimator = OnsetEstimator.model_validate(
         {"kind": "onset", "level": grounds.level, "confidence": 0.95, "by": by}
     )

@@ -73,8 +73,8 @@ def build(inputs: Inputs) -> Page:
         "The settled student, sampled from teacher and warm start, beside runs",
         "Exploratory: where it does not say predicted first, the runs were made before the "
         "predictions. Lines: predicted parse rates, their bands from the fixed point itself down "
-        "to the margin of a pilot where one was made (not for titles and ranking), with 95% intervals over "
-        "prompts. Open marks: final rates of runs, mean over seeds, least to most.",
+        "to the margin of a pilot where one was made (not for titles and ranking), with 95% "
+        "intervals over prompts. Open marks: final rates of runs, mean over seeds, least to most.",
     )
     grid = figure.add_gridspec(_ROWS, _IN_A_ROW)
     first: Axes | None = None
