@@ -38,13 +38,18 @@ STEPS: Mapping[str, Steps] = {
     "base": Steps(),
     "lr_half": Steps(lr=2.5e-4, warmup=200, updates=400),
     "lr_double": Steps(lr=1e-3, warmup=50, updates=100),
+    "prompts_8": Steps(prompts=8),
+    "prompts_64": Steps(prompts=64),
     "warmup_25": Steps(warmup=25),
 }
 # Panels: their setting, its label, and the repetitions that differ in it from the base.
 PANELS = {
     "lr": ("optim.lr, at equal lr times updates", ("lr_half", "base", "lr_double")),
+    "prompts": ("prompts an update", ("prompts_8", "base", "prompts_64")),
     "warmup": ("warm-up, updates", ("warmup_25", "base")),
 }
+# Of the panels, and of that of the paper's start.
+_WIDTHS = (*(len(names) for _, names in PANELS.values()), 3)
 # The part of the shares that is drawn.
 _SHARES = (0.9, 1.01)
 _START = "near_paper_start"
@@ -96,15 +101,15 @@ def build(inputs: Inputs) -> Page:
     """From onsets.csv of the exploratory studies, and results/predictions."""
     data, origins = table(inputs)
     figure = new_figure(
-        9.6,
+        11.4,
         4.6,
         "The onset moves with the optimizer, not only with p, b and c",
         "Exploratory. Shares of lambda*. Bars: the grid cells that hold the onsets of the seeds; "
         "marks: by interpolation, triangles: below the grid. Orange: predicted from two pilot runs "
-        "at the same settings, below the cliff; of a plain start it leaves the picture. Left two: "
-        "p = .86, c = 5, three seeds; right: p = .98, c = 2, two.",
+        "at the same settings, below the cliff; of a plain start it leaves the picture. p = .86: "
+        "c = 5, three seeds; p = .98: c = 2, two.",
     )
-    axes = figure.subplots(1, 3, sharey=True, width_ratios=[3, 2, 3])
+    axes = figure.subplots(1, len(_WIDTHS), sharey=True, width_ratios=_WIDTHS)
     of_steps = data[data.study != _START]
     for axis, (setting, (label, names)) in zip(axes, PANELS.items(), strict=False):
         part = of_steps.set_index("study").loc[[f"onset_steps_{name}" for name in names]]
