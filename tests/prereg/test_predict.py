@@ -97,6 +97,7 @@ def test_a_wanted_lambda_has_its_largest_step() -> None:
 def test_the_largest_part_names_its_remedy() -> None:
     noisy = dataclasses.replace(PILOT, wobble=1.0)
     assert _at(CONFIG, [EXACT], C, noisy, 0.0).sharper.startswith("wobble: more rollout.")
+    assert _at(CONFIG, [EXACT], C, PILOT, 0.0).sharper.startswith("spread: a longer lam.warmup")
     assert _at(CONFIG, [EXACT], C, PILOT, 0.9).sharper.startswith("overshoot: a longer")
 
 
