@@ -36,6 +36,7 @@ class Steps:
 # Warm-up and budget grow as the step shrinks, so that lr times updates stays.
 STEPS: Mapping[str, Steps] = {
     "base": Steps(),
+    "lr_quarter": Steps(lr=1.25e-4, warmup=400, updates=800),
     "lr_half": Steps(lr=2.5e-4, warmup=200, updates=400),
     "lr_double": Steps(lr=1e-3, warmup=50, updates=100),
     "prompts_8": Steps(prompts=8),
@@ -44,7 +45,7 @@ STEPS: Mapping[str, Steps] = {
 }
 # Panels: their setting, its label, and the repetitions that differ in it from the base.
 PANELS = {
-    "lr": ("optim.lr, at equal lr times updates", ("lr_half", "base", "lr_double")),
+    "lr": ("optim.lr, at equal lr times updates", ("lr_quarter", "lr_half", "base", "lr_double")),
     "prompts": ("prompts an update", ("prompts_8", "base", "prompts_64")),
     "warmup": ("warm-up, updates", ("warmup_25", "base")),
 }
