@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,6 +129,19 @@ def test_verdicts_of_another_lock_carry_nothing(copied: StudyPaths) -> None:
         earlier_shortfall("mini/T3", copied)
     path.unlink()
     with pytest.raises(ConfigError, match=r"verdicts.json does not exist; `opdcliff verify` makes"):
+        earlier_shortfall("mini/T3", copied)
+
+
+@pytest.mark.parametrize("interval", [None, ["-Infinity", 1.37], [1.35, "Infinity"]])
+def test_an_onset_without_two_ends_carries_nothing(copied: StudyPaths, interval: Any) -> None:
+    path = copied.committed.locked_dir("mini") / "verdicts.json"
+    content = json.loads(path.read_text())
+    content["tests"]["T3"]["interval"] = interval
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="carried=mini/T3 has no onset between two ends"):
+        earlier_shortfall("mini/T3", copied)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"verdicts.json is not JSON from line 1 .*; restore it"):
         earlier_shortfall("mini/T3", copied)
 
 

@@ -12,13 +12,14 @@ Source: docs/theory.md, point 20.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 
 from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg.claims.grounds import Grounds, onset_test
 from opdcliff.prereg.windows import checked_window, grid_step
-from opdcliff.storage import decode_floats
+from opdcliff.storage import decode_floats, in_words
 from opdcliff.theory import threshold
 from opdcliff.verification import (
     LOCK_FILE,
@@ -51,7 +52,7 @@ def earlier_shortfall(named: str | None, paths: StudyPaths) -> Shortfall | None:
     """The shortfall that a committed verdict gives. named: LOCK/TEST; None carries nothing.
 
     Raises:
-        ConfigError: no such test of an onset, or none with verdicts of that lock as it is.
+        ConfigError: no such test of an onset, or no interval of it in verdicts of that lock.
         InadmissibleError: there is no such lock.
     """
     if named is None:
@@ -73,14 +74,24 @@ def earlier_shortfall(named: str | None, paths: StudyPaths) -> Shortfall | None:
     verdicts = paths.committed.locked_dir(protocol) / VERDICTS
     if not verdicts.is_file():
         raise ConfigError(f"{said}: {verdicts} does not exist; `opdcliff verify` makes it")
-    found = decode_floats(json.loads(verdicts.read_text(encoding="utf-8")))
-    if found["lock_sha256"] != lock.sha256:
+    try:
+        found = decode_floats(json.loads(verdicts.read_text(encoding="utf-8")))
+        of_lock, interval = found["lock_sha256"], found["tests"][name]["interval"]
+        ends = [math.inf] if interval is None else list(map(float, interval))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{said}: {verdicts} {in_words(error)}; restore it from git") from error
+    if of_lock != lock.sha256:
         raise ConfigError(f"{said}: {verdicts} is of another lock; restore both from git")
+    if not all(map(math.isfinite, ends)):
+        raise ConfigError(
+            f"{said} has no onset between two ends in {verdicts}, so nothing to carry; name a test "
+            "that has one"
+        )
     binding = lock.calibration["binding"]
     p, b = float(binding["p"]), float(binding["b"])
     gap = threshold.logit(p) - threshold.logit(b)
     star = threshold.lambda_star(p, b, strength)
-    low, high = (gap * (star - end) for end in reversed(found["tests"][name]["interval"]))
+    low, high = (gap * (star - end) for end in reversed(ends))
     return Shortfall(low, high, f"{named}, p = {p:.4f}, c = {strength:g}")
 
 
