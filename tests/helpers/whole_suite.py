@@ -90,8 +90,13 @@ KEPT: dict[str, int | tuple[str, ...] | frozenset[str]] = {
     "rollout/test_scores_of_families.py::test_every_backend_*": ("qwen3", "gemma2", "gpt2"),
     "rollout/test_scores_of_families.py::test_what_a_generation_config_*": 2,
     "rollout/test_backends.py::test_every_argument_means_the_same": 2,
-    # Options of other groups are composed in experiments, or by the tests of what they choose.
-    "settings/test_settings.py::test_every_option_composes_and_loads": ("experiment-",),
+    # Options of other groups are composed in experiments or chosen in tests.
+    "settings/test_settings.py::test_every_option_composes_and_loads": (
+        "experiment-",
+        "lambda-",
+        "rollout-",
+        "tracking-",
+    ),
     "settings/test_settings.py::test_cells_are_those_that_hydra_would_compose_*": 2,
     "study/test_pool.py::test_a_study_that_is_asked_to_go_with_all_*": 0,
     "theory/test_brackets.py::test_the_interval_of_brackets_covers": (

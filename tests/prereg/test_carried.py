@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from grid_frames import calibration
-from opdcliff.errors import ConfigError, InadmissibleError
+from opdcliff.errors import ConfigError, InadmissibleError, TamperedError
 from opdcliff.paths import REPO_ROOT, StudyPaths
 from opdcliff.prereg.claims.carried import Shortfall, carried_tests, earlier_shortfall
 from opdcliff.prereg.claims.grounds import Grounds
@@ -18,7 +18,8 @@ from opdcliff.prereg.pilot import PilotFacts
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
 from opdcliff.theory import threshold
-from opdcliff.verification import LockedArm, LockedTest, OnsetEstimator, read_lock
+from opdcliff.verification import VERDICTS, LockedArm, LockedTest, OnsetEstimator, read_lock
+from opdcliff.verification.committed import seal_tables
 
 COMMITTED = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
 PILOT = PilotFacts(spread_lo=0.04, spread_hi=0.05, wobble=0.005, speed_lo=0.11, speed_hi=0.12)
@@ -121,27 +122,51 @@ def test_a_lock_that_is_not_there_is_refused() -> None:
         earlier_shortfall("minni/T1", COMMITTED)
 
 
+def resealed(paths: StudyPaths, content: dict[str, Any]) -> None:
+    """Other verdicts of the mini study, as if `verify` had written them."""
+    folder = paths.committed.locked_dir("mini")
+    (folder / VERDICTS).write_text(json.dumps(content))
+    seal_tables(folder, {})
+
+
+def verdicts_of(paths: StudyPaths) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(
+        (paths.committed.locked_dir("mini") / VERDICTS).read_text()
+    )
+    return content
+
+
+def test_edited_verdicts_carry_nothing(copied: StudyPaths) -> None:
+    content = verdicts_of(copied)
+    content["tests"]["T3"]["interval"][0] -= 0.01
+    (copied.committed.locked_dir("mini") / VERDICTS).write_text(json.dumps(content))
+    with pytest.raises(TamperedError, match=r"verdicts\.json was edited"):
+        earlier_shortfall("mini/T3", copied)
+
+
 def test_verdicts_of_another_lock_carry_nothing(copied: StudyPaths) -> None:
-    path = copied.committed.locked_dir("mini") / "verdicts.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"lock_sha256": "0" * 64}))
+    resealed(copied, verdicts_of(copied) | {"lock_sha256": "0" * 64})
     with pytest.raises(ConfigError, match=r"verdicts.json is of another lock; restore both"):
         earlier_shortfall("mini/T3", copied)
-    path.unlink()
+
+
+def test_a_lock_without_verdicts_carries_nothing(copied: StudyPaths) -> None:
+    folder = copied.committed.locked_dir("mini")
+    (folder / VERDICTS).unlink()
+    seal_tables(folder, {})
     with pytest.raises(ConfigError, match=r"verdicts.json does not exist; `opdcliff verify` makes"):
+        earlier_shortfall("mini/T3", copied)
+    shutil.rmtree(folder)
+    with pytest.raises(InadmissibleError, match="is missing"):
         earlier_shortfall("mini/T3", copied)
 
 
 @pytest.mark.parametrize("interval", [None, ["-Infinity", 1.37], [1.35, "Infinity"]])
 def test_an_onset_without_two_ends_carries_nothing(copied: StudyPaths, interval: Any) -> None:
-    path = copied.committed.locked_dir("mini") / "verdicts.json"
-    content = json.loads(path.read_text())
+    content = verdicts_of(copied)
     content["tests"]["T3"]["interval"] = interval
-    path.write_text(json.dumps(content))
+    resealed(copied, content)
     with pytest.raises(ConfigError, match="carried=mini/T3 has no onset between two ends"):
-        earlier_shortfall("mini/T3", copied)
-    path.write_text("{")
-    with pytest.raises(ConfigError, match=r"verdicts.json is not JSON from line 1 .*; restore it"):
         earlier_shortfall("mini/T3", copied)
 
 

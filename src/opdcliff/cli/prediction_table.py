@@ -39,7 +39,7 @@ def report(
             print_text(
                 console,
                 f"Where there is none, lambda = {wanted:g} is above what spread and wobble leave, "
-                "whatever the step: take a smaller lambda, a larger clip or a larger student.",
+                "whatever the step: take a smaller lambda, a larger clip or a longer warm-up.",
             )
         if (steps["optim.lr"] < config.optim.lr).any():
             print_text(

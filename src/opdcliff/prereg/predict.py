@@ -42,7 +42,7 @@ _CROWDED = 0.5
 # What makes each part of the margin smaller.
 _REMEDIES = {
     "calibration": "more calibration.prompts",
-    # Neither smaller steps nor larger batches did [M: docs/reproduction.md, onset_steps].
+    # That did, smaller steps and larger batches did not [M: docs/reproduction.md, onset_steps].
     "spread": "a longer lam.warmup_updates at the same optim.lr",
     "wobble": "more rollout.prompts_per_update or a smaller optim.lr",
     "overshoot": "a longer lam.warmup_updates or a smaller optim.lr",

@@ -19,13 +19,14 @@ from opdcliff.errors import ConfigError
 from opdcliff.paths import StudyPaths
 from opdcliff.prereg.claims.grounds import Grounds, onset_test
 from opdcliff.prereg.windows import checked_window, grid_step
-from opdcliff.storage import decode_floats, in_words
+from opdcliff.storage import decode_floats
 from opdcliff.theory import threshold
 from opdcliff.verification import (
     LOCK_FILE,
     VERDICTS,
     LockedTest,
     OnsetEstimator,
+    check_tables,
     read_lock,
     read_test,
 )
@@ -53,7 +54,8 @@ def earlier_shortfall(named: str | None, paths: StudyPaths) -> Shortfall | None:
 
     Raises:
         ConfigError: no such test of an onset, or no interval of it in verdicts of that lock.
-        InadmissibleError: there is no such lock.
+        InadmissibleError: there is no such lock, or nothing of its runs is committed.
+        TamperedError: its verdicts were edited.
     """
     if named is None:
         return None
@@ -72,17 +74,14 @@ def earlier_shortfall(named: str | None, paths: StudyPaths) -> Shortfall | None:
     if strength is None:
         raise ConfigError(f"{said} reads no onset at a clip; name a test that does, e.g. mini/T3")
     verdicts = paths.committed.locked_dir(protocol) / VERDICTS
+    check_tables(verdicts.parent)
     if not verdicts.is_file():
         raise ConfigError(f"{said}: {verdicts} does not exist; `opdcliff verify` makes it")
-    try:
-        found = decode_floats(json.loads(verdicts.read_text(encoding="utf-8")))
-        of_lock, interval = found["lock_sha256"], found["tests"][name]["interval"]
-        ends = [math.inf] if interval is None else list(map(float, interval))
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"{said}: {verdicts} {in_words(error)}; restore it from git") from error
-    if of_lock != lock.sha256:
+    found = decode_floats(json.loads(verdicts.read_text(encoding="utf-8")))
+    if found["lock_sha256"] != lock.sha256:
         raise ConfigError(f"{said}: {verdicts} is of another lock; restore both from git")
-    if not all(map(math.isfinite, ends)):
+    interval = found["tests"][name]["interval"]
+    if interval is None or not all(map(math.isfinite, interval)):
         raise ConfigError(
             f"{said} has no onset between two ends in {verdicts}, so nothing to carry; name a test "
             "that has one"
@@ -91,7 +90,7 @@ def earlier_shortfall(named: str | None, paths: StudyPaths) -> Shortfall | None:
     p, b = float(binding["p"]), float(binding["b"])
     gap = threshold.logit(p) - threshold.logit(b)
     star = threshold.lambda_star(p, b, strength)
-    low, high = (gap * (star - end) for end in reversed(ends))
+    low, high = (gap * (star - end) for end in reversed(interval))
     return Shortfall(low, high, f"{named}, p = {p:.4f}, c = {strength:g}")
 
 

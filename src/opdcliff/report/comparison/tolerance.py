@@ -194,9 +194,9 @@ class Runs:
     def _counted(self, lams: Sequence[pd.DataFrame], column: str) -> Allowed:
         """Updates made: those of the neighbours, one evaluation earlier or later."""
         evaluation = math.gcd(*(int(n) for name in _COUNTED for n in self.table[name].dropna()))
-        known = pd.concat([rows[column] for rows in lams]).dropna()
+        known = [updates for rows in lams for updates in rows[column].dropna()]
         reason = f"{NEIGHBOURS}, one evaluation ({evaluation} updates) earlier or later"
-        low, high = (known.min(), known.max()) if len(known) else (math.nan, math.nan)
+        low, high = (min(known), max(known)) if known else (math.nan, math.nan)
         blank = column == "collapsed_at" and "finished" in _statuses(lams)
         return Allowed(low - evaluation, high + evaluation, reason, blank)
 

@@ -49,8 +49,6 @@ PANELS = {
     "prompts": ("prompts an update", ("prompts_8", "base", "prompts_64")),
     "warmup": ("warm-up, updates", ("warmup_25", "base")),
 }
-# Of the panels, and of that of the paper's start.
-_WIDTHS = (*(len(names) for _, names in PANELS.values()), 3)
 # The part of the shares that is drawn.
 _SHARES = (0.9, 1.01)
 _START = "near_paper_start"
@@ -61,6 +59,8 @@ STARTS = {
     ("sampled", 0): ("sampled,\nplain", None),
 }
 _START_CLIP = 2.0
+# A panel is as wide as it has settings.
+_WIDTHS = (*(len(names) for _, names in PANELS.values()), len(STARTS))
 _NOTHING = (math.nan, math.nan)
 
 
