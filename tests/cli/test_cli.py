@@ -147,7 +147,7 @@ OWN_MODELS = (
     *("preview_mini_long", "preview_mini_wide", "preview_near", "preview_orders_long"),
     *("preview_near_large_step", "preview_orders_large"),
     *("titles_onset", "titles_onset_small_step"),
-    *("paper", "rehearsal", "smollm2_ranking", "smollm2_titles"),
+    *("paper", "rehearsal", "smollm2_mini", "smollm2_ranking", "smollm2_titles"),
 )
 ONE_STEP = ("sft.teacher.steps=1", "sft.student.steps=1")
 

@@ -50,6 +50,7 @@ NEEDS = {
     ("experiment", "paper"): ["data.path={data}", "data.rubric=null", *HUB],
     ("experiment", "paper_fine_grid"): ["data.path={data}", *HUB],
     ("experiment", "rehearsal"): ["data.path={data}", "data.rubric=null", *HUB],
+    ("experiment", "smollm2_mini"): ["model.student={data}"],
     ("experiment", "smollm2_ranking"): ["data.path={data}", "model.student={data}"],
     ("experiment", "smollm2_titles"): ["data.path={data}", "model.student={data}"],
 }
