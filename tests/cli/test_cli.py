@@ -141,7 +141,8 @@ def test_a_launcher_that_gives_up_is_one_line(run: Run, monkeypatch: pytest.Monk
 # They make models of their own, in one step each: what those learn is no matter of a command, and
 # they need not reach a threshold. The others take multiples of that of the first run's models.
 OWN_MODELS = (
-    *("amazon_fashion", "near", "near_p98", "near_p99", "near_paper_start", "near_quick"),
+    *("amazon_fashion", "near", "near_p98", "near_paper_start", "near_quick"),
+    *("near_p99", "near_p99_longer"),
     *("scope_2x", "scope_half", "scope_llama", "scope_ranking_only"),
     *("preview_mini", "preview_mini_small_step", "preview_orders", "preview_titles"),
     *("preview_mini_long", "preview_mini_wide", "preview_near", "preview_orders_long"),
