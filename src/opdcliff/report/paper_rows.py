@@ -122,6 +122,15 @@ ROWS = (
         f"{_NEAR_MODELS} c = 2.",
     ),
     Row(
+        "onset nearer to p = 1, c = 2",
+        f"as above; numbers {UNKNOWN}",
+        lambda committed: committed.onset_and_outcomes("T1", 2.0, "near_p99"),
+        "results/locked/near_p99/verdicts.json",
+        SAME_REGIME,
+        f"p = .9895, {_MODELS}. The closed form to the letter is refuted, the onset less what the "
+        "spread of positions takes confirmed.",
+    ),
+    Row(
         "onset near p = 1 by estimator and start, c = 2",
         f"{UNKNOWN} whether lambda rose over the first updates; the sampled estimator [P, S]",
         ours.near_start,

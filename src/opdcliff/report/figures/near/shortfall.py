@@ -17,7 +17,7 @@ from opdcliff.report.figures.small_clip import QUICK
 from opdcliff.theory import lambda_star
 
 # Locks with the tests of an onset that have the warm-up and budget of their base arm.
-LOCKS = {"mini": ("T1", "T3"), "near": ("T1", "T3")}
+LOCKS = {"mini": ("T1", "T3"), "near": ("T1", "T3"), "near_p99": ("T1",)}
 # Exploratory studies of the same recipe, with the prediction that was committed before their runs.
 STUDIES = {
     "quick": (QUICK, None),

@@ -42,12 +42,13 @@ STEPS: Mapping[str, Steps] = {
     "prompts_8": Steps(prompts=8),
     "prompts_64": Steps(prompts=64),
     "warmup_25": Steps(warmup=25),
+    "warmup_400": Steps(warmup=400, updates=500),
 }
 # Panels: their setting, its label, and the repetitions that differ in it from the base.
 PANELS = {
     "lr": ("optim.lr, at equal lr times updates", ("lr_quarter", "lr_half", "base", "lr_double")),
     "prompts": ("prompts an update", ("prompts_8", "base", "prompts_64")),
-    "warmup": ("warm-up, updates", ("warmup_25", "base")),
+    "warmup": ("warm-up, updates", ("warmup_25", "base", "warmup_400")),
 }
 # The part of the shares that is drawn.
 _SHARES = (0.9, 1.01)
