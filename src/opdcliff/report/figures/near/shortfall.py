@@ -26,6 +26,8 @@ STUDIES = {
 }
 # Lines of equal shortfall, in logits.
 LOGITS = (0.05, 0.1, 0.15)
+# Marks nearer than this, in percent per logit and percent, crowd each other's labels.
+_BESIDE = (3.0, 0.6)
 
 
 def table(inputs: Inputs) -> tuple[pd.DataFrame, list[str]]:
@@ -100,10 +102,8 @@ def build(inputs: Inputs) -> Page:
         axis.annotate(f"{logits:g} logits", (edge, logits * edge), size=7, color=style.GREY)
     axis.axhline(0.0, color=style.BLACK, lw=0.9)
     for row in each(data):
-        beyond = data.percent_per_logit - row.percent_per_logit
-        crowded = beyond.between(0, 2.5, inclusive="neither")
-        crowded &= (data.percent - row.percent).abs() < 0.6
-        _draw(axis, row, left=bool(crowded.any()))
+        _draw(axis, row)
+        _label(axis, row, data)
     axis.set(
         xlim=(0, edge),
         xlabel="percent of lambda* that a logit takes: 100 / (z_c - logit b)",
@@ -112,7 +112,7 @@ def build(inputs: Inputs) -> Page:
     return Page(figure, data, origins)
 
 
-def _draw(axis: Axes, row: Any, *, left: bool) -> None:
+def _draw(axis: Axes, row: Any) -> None:
     x = row.percent_per_logit
     look = style.SERIES[1 if row.evidence == LOCKED else 0]
     if math.isfinite(row.predicted_lo):
@@ -122,11 +122,24 @@ def _draw(axis: Axes, row: Any, *, left: bool) -> None:
     bars = [[down], [up]] if np.isfinite([down, up]).all() else None
     marker = "s" if row.evidence == LOCKED else "o"
     axis.errorbar([x], [row.percent], yerr=bars, fmt=marker, color=look.color, capsize=3, ms=5)
-    axis.annotate(
-        f"{row.study}, c = {row.c:g}\np = {row.p:.3f}",
-        (x, row.percent),
-        xytext=(-7 if left else 7, 4),
-        textcoords="offset points",
-        ha="right" if left else "left",
-        size=7,
-    )
+
+
+def _label(axis: Axes, row: Any, data: pd.DataFrame) -> None:
+    """Right of a mark; left of it where another is at its right; between two above all bars."""
+    x = row.percent_per_logit
+    away = data.percent_per_logit - x
+    beside = (data.percent - row.percent).abs() < _BESIDE[1]
+    right = bool((beside & away.between(0, _BESIDE[0], inclusive="neither")).any())
+    left = bool((beside & away.between(-_BESIDE[0], 0, inclusive="neither")).any())
+    look: dict[str, Any] = {"textcoords": "offset points", "size": 7}
+    words = f"{row.study}, c = {row.c:g}\np = {row.p:.3f}"
+    if right and left:
+        top = float(data.predicted_hi[away.abs() < _BESIDE[0]].max())
+        line = {"arrowstyle": "-", "color": style.GREY, "lw": 0.6}
+        axis.annotate("", (x, row.percent), xytext=(x, top), arrowprops=line)
+        axis.annotate(words, (x, top), xytext=(0, 3), ha="center", **look)
+    else:
+        side = -7 if right else 7
+        axis.annotate(
+            words, (x, row.percent), xytext=(side, 4), ha="right" if right else "left", **look
+        )
