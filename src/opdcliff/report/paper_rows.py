@@ -127,8 +127,7 @@ ROWS = (
         lambda committed: committed.onset_and_outcomes("T1", 2.0, "near_p99"),
         "results/locked/near_p99/verdicts.json",
         SAME_REGIME,
-        f"p = .9895, {_MODELS}. The closed form to the letter is refuted, the onset less what the "
-        "spread of positions takes confirmed.",
+        f"p = .9895, {_MODELS}.",
     ),
     Row(
         "onset near p = 1 by estimator and start, c = 2",
