@@ -33,6 +33,8 @@ longer than `--cell-limit` is left out, judged by its floor and by the smaller c
 The figure beside it shows what an answer token costs as batch, length and size grow.
 
 Where the backend is `compiled`, its step is compiled before a cell is timed, and kept.
+`--operators` profiles one more update of each cell of the grid, and prints which operators take its
+time.
 
 `--paper` needs a CUDA device (exit code 2 without one): bf16, students of 1.7B under a teacher of
 8B, then 500M and 135M under their like, 128 prompts of 300 tokens, 128 new ones, micro-batches of
@@ -66,7 +68,7 @@ from made_models import (
 )
 from roofline_picture import draw
 from update_floors import PHASES, Load, Machine, floors, measure, product_rate
-from update_phases import Timed, Update, show, time_phases
+from update_phases import Timed, Update, show, show_operators, time_phases
 
 from opdcliff.errors import OpdcliffError
 from opdcliff.settings import RunConfig
@@ -224,6 +226,8 @@ def measure_cell(
         f"{own_rate / 1e9:.1f}, copy {machine.copy / 1e9:.1f} GB/s"
     )
     show(title, timed, floor, load.rows * load.answer)
+    if options.operators:
+        show_operators(update)
     cell = named | {
         "parameters": parameters,
         "compiled": int(update.rollout.compiled),
@@ -310,6 +314,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     line.add_argument("--cell-limit", type=float, default=60.0, help="seconds of a cell")
     line.add_argument("--minutes", type=float, help="of all: 8 with --paper, else without limit")
     line.add_argument("--backend", help="rollout.backend; the configuration's without it")
+    line.add_argument("--operators", action="store_true", help="profile one more update of a cell")
     line.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     line.add_argument("--paper", action="store_true")
     line.add_argument("--against", default="reference", help="with --paper: compare with this")

@@ -118,6 +118,30 @@ def time_phases(update: Update, repeats: int, until: float) -> Timed:
     return timed
 
 
+def show_operators(update: Update, most: int = 4) -> None:
+    """Print what share of each phase its costliest operators take; one more update, profiled.
+
+    Of time on the device where there is one. What a compiled step does inside is seen by no name.
+    """
+    device = update.engine.device
+    wait, seen = waiting(device), [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        seen.append(torch.profiler.ProfilerActivity.CUDA)
+    print("shares of a phase by operator")
+    for phase in PHASES:
+        with torch.profiler.profile(activities=seen) as profiled:
+            seconds = seconds_of(getattr(update, phase), wait)
+        own = {
+            each.key: each.self_device_time_total
+            if device.type == "cuda"
+            else each.self_cpu_time_total
+            for each in profiled.key_averages()
+        }
+        costliest = sorted(own, key=lambda name: -own[name])[:most]
+        shares = [f"{name} {own[name] / 1e6 / seconds:.0%}" for name in costliest]
+        print(f"{phase:<9}{', '.join(shares)}", flush=True)
+
+
 def show(title: str, timed: Timed, floor: dict[str, float], answer_tokens: int) -> None:
     """The table of one cell."""
     print(f"\n{title}")

@@ -149,6 +149,7 @@ OWN_MODELS = (
     *("preview_near_large_step", "preview_orders_large"),
     *("titles_onset", "titles_onset_small_step"),
     *("paper", "rehearsal", "smollm2_mini", "smollm2_ranking", "smollm2_titles"),
+    "smollm2_titles_mini",
 )
 ONE_STEP = ("sft.teacher.steps=1", "sft.student.steps=1")
 
@@ -164,7 +165,8 @@ def test_every_experiment_runs(
     else:
         words.append("lam.of_threshold=0.9,1.1")
     of_paper = name in ("paper", "paper_fine_grid", "rehearsal")
-    if of_paper or name in ("amazon_fashion", "smollm2_ranking", "smollm2_titles"):
+    of_rows = ("amazon_fashion", "smollm2_ranking", "smollm2_titles", "smollm2_titles_mini")
+    if of_paper or name in of_rows:
         words.append(f"data.path={fashion}")
     if name.startswith("smollm2"):
         # In place of SmolLM2; the teacher is tuned from it as well.

@@ -208,6 +208,15 @@ def test_a_pilot_without_outcomes_leaves_nothing(stage: Stage) -> None:
     assert not stage.paths.prereg.exists()
 
 
+def test_a_pilot_that_would_say_nothing_is_not_run(stage: Stage) -> None:
+    seldom = copy.deepcopy(stage.config)
+    seldom.evaluation.every = seldom.optim.updates
+    with pytest.raises(ConfigError, match="a pilot of these settings would have 1 evaluations"):
+        stage.lock(seldom)
+    assert not stage.cells
+    assert not stage.paths.prereg.exists()
+
+
 def test_a_vacuous_window_leaves_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> list[LockedTest]:
         raise ConfigError("says little")

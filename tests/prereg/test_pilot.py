@@ -17,8 +17,11 @@ from opdcliff.prereg.pilot import (
     overshoot,
     pilot_facts,
     pilot_rows,
+    require_evaluations,
 )
 from opdcliff.records.record import Record
+from opdcliff.settings.checks import load
+from opdcliff.settings.compose import compose_one
 
 WARMUP = 40
 # Evaluations at 0, 20, ..., 80. What lies before the first update, and for the settled values what
@@ -133,6 +136,22 @@ def test_too_few_evaluations_are_refused(changes: dict[str, list[float]], count:
     with pytest.raises(ConfigError) as caught:
         pilot_facts([run("b", **changes)])
     assert f"the pilot run b has {count} evaluations after its warm-up of 40" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "updates", "every", "settled"),
+    [(50, 80, 20, 2), (50, 80, 10, 4), (4, 10, 4, 3), (4, 8, 4, 2), (0, 3, 1, 3), (0, 5, 9, 1)],
+)
+def test_too_few_evaluations_are_refused_before_they_are_made(
+    warmup: int, updates: int, every: int, settled: int
+) -> None:
+    words = [f"optim.updates={updates}", f"evaluation.every={every}"]
+    config = load(compose_one([*words, f"lam.warmup_updates={warmup}"]))
+    if settled >= 3:
+        require_evaluations(config)
+        return
+    with pytest.raises(ConfigError, match=f"would have {settled} evaluations"):
+        require_evaluations(config)
 
 
 @pytest.mark.parametrize(

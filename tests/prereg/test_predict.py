@@ -124,6 +124,11 @@ def test_an_overshoot_that_fills_the_room_at_one_is_told(
         ([], {"pilot": 1.0}, "pilot=1 must lie between 0 and 1"),
         ([], {"pilot": 0.0}, "pilot=0 must lie between 0 and 1"),
         ([], {"seeds": 0}, "seeds=0 must be at least 1"),
+        (
+            ["optim.updates=6", "lam.warmup_updates=4", "evaluation.every=2"],
+            {},
+            "a pilot of these settings would have 2 evaluations after its warm-up of 4 updates",
+        ),
     ],
 )
 def test_what_is_no_pilot_is_refused_before_anything_is_trained(

@@ -53,6 +53,7 @@ NEEDS = {
     ("experiment", "smollm2_mini"): ["model.student={data}"],
     ("experiment", "smollm2_ranking"): ["data.path={data}", "model.student={data}"],
     ("experiment", "smollm2_titles"): ["data.path={data}", "model.student={data}"],
+    ("experiment", "smollm2_titles_mini"): ["data.path={data}", "model.student={data}"],
 }
 # Files that change many groups at once; their header says what for.
 DELTAS = ("experiment", "debug")

@@ -3,29 +3,62 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
 
 from opdcliff.paths import REPO_ROOT, StudyPaths
+from opdcliff.storage import encode_floats
 from opdcliff.verification import report as report_module
 from opdcliff.verification.run_sources import runs_of
 from opdcliff.verification.verification import Integrity, Verification, verify_runs
 
 PATHS = StudyPaths(REPO_ROOT / "runs", REPO_ROOT / "results", REPO_ROOT / "prereg")
-FOLDER = PATHS.committed.locked_dir("mini")
+LOCKS = sorted(path.name for path in (REPO_ROOT / "results/locked").iterdir())
 # What git says depends on how much of the history a checkout has.
 ANCHORED = ("integrity", "exit_code", "deviations")
 
 
-@pytest.fixture(scope="module")
-def recomputed() -> Verification:
-    return verify_runs("mini", PATHS, runs_of("table", "mini", PATHS, entity=None, project=None))
+# How the README says an outcome of the locks beside `mini`, by column.
+COLUMNS = {"CONFIRMED": 2, "REFUTED": 3, "INCONCLUSIVE": 4}
 
 
-def committed() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((FOLDER / "verdicts.json").read_text())
+@pytest.fixture(scope="module", params=LOCKS)
+def recomputed(request: pytest.FixtureRequest) -> Verification:
+    name = request.param
+    return verify_runs(name, PATHS, runs_of("table", name, PATHS, entity=None, project=None))
+
+
+def committed(name: str) -> dict[str, Any]:
+    text = (PATHS.committed.locked_dir(name) / "verdicts.json").read_text()
+    content: dict[str, Any] = json.loads(text)
     return content
+
+
+def differences(ours: Any, theirs: Any, where: str) -> list[str]:
+    """Places where two plain values differ; numbers by more than another processor's rounding."""
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
+        return [line for k in ours for line in differences(ours[k], theirs[k], f"{where}.{k}")]
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        return [line for i, pair in pairs for line in differences(*pair, f"{where}[{i}]")]
+    if isinstance(ours, float) and isinstance(theirs, float):
+        same = math.isclose(ours, theirs, rel_tol=1e-9, abs_tol=1e-12)
+    else:
+        same = ours == theirs
+    return [] if same else [f"{where}: {ours!r} for {theirs!r}"]
+
+
+def readme_rows() -> list[list[str]]:
+    lines = (REPO_ROOT / "README.md").read_text().splitlines()
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
+
+
+def test_every_lock_has_results() -> None:
+    assert len(LOCKS) >= 7
+    for name in LOCKS:
+        assert (REPO_ROOT / "prereg" / name / "lock.json").is_file()
 
 
 def test_the_lock_still_holds(recomputed: Verification) -> None:
@@ -33,25 +66,42 @@ def test_the_lock_still_holds(recomputed: Verification) -> None:
 
 
 def test_the_committed_table_gives_the_committed_verdicts(recomputed: Verification) -> None:
-    ours = json.loads(json.dumps(report_module.as_json(recomputed)))
-    theirs = committed()
-    assert {k: v for k, v in ours.items() if k not in ANCHORED} == {
-        k: v for k, v in theirs.items() if k not in ANCHORED
-    }
+    ours = json.loads(json.dumps(encode_floats(report_module.as_json(recomputed))))
+    theirs = committed(recomputed.protocol)
+    assert ours.keys() == theirs.keys()
+    for key in ours.keys() - set(ANCHORED):
+        assert differences(ours[key], theirs[key], key) == []
 
 
-def test_every_locked_cell_was_run(recomputed: Verification) -> None:
-    assert recomputed.lock is not None
-    assert len(recomputed.cells) == len(recomputed.lock.cells()) == 200
+def test_a_grid_that_is_not_bisected_was_run_whole(recomputed: Verification) -> None:
+    if recomputed.protocol == "mini":
+        assert recomputed.lock is not None
+        assert len(recomputed.cells) == len(recomputed.lock.cells()) == 200
 
 
-def test_the_committed_report_shows_the_committed_outcomes() -> None:
-    report = (FOLDER / "report.md").read_text()
-    for name, test in committed()["tests"].items():
-        assert f"### {name}: {test['outcome']}" in report
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_committed_report_shows_the_committed_outcomes(name: str) -> None:
+    report = (PATHS.committed.locked_dir(name) / "report.md").read_text()
+    for test, found in committed(name)["tests"].items():
+        assert f"### {test}: {found['outcome']}" in report
 
 
 def test_the_readme_shows_the_committed_outcomes() -> None:
-    rows = [line for line in (REPO_ROOT / "README.md").read_text().splitlines() if "|" in line]
-    for name, test in committed()["tests"].items():
-        assert any(line.startswith(f"| {name} |") and test["outcome"] in line for line in rows)
+    rows = readme_rows()
+    for name, test in committed("mini")["tests"].items():
+        (row,) = (row for row in rows if row[0] == name)
+        assert row[-1] == test["outcome"]
+
+
+@pytest.mark.parametrize("name", [name for name in LOCKS if name != "mini"])
+def test_the_readme_puts_every_test_of_a_lock_in_the_column_of_its_outcome(name: str) -> None:
+    (row,) = (row for row in readme_rows() if row[0].startswith(f"[{name}]("))
+    shown = {
+        test: outcome
+        for outcome, column in COLUMNS.items()
+        for test in row[column].split(", ")
+        if test
+    }
+    found = committed(name)
+    assert shown == {test: each["outcome"] for test, each in found["tests"].items()}
+    assert ("DEVIATED" in row[1]) == (found["integrity"] == "DEVIATED")

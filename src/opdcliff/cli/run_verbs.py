@@ -259,8 +259,9 @@ batch, warm-up, budget), and predicts from its spread and wobble where the onset
 calibration.strengths, and which lambda keeps clear of it. lambda* is the limit of small steps and
 of positions that are alike; this says how far below it your settings fall. wanted=LAMBDA asks for
 the largest optim.lr at which that lambda keeps clear, and costs nothing more. Finished pilot runs
-are reused. Writes prediction.csv and prediction.json in a folder of these settings below
-runs/results/predictions/; `train lambda=predicted` finds them there.""",
+are reused, and protocol.workers=2 makes two side by side. Writes prediction.csv and prediction.json
+in a folder of these settings below runs/results/predictions/; `train lambda=predicted` finds them
+there.""",
 )
 def predict(words: list[str]) -> int:
     """Run a pilot below the cliff and predict the onset from it."""

@@ -17,7 +17,7 @@ from opdcliff.prereg.arms import locked_arms
 from opdcliff.prereg.claims.carried import earlier_shortfall
 from opdcliff.prereg.claims.grounds import Grounds
 from opdcliff.prereg.claims.previews import preview_rows, sampled
-from opdcliff.prereg.pilot import PilotFacts, pilot_facts, pilot_rows
+from opdcliff.prereg.pilot import PilotFacts, pilot_facts, pilot_rows, require_evaluations
 from opdcliff.prereg.predictions import write_tests
 from opdcliff.prereg.published import published_folder, with_published
 from opdcliff.records import read_record, read_runs
@@ -252,6 +252,8 @@ def _pilot(
     name = f"{config.protocol.name}_pilot"
     protocol = replace(config.protocol, name=name, arms=predictions.pilot, predictions=None)
     cells = grid(replace(config, protocol=protocol), binding)
+    for cell in cells:
+        require_evaluations(cell.config)
     failures = run_cells(cells, prepared, paths, workers=config.protocol.workers)
     if failures:
         raise incomplete(failures, len(cells), "pilot cells")

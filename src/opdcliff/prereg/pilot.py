@@ -16,10 +16,13 @@ import pandas as pd
 from opdcliff.errors import ConfigError
 from opdcliff.prereg.clock import LOGIT, RESIDUAL, Clock, arrived, sgd_clock
 from opdcliff.records import Record
+from opdcliff.settings import RunConfig
 from opdcliff.theory import t_interval
 
 # Runs from which on a mean has an interval that is of use.
 _MANY = 4
+# Evaluations of a run at the full lambda from which on their wobble says something.
+_SETTLED = 3
 SPREAD, HEADROOM = "train/headroom_spread", "train/headroom"
 
 
@@ -51,6 +54,18 @@ class PilotFacts:
     def as_dict(self) -> dict[str, float]:
         """Plain values for the lock, none that were not measured."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def require_evaluations(config: RunConfig) -> None:
+    """Refuse a pilot that will have too few evaluations at its full lambda, before it is run.
+
+    Raises ConfigError.
+    """
+    updates, warmup = config.optim.updates, config.lam.warmup_updates
+    steps = {*range(config.evaluation.every, updates, config.evaluation.every), updates}
+    settled = sum(step >= warmup for step in steps)
+    if settled < _SETTLED:
+        raise _too_few("a pilot of these settings would have", settled, warmup)
 
 
 def pilot_facts(records: Sequence[Record]) -> PilotFacts:
@@ -146,12 +161,16 @@ def _evaluations(record: Record, first: int) -> tuple[pd.DataFrame, pd.DataFrame
     warmup = record.config["lam"]["warmup_updates"]
     moving: pd.DataFrame = record.history[record.history.step > 0].dropna(subset=[SPREAD, HEADROOM])
     settled: pd.DataFrame = moving[moving.step >= max(warmup, first)]
-    if len(settled) < 3:
-        raise ConfigError(
-            f"the pilot run {record.folder.name} has {len(settled)} evaluations after its warm-up "
-            f"of {warmup} updates and needs 3; raise optim.updates or lower evaluation.every"
-        )
+    if len(settled) < _SETTLED:
+        raise _too_few(f"the pilot run {record.folder.name} has", len(settled), warmup)
     return moving[moving.step >= warmup / 2], settled
+
+
+def _too_few(what: str, settled: int, warmup: int) -> ConfigError:
+    return ConfigError(
+        f"{what} {settled} evaluations after its warm-up of {warmup} updates and needs {_SETTLED}; "
+        "raise optim.updates or lower evaluation.every"
+    )
 
 
 def _reached(record: Record) -> int:

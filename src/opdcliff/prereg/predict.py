@@ -28,7 +28,7 @@ from opdcliff.calibration import Binding, prepare_calibration
 from opdcliff.errors import ConfigError
 from opdcliff.models import prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.prereg.pilot import PilotFacts, overshoot, pilot_facts
+from opdcliff.prereg.pilot import PilotFacts, overshoot, pilot_facts, require_evaluations
 from opdcliff.prereg.windows import Masses, Setting, lowest, masses_of, onset_bounds
 from opdcliff.records import read_record
 from opdcliff.settings import RunConfig
@@ -243,3 +243,4 @@ def _check(config: RunConfig, pilot: float, seeds: int) -> None:
         )
     if seeds < 1:
         raise ConfigError(f"seeds={seeds} must be at least 1")
+    require_evaluations(config)
