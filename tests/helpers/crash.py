@@ -35,6 +35,7 @@ from opdcliff.storage import provenance
 from opdcliff.storage.canonical import encode_floats
 from opdcliff.study.cells import Cell, run_cell
 from opdcliff.training.checkpoints import checkpoint, resume
+from opdcliff.training.evaluation.kept_answers import ANSWERS
 from opdcliff.training.run import KEPT_STUDENT
 
 LAM = 1.5
@@ -163,6 +164,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         # NaN by name, since it does not equal itself.
         "history": encode_floats(record.history.drop(columns=timed).to_dict("list")),
         "student": student.read_bytes(),
+        "answers": (folder / ANSWERS).read_text(encoding="utf-8"),
     }
 
 

@@ -277,7 +277,7 @@ RATES = """
     evaluation.collapse_floor optim.beta1 optim.beta2"""
 FROM_0 = """
     checkpoint.every engine.persistent_elements lam.warmup_updates sft.warmup_steps
-    data.max_history grade.retries grade.repeats"""
+    data.max_history grade.retries grade.repeats tracking.answers"""
 SEEDS = "seed data.seed sft.seed calibration.seed tune.seed preview.seed grade.seed"
 COUNTS = """
     rollout.prompts_per_update rollout.max_new_tokens rollout.updates_per_batch

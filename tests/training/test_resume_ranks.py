@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -48,6 +49,12 @@ def distances(first: Path, second: Path) -> tuple[float, float]:
     return max(losses), max(parameters)
 
 
+def places(folder: Path) -> list[tuple[int, int]]:
+    """Update and prompt of every answer that was kept."""
+    lines = map(json.loads, outcome(folder)["answers"].splitlines())
+    return [(line["update"], line["number"]) for line in lines]
+
+
 @pytest.fixture(autouse=True)
 def _same_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "source_digest", lambda: crash.SOURCE)
@@ -80,6 +87,7 @@ def test_a_run_goes_on_under_other_ranks_and_stages(prepared: Prepared, tmp_path
         finished = run_here(prepared, root, *COMMON, *engine)
         extras = read_manifest(finished)["extras"]
         assert (extras["resumed_at"], extras["saved_by_ranks"]) == (at, 2)
+        assert places(finished) == places(undisturbed)
         loss, parameter = distances(undisturbed, finished)
         assert loss < 1e-5
         assert parameter < 1e-5

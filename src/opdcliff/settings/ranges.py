@@ -129,6 +129,7 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("checkpoint.keep", _COUNT),
         ("checkpoint.resume", _one_of("auto", "force", "never")),
         ("tracking.mode", _one_of("offline", "online", "off")),
+        ("tracking.answers", _NOT_NEGATIVE),
     )
     for name in names.split()
 )

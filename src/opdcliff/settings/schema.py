@@ -233,10 +233,11 @@ class CheckpointConfig:
 
 @dataclass
 class TrackingConfig:
-    """The W&B mirror of the run records."""
+    """What a run leaves to be looked at: its W&B mirror, and some of its answers."""
 
     mode: str
     project: str
+    answers: int
 
 
 @dataclass

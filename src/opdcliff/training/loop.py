@@ -21,6 +21,7 @@ from opdcliff.engine import Engine
 from opdcliff.models import Trio
 from opdcliff.settings import EvaluationConfig, RunConfig
 from opdcliff.theory import ClipRule, lambda_at
+from opdcliff.training.evaluation.kept_answers import Shown
 from opdcliff.training.evaluation.run_evaluation import evaluate_run
 from opdcliff.training.running_means import RunningMeans, Timed
 from opdcliff.training.update import accumulate, log_tokens, sample_batch
@@ -90,6 +91,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[LoopState], None] = lambda position: None,
     remark: Callable[[str], None] = lambda text: None,
+    keep: Callable[[int, float, list[Shown]], None] = lambda update, lam, answers: None,
     start: LoopState | None = None,
 ) -> RunOutcome:
     """Train `trio.student` for `optim.updates` updates at extrapolation `lam`.
@@ -99,6 +101,7 @@ def train(
     stop: asked before every rollout batch whether to leave; one rank's yes is enough.
     save: called between rollout batches, every `checkpoint.every` updates and before leaving.
     remark: called with a line that the user should read, once if weights hardly move.
+    keep: called with (update, lambda, the first answers of an evaluation).
     start: where an interrupted run goes on; student and engine must hold the state of then.
     A parse rate under `collapse_floor` for `collapse_patience` evaluations running, none of which
     is a new high of the run, is a collapse; a loss or gradient norm that is not finite is a
@@ -118,7 +121,8 @@ def train(
             return RunOutcome("preempted", at.update, f"asked to stop after update {at.update}")
         lam_now = lambda_at(at.update, lam, config.lam.warmup_updates)
         if (last or at.update % config.evaluation.every == 0) and at.update not in at.evaluations:
-            metrics = measure_now(lam_now, final=last)
+            keep_now = partial(keep, at.update, lam_now)
+            metrics = measure_now(lam_now, final=last, keep=keep_now)
             at.note(metrics["eval/parse_rate"], config.evaluation)
             leave = at.collapsed_at is not None and config.evaluation.stop_when_collapsed
             if leave and not last:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from opdcliff.contract import Labels, contract_of
@@ -14,6 +14,7 @@ from opdcliff.models import Trio
 from opdcliff.rollout import Rollout
 from opdcliff.settings import RunConfig
 from opdcliff.training.evaluation.answers import answers_in_batches, gain_of
+from opdcliff.training.evaluation.kept_answers import Shown, shown
 from opdcliff.training.evaluation.masses import Masses, class_metrics, measure_masses
 from opdcliff.training.evaluation.metrics import Judged, answer_metrics, judge
 from opdcliff.training.running_means import RunningMeans
@@ -34,10 +35,12 @@ def evaluate_run(
     lam: float,
     *,
     final: bool,
+    keep: Callable[[list[Shown]], None] = lambda answers: None,
 ) -> dict[str, float]:
     """One evaluation, shared out over ranks and complete on every rank.
 
-    The same answers are measured whatever the number of ranks, in the same order.
+    The same answers are measured whatever the number of ranks, in the same order. keep: called
+    with the first `tracking.answers` of them, where that is not 0.
     """
     settings, contract = config.evaluation, contract_of(config.data)
     metrics = meter.flush() | {"train/lam": lam}
@@ -49,13 +52,17 @@ def evaluate_run(
             engine.student, trio.codec, numbered, config.rollout, seed=config.seed
         )
         judged: list[Judged] = []
+        looked_at: list[Shown] = []
         for examples, rollout in batches:
-            judged += judge(rollout, examples, contract, trio.codec)
+            own = numbered[len(judged) : len(judged) + len(examples)]
+            verdicts = judge(rollout, examples, contract, trio.codec)
+            looked_at += shown(rollout, own, verdicts, trio.codec, config.tracking.answers)
+            judged += verdicts
         # A contract that only judges has no classes.
         masses: list[Masses] = []
         if labels is not None:
             examples, rollout = batches[0]
-            own, run = class_rows(len(prompts), engine.rank, engine.world)
+            measured_rows, run = class_rows(len(prompts), engine.rank, engine.world)
             rows = [row % len(examples) for row in range(run)]
             masses = measure_masses(
                 trio,
@@ -64,12 +71,14 @@ def evaluate_run(
                 labels,
                 temperature=config.rollout.temperature,
                 chunk_tokens=config.engine.score_chunk_tokens,
-            )[:own]
+            )[:measured_rows]
     numbers = [number for number, _ in numbered]
     if labels is not None:
         measured = _in_order(engine, numbers[: len(masses)], masses)
         metrics |= class_metrics(measured, lam=lam, strength=config.clip.strength)
     every = _in_order(engine, numbers, judged)
+    if config.tracking.answers:
+        keep(_in_order(engine, [each.number for each in looked_at], looked_at))
     metrics |= answer_metrics(every, settings.ndcg_k, gain_of(settings), contract)
     return metrics | {"time/evaluate_s": time.perf_counter() - started}
 
