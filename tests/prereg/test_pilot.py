@@ -14,6 +14,7 @@ from opdcliff.prereg.pilot import (
     HEADROOM,
     SPREAD,
     PilotFacts,
+    hold,
     overshoot,
     pilot_facts,
     pilot_rows,
@@ -173,6 +174,26 @@ def test_a_run_that_lacks_a_metric_is_refused_by_its_name(name: str) -> None:
     record.history.pop(name)
     with pytest.raises(ConfigError, match=f"the pilot run b has not measured {name}"):
         pilot_facts([record])
+
+
+@pytest.mark.parametrize(
+    ("rates", "prompts", "held"),
+    [
+        ([0.4, 0.9, 0.97, 1.0, 0.97], 64, True),
+        ([0.4, 0.9, 0.97, 1.0, 0.8], 64, False),
+        # As far apart, and by chance as likely as not.
+        ([0.4, 0.9, 0.9, 1.0, 0.8], 10, True),
+        ([0.4, 0.5, 0.6, 0.7, 0.8], 64, True),
+        ([0.9, 0.5, 0.4, 0.4, 0.4], 64, False),
+    ],
+)
+def test_a_pilot_holds_that_ends_where_it_was_best(
+    rates: list[float], prompts: int, held: bool
+) -> None:
+    columns = {"eval/parse_rate": rates, "eval/prompts": [float(prompts)] * 5}
+    good = {"eval/parse_rate": [1.0] * 5, "eval/prompts": [64.0] * 5}
+    assert hold([run(**columns)]) == held
+    assert hold([run(**good), run(**columns)]) == held
 
 
 def test_no_runs_say_nothing() -> None:

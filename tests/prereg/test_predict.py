@@ -54,7 +54,17 @@ def test_the_margin_is_the_sum_of_its_parts(
     assert found.parts["spread"] == pytest.approx(short * star_lo / STAR * GAIN)
     # What the pilot rose above its fixed point late in its warm-up or after it.
     assert found.parts["overshoot"] == above
-    assert found.recommended == pytest.approx(found.low - above / GAIN)
+    assert found.recommended == found.clear == pytest.approx(found.low - above / GAIN)
+
+
+def test_a_lambda_at_which_all_pilots_held_is_recommended_where_it_is_the_larger() -> None:
+    alone = _at(CONFIG, [EXACT], C, PILOT, 0.5)
+    for held, recommended in [(alone.clear + 0.1, alone.clear + 0.1), (1.0, alone.clear)]:
+        found = _at(CONFIG, [EXACT], C, PILOT, 0.5, held)
+        assert found.recommended == recommended
+        # The rest is as the margin has it.
+        assert (found.clear, found.margin) == (alone.clear, alone.margin)
+        assert found.step_share(found.low - 1e-9) == alone.step_share(alone.low - 1e-9)
 
 
 def test_without_noise_it_is_the_closed_form() -> None:
@@ -165,6 +175,10 @@ def test_the_verb_predicts_from_a_pilot_and_finds_it_again(run: Run, workshop: P
     assert [path.stat().st_mtime_ns for path in runs] == before
     for wrong in ("-1", "inf", "nan", "x"):
         assert run(*words, f"wanted={wrong}").code == ConfigError.exit_code
+    # Pilots ran at c = 5 alone; nothing is seen to hold at another clip.
+    assert [at["held"] for at in written["at"]][1] is None
+    for at in written["at"]:
+        assert at["recommended"] == max(at["clear"], at["held"] or at["clear"])
     # And `train` takes what it recommends, at either clip, for these settings alone.
     train = ["train", *words[1:-1], "lambda=predicted", "lam.warmup_updates=2"]
     for clip, at in zip(("c5", "c2"), written["at"], strict=True):

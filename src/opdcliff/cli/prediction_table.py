@@ -47,6 +47,13 @@ def report(
                 "This takes the overshoot in proportion to the step, and the rest as it is. Run "
                 "`opdcliff predict` again at the step that you choose.",
             )
+    for at in found.at:
+        if at.held is not None and at.held > at.clear:
+            print_text(
+                console,
+                f"At c = {at.strength:g} the pilots' own lambda, {at.held:g}, is recommended: more "
+                "than keeps clear by this margin, but with these settings all pilots held there.",
+            )
     unsafe = [f"{at.strength:g}" for at in found.at if at.recommended <= 1.0]
     if unsafe:
         print_text(
@@ -71,4 +78,6 @@ def report(
     write_text_atomic(found.folder / "prediction.csv", table)
     content = {name: value for name, value in asdict(found).items() if name != "folder"}
     content["crowded"] = [at.strength for at in found.crowded()]
+    # What `lambda=predicted` takes.
+    content["at"] = [asdict(at) | {"recommended": at.recommended} for at in found.at]
     write_json_atomic(found.folder / PREDICTION, encode_floats(content))

@@ -17,7 +17,7 @@ from opdcliff.errors import ConfigError
 from opdcliff.prereg.clock import LOGIT, RESIDUAL, Clock, arrived, sgd_clock
 from opdcliff.records import Record
 from opdcliff.settings import RunConfig
-from opdcliff.theory import t_interval
+from opdcliff.theory import t_interval, wilson
 
 # Runs from which on a mean has an interval that is of use.
 _MANY = 4
@@ -137,6 +137,22 @@ def overshoot(records: Sequence[Record]) -> tuple[float, float]:
         late.append(float(after[RESIDUAL][after.step >= warmup / 2].max()))
     # No comparison with a NaN, where nothing was measured.
     return float(np.nanmax(ever)), float(np.nanmax(late))
+
+
+def hold(records: Sequence[Record]) -> bool:
+    """Whether no run parses, beyond chance, less at its end than at the best of its evaluations."""
+
+    def interval(row: pd.Series[float]) -> tuple[float, float]:
+        count = int(row["eval/prompts"])
+        return wilson(round(row["eval/parse_rate"] * count), count)
+
+    for record in records:
+        rows = record.history
+        _, highest_now = interval(rows.iloc[-1])
+        lowest_then, _ = interval(rows.iloc[int(rows["eval/parse_rate"].to_numpy().argmax())])
+        if highest_now < lowest_then:
+            return False
+    return True
 
 
 def pilot_rows(records: Sequence[Record]) -> list[dict[str, Any]]:

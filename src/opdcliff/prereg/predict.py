@@ -5,11 +5,12 @@ lambda* measures how far these settings are from that limit, in logits of the bi
 theory of positions that differ makes an interval for the onset of it, at any clip (the bounds of
 `windows`, without a grid).
 
-The recommended lambda stays below the lower end l of that interval by what the pilot's logit q rose
-above its moving fixed point at any time, o logits: l - o/(logit p - logit b). Most of o is on
-arrival, at a fixed point that is still that of lambda near 1; it is taken whole, since l is of the
-mean over runs and single runs fall below it [M: the locked study], and because on arrival it may
-lose a run at any lambda (`crowded`).
+What keeps clear stays below the lower end l of that interval by what the pilot's logit q rose above
+its moving fixed point at any time, o logits: l - o/(logit p - logit b). Most of o is on arrival, at
+a fixed point that is still that of lambda near 1; it is taken whole, since l is of the mean over
+runs and single runs fall below it [M: the locked study], and because on arrival it may lose a run
+at any lambda (`crowded`). Where that is less than the pilot's own lambda, and all pilots held
+there, the pilot's is recommended: with these settings it was seen to hold.
 
 Source: [D] docs/theory.md, points 14, 16 and 20.
 """
@@ -28,7 +29,13 @@ from opdcliff.calibration import Binding, prepare_calibration
 from opdcliff.errors import ConfigError
 from opdcliff.models import prepare
 from opdcliff.paths import StudyPaths
-from opdcliff.prereg.pilot import PilotFacts, overshoot, pilot_facts, require_evaluations
+from opdcliff.prereg.pilot import (
+    PilotFacts,
+    hold,
+    overshoot,
+    pilot_facts,
+    require_evaluations,
+)
 from opdcliff.prereg.windows import Masses, Setting, lowest, masses_of, onset_bounds
 from opdcliff.records import read_record
 from opdcliff.settings import RunConfig
@@ -54,25 +61,32 @@ class Prediction:
     """The onset at one clip strength.
 
     star: the closed form at the calibrated masses. low, high: where the onset is predicted, on the
-    budget of the settings; high is infinite where the budget is too short to show it. recommended:
-    the largest lambda that keeps the pilot's margin. gain: logits per unit of lambda. parts: what
-    lies between star and recommended, in logits, by its cause. arrival: z_c - logit p, all the
-    logits there are above the fixed point at lambda = 1.
+    budget of the settings; high is infinite where the budget is too short to show it. clear: the
+    largest lambda that keeps the pilot's margin. gain: logits per unit of lambda. parts: what
+    lies between star and clear, in logits, by its cause. arrival: z_c - logit p, all the
+    logits there are above the fixed point at lambda = 1. held: the pilot's lambda, where it ran at
+    this clip and all runs held.
     """
 
     strength: float
     star: float
     low: float
     high: float
-    recommended: float
+    clear: float
     gain: float
     parts: dict[str, float]
     arrival: float
+    held: float | None = None
+
+    @property
+    def recommended(self) -> float:
+        """The largest lambda that keeps the margin or was seen to hold."""
+        return self.clear if self.held is None else max(self.clear, self.held)
 
     @property
     def margin(self) -> float:
-        """Logits between the fixed point at the recommended lambda and the clip's boundary."""
-        return (self.star - self.recommended) * self.gain
+        """Logits between the fixed point at `clear` and the clip's boundary."""
+        return (self.star - self.clear) * self.gain
 
     def step_share(self, lam: float) -> float:
         """Share of the pilot's step size at which `lam` keeps clear, at most 1; 0 if none does.
@@ -127,6 +141,8 @@ class Predicted:
                     "lambda*": found.star,
                     "onset from": found.low,
                     "to": found.high,
+                    "clear of it": found.clear,
+                    "pilots held": math.nan if found.held is None else found.held,
                     "recommended": found.recommended,
                     "of lambda*": found.recommended / found.star,
                     "margin, logits": found.margin,
@@ -178,11 +194,12 @@ def predict(config: RunConfig, paths: StudyPaths, *, pilot: float, seeds: int) -
         raise incomplete(failures, len(cells), "pilot runs")
     records = [read_record(cell.folder(prepared, paths)) for cell in cells]
     facts, (arrival, late) = pilot_facts(records), overshoot(records)
-    at = [
-        _at(config, masses_of(calibration.table, strength), strength, facts, arrival)
-        for strength in config.calibration.strengths
-        if math.isfinite(strength)
-    ]
+    # At other clips nothing was run.
+    seen = [config.clip.strength] if hold(records) else []
+    at = []
+    for strength in filter(math.isfinite, config.calibration.strengths):
+        masses, held = masses_of(calibration.table, strength), lam if strength in seen else None
+        at.append(_at(config, masses, strength, facts, arrival, held))
     folder = prediction_folder(config, prepared, paths)
     runs = [record.folder.name for record in records]
     return Predicted(folder, lam, facts, late, arrival, runs, at)
@@ -194,6 +211,7 @@ def _at(
     strength: float,
     facts: PilotFacts,
     above: float,
+    held: float | None = None,
 ) -> Prediction:
     setting = Setting(
         strength,
@@ -206,7 +224,7 @@ def _at(
     low, row = lowest(masses, lows)
     # The binding row's closed form is what users know as lambda*.
     star, gain = masses[0].star(strength), row.gain
-    recommended = low - above / gain
+    clear = low - above / gain
     spread_out = Population(row.p, row.b, strength, facts.spread_hi).critical_lambda()
     shrunk = row.star_lo / row.star(strength)
     parts = {
@@ -218,7 +236,7 @@ def _at(
     # A step that carries Z over a narrow barrier can put the upper end under the lower one.
     high = max(*highs, low)
     arrival = threshold.clip_safe_logit(row.p, strength) - threshold.logit(row.p)
-    return Prediction(strength, star, low, high, recommended, gain, parts, arrival)
+    return Prediction(strength, star, low, high, clear, gain, parts, arrival, held)
 
 
 def _pilot_lam(config: RunConfig, binding: Binding | None, pilot: float) -> float:
