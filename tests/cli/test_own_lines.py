@@ -155,6 +155,19 @@ def test_who_reads_no_further_ends_the_command_without_a_word(
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_what_is_to_be_written_is_written_without_a_reader(tmp_path: Path) -> None:
+    """As `opdcliff verify | head -1`, which prints its verdicts before it writes others' files."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ("preview", "debug=seconds", "preview.lams=[1.0]", "preview.strengths=[2.0]")
+    done = subprocess.run(
+        [COMMAND, *words], cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert done.returncode == 141, done.stderr
+    assert list(tmp_path.glob("runs/**/preview.json"))
+
+
 # Asked to go again after the answer, as impatient people and clusters do.
 ASKED_TWICE = """
 import os, signal, sys

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import signal
 import sys
@@ -24,11 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Not at the top: `python -m opdcliff.cli.command` would find its module loaded, and warn.
     from opdcliff.cli.command import main as run
     from opdcliff.processes import spare_imports
+    from opdcliff.terminal import output_dropped
 
     spare_imports()
     try:
         code = run(arguments)
         sys.stdout.flush()
+        if output_dropped():
+            # What the command came to goes before that.
+            code = code or _NOBODY_READS
     except BrokenPipeError:
         if not _reader_left():
             raise
@@ -52,26 +55,24 @@ def _say_disk(error: OSError) -> int:
     """One line on a file, or the output, that the system refuses; the exit code of such."""
     from opdcliff.errors import RecordError
     from opdcliff.storage import in_words, redact_text
+    from opdcliff.terminal import drop_output
 
     what = "the output" if error.filename is None else str(error.filename)
     line = f"opdcliff: {what}: {in_words(error)}; mend that and run the command again"
     with contextlib.suppress(OSError):
         print(redact_text(line), file=sys.stderr)
-    _drop_output()
+    drop_output()
     return RecordError.exit_code
 
 
 def _reader_left() -> bool:
     """Whether standard output has lost its reader, as `| head` goes; what is left is dropped."""
+    from opdcliff.terminal import drop_output
+
     output = sys.stdout.fileno()
     asked = select.poll()
     asked.register(output, select.POLLOUT)
     if not any(event & select.POLLERR for _, event in asked.poll(0)):
         return False
-    _drop_output()
+    drop_output()
     return True
-
-
-def _drop_output() -> None:
-    # Python writes at exit what is still there.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

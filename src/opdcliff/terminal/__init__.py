@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from opdcliff.terminal.output import drop_output, output_dropped
 from opdcliff.terminal.progress import Stage
 from opdcliff.terminal.tables import ARM_KEYS, console, print_table, print_text, with_intervals
 
@@ -9,6 +10,8 @@ __all__ = [
     "ARM_KEYS",
     "Stage",
     "console",
+    "drop_output",
+    "output_dropped",
     "print_table",
     "print_text",
     "with_intervals",

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opdcliff.terminal.layout import Block, Column, arrange
+from opdcliff.terminal.output import drop_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +32,8 @@ def console() -> Console:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to the command line, which ends alike whoever was printing."""
-        raise BrokenPipeError
+        """Go on without a reader: what is to be written after this is no less wanted."""
+        drop_output()
 
 
 def print_table(out: Console, title: str, frame: pd.DataFrame, *, digits: int = 4) -> None:
