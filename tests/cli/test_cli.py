@@ -169,8 +169,8 @@ def test_every_experiment_runs(
     if of_paper or name in of_rows:
         words.append(f"data.path={fashion}")
     if name.startswith("smollm2"):
-        # In place of SmolLM2; the teacher is tuned from it as well.
-        words += [pair[0], "model.teacher=null"]
+        # In place of SmolLM2; the teacher is tuned from it as well. It has no chat template.
+        words += [pair[0], "model.teacher=null", "data.system_prompt=null"]
     if of_paper:
         own = ["engine=single", "engine.ranks=1", "model.dtype=float32", "data.rubric=null"]
         words += [*pair, *own]
