@@ -70,11 +70,12 @@ def test_none_leave_no_file(prepared: Prepared, tmp_path: Path) -> None:
     assert not (folder / ANSWERS).exists()
 
 
-def test_a_run_that_goes_on_keeps_what_it_had_evaluated_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", [b'{"update": 6, "la', b'{"update": 2, "answer": "\xc3', b"[2]\n"])
+def test_a_run_that_goes_on_keeps_what_it_had_evaluated_before(cut: bytes, tmp_path: Path) -> None:
     file = file_with(tmp_path, [0, 2, 4])
     before = lines_of(file)
     # Killed while it wrote, after a checkpoint that knows two of the evaluations.
-    file.write_text(file.read_text(encoding="utf-8") + '{"update": 6, "la', encoding="utf-8")
+    file.write_bytes(file.read_bytes() + cut)
     keeper = KeptAnswers(file, [0, 2])
     assert lines_of(file) == before[:4]
     keeper.add(4, 1.5, [answer(0), answer(1)])

@@ -59,8 +59,9 @@ class KeptAnswers:
     def __init__(self, file: Path, evaluated: Sequence[int]) -> None:
         """Keep what is there of the updates at which the run has been evaluated before."""
         self._file, self._updates = file, set(evaluated)
-        # Not `splitlines`: an answer may hold other ends of a line.
-        old = file.read_text(encoding="utf-8").split("\n") if file.exists() else []
+        # A kill may have cut a character; and an answer may hold other ends of a line than this.
+        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        old = text.split("\n")
         kept = [line for line in old if _update_of(line) in self._updates]
         write_text_atomic(file, "".join(f"{line}\n" for line in kept))
 
@@ -87,4 +88,5 @@ def _update_of(line: str) -> int | None:
         found = json.loads(line)
     except ValueError:
         return None
-    return found.get("update") if isinstance(found, dict) else None
+    update = found.get("update") if isinstance(found, dict) else None
+    return update if isinstance(update, int) else None
