@@ -156,7 +156,7 @@ def test_who_reads_no_further_ends_the_command_without_a_word(
 
 
 def test_what_is_to_be_written_is_written_without_a_reader(tmp_path: Path) -> None:
-    """As `opdcliff verify | head -1`, which prints its verdicts before it writes others' files."""
+    """As `opdcliff preview | head -1`, which prints its table before it writes files."""
     reader, writer = os.pipe()
     os.close(reader)
     words = ("preview", "debug=seconds", "preview.lams=[1.0]", "preview.strengths=[2.0]")

@@ -78,6 +78,7 @@ def report(
     write_text_atomic(found.folder / "prediction.csv", table)
     content = {name: value for name, value in asdict(found).items() if name != "folder"}
     content["crowded"] = [at.strength for at in found.crowded()]
-    # What `lambda=predicted` takes.
-    content["at"] = [asdict(at) | {"recommended": at.recommended} for at in found.at]
+    for row, at in zip(content["at"], found.at, strict=True):
+        # What `lambda=predicted` takes.
+        row["recommended"] = at.recommended
     write_json_atomic(found.folder / PREDICTION, encode_floats(content))

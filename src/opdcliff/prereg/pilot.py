@@ -18,6 +18,7 @@ from opdcliff.prereg.clock import LOGIT, RESIDUAL, Clock, arrived, sgd_clock
 from opdcliff.records import Record
 from opdcliff.settings import RunConfig
 from opdcliff.theory import t_interval, wilson
+from opdcliff.training import evaluated_at
 
 # Runs from which on a mean has an interval that is of use.
 _MANY = 4
@@ -62,8 +63,7 @@ def require_evaluations(config: RunConfig) -> None:
     Raises ConfigError.
     """
     updates, warmup = config.optim.updates, config.lam.warmup_updates
-    steps = {*range(config.evaluation.every, updates, config.evaluation.every), updates}
-    settled = sum(step >= warmup for step in steps)
+    settled = sum(evaluated_at(update, config) for update in range(max(1, warmup), updates + 1))
     if settled < _SETTLED:
         raise _too_few("a pilot of these settings would have", settled, warmup)
 

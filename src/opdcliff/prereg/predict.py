@@ -194,12 +194,13 @@ def predict(config: RunConfig, paths: StudyPaths, *, pilot: float, seeds: int) -
         raise incomplete(failures, len(cells), "pilot runs")
     records = [read_record(cell.folder(prepared, paths)) for cell in cells]
     facts, (arrival, late) = pilot_facts(records), overshoot(records)
-    # At other clips nothing was run.
-    seen = [config.clip.strength] if hold(records) else []
+    held = lam if hold(records) else None
     at = []
     for strength in filter(math.isfinite, config.calibration.strengths):
-        masses, held = masses_of(calibration.table, strength), lam if strength in seen else None
-        at.append(_at(config, masses, strength, facts, arrival, held))
+        masses = masses_of(calibration.table, strength)
+        # At other clips nothing was run.
+        seen = held if strength == config.clip.strength else None
+        at.append(_at(config, masses, strength, facts, arrival, seen))
     folder = prediction_folder(config, prepared, paths)
     runs = [record.folder.name for record in records]
     return Predicted(folder, lam, facts, late, arrival, runs, at)

@@ -14,7 +14,7 @@ from opdcliff.training.evaluation.metrics import Judged, answer_metrics, judge
 from opdcliff.training.evaluation.references import references
 from opdcliff.training.evaluation.run_evaluation import class_rows
 from opdcliff.training.job import Job, Place
-from opdcliff.training.loop import RunOutcome
+from opdcliff.training.loop import RunOutcome, evaluated_at
 from opdcliff.training.ranks import train_on_ranks
 from opdcliff.training.run import train_here
 
@@ -30,6 +30,7 @@ __all__ = [
     "class_rows",
     "drop_checkpoints_after",
     "evaluate_model",
+    "evaluated_at",
     "find_start",
     "gain_of",
     "judge",

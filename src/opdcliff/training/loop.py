@@ -78,6 +78,11 @@ class LoopState:
             self.collapsed_at = self.update
 
 
+def evaluated_at(update: int, config: RunConfig) -> bool:
+    """Whether a run is measured after so many updates."""
+    return update == config.optim.updates or update % config.evaluation.every == 0
+
+
 def train(
     config: RunConfig,
     lam: float,
@@ -120,7 +125,7 @@ def train(
                 save(at)
             return RunOutcome("preempted", at.update, f"asked to stop after update {at.update}")
         lam_now = lambda_at(at.update, lam, config.lam.warmup_updates)
-        if (last or at.update % config.evaluation.every == 0) and at.update not in at.evaluations:
+        if evaluated_at(at.update, config) and at.update not in at.evaluations:
             keep_now = partial(keep, at.update, lam_now)
             metrics = measure_now(lam_now, final=last, keep=keep_now)
             at.note(metrics["eval/parse_rate"], config.evaluation)

@@ -21,7 +21,7 @@ from opdcliff.storage import fsync_tree, writing
 from opdcliff.training.checkpoints import checkpoint
 from opdcliff.training.checkpoints.generators import set_generator_state
 from opdcliff.training.checkpoints.resume import save_position
-from opdcliff.training.evaluation.kept_answers import ANSWERS, KeptAnswers
+from opdcliff.training.evaluation.kept_answers import ANSWERS, KeptAnswers, Shown
 from opdcliff.training.job import Job
 from opdcliff.training.loop import LoopState, RunOutcome, train
 
@@ -51,9 +51,9 @@ def train_here(
     )
     engine, start = _open(trio.student, job)
     engine.adopt(trio.teacher)
-    keeper = None
+    show: Callable[[int, float, list[Shown]], None] = lambda update, lam, answers: None  # noqa: E731
     if place is not None and config.tracking.answers and engine.rank == 0:
-        keeper = KeptAnswers(place.record / ANSWERS, start.evaluations if start else [])
+        show = KeptAnswers(place.record / ANSWERS, start.evaluations if start else []).add
     if place is None:
         save: Callable[[LoopState], None] = lambda position: None  # noqa: E731
     else:
@@ -71,7 +71,7 @@ def train_here(
         stop=requested,
         save=save,
         remark=remark,
-        keep=keeper.add if keeper is not None else lambda update, lam, answers: None,
+        keep=show,
         start=start,
     )
     if place is not None and config.checkpoint.final_student and outcome.status in OUTCOMES:

@@ -42,8 +42,13 @@ def shown(
     codec: Codec,
     count: int,
 ) -> list[Shown]:
-    """Those of a batch whose prompts are among the first `count`."""
-    found = []
+    """Those of a batch whose prompts are among the first `count`.
+
+    Decoded anew: what judges is sealed by locks and keeps no text.
+    """
+    found: list[Shown] = []
+    if not any(number < count for number, _ in numbered):
+        return found
     rows = zip(numbered, rollout.answers(), rollout.ended_B.tolist(), judged, strict=True)
     for (number, example), ids, ended, each in rows:
         if number < count:
