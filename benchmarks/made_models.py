@@ -27,8 +27,8 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from opdcliff.data import Example, Splits
 from opdcliff.models import Codec, Trio
-from opdcliff.rollout import StepError, build_step, offer_step, refusal
-from opdcliff.rollout.step_package import step_key
+from opdcliff.rollout import StepError, build_step, graph, offer_step, refusal
+from opdcliff.rollout.steps.step_package import step_key
 from opdcliff.settings import RunConfig
 from opdcliff.settings.checks import load
 from opdcliff.settings.compose import compose_one
@@ -169,11 +169,15 @@ def make_trio(
 
 
 def offer_compiled(config: RunConfig, model: PreTrainedModel) -> str | None:
-    """Have the model's answers sampled by a compiled step, or say why they are not.
+    """Have the model's answers sampled by a compiled step or a graph, or say why they are not.
 
     A command decides that when it prepares its models (`models.decoding`); here it is compiled
     however few updates follow, once for a shape and a number of threads.
     """
+    if config.rollout.backend == "reference":
+        return None
+    if config.rollout.backend == "graph":
+        return graph.why_not(model, 0)
     if config.rollout.backend != "compiled":
         return f"rollout.backend={config.rollout.backend}"
     if model.device.type != "cpu":
@@ -182,7 +186,7 @@ def offer_compiled(config: RunConfig, model: PreTrainedModel) -> str | None:
     if reason is not None:
         return reason
     # A step of other code is another step.
-    code = asset_cache.code_digest("rollout/decode_step.py", "rollout/draws.py")[:12]
+    code = asset_cache.code_digest("rollout/steps/decode_step.py", "rollout/draws.py")[:12]
     path = STEPS / code / f"{step_key(model)}.pt2"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

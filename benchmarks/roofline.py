@@ -32,13 +32,14 @@ The grid writes `roofline.csv` row by row and skips cells that are there; a cell
 longer than `--cell-limit` is left out, judged by its floor and by the smaller cells of its size.
 The figure beside it shows what an answer token costs as batch, length and size grow.
 
-Where the backend is `compiled`, its step is compiled before a cell is timed, and kept.
+`--backend` is the configuration's unless given. Where it is `compiled`, its step is compiled before
+a cell is timed, and kept.
 `--operators` profiles one more update of each cell of the grid, and prints which operators take its
 time.
 
 `--paper` needs a CUDA device (exit code 2 without one): bf16, students of 1.7B under a teacher of
 8B, then 500M and 135M under their like, 128 prompts of 300 tokens, 128 new ones, micro-batches of
-8; `--against` is the backend that the configuration's is compared with. It prints seconds, floors
+8; by `graph` unless `--backend` is given, against `--against`. It prints seconds, floors
 and peak memory of each phase, and stops by itself after `--minutes`. `--tiny` runs the same on
 whatever device there is, with shapes that mean nothing.
 """
@@ -237,7 +238,7 @@ def measure_cell(
 
 
 def paper(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
-    """The paper's sizes: the configuration's backend, then the one it is compared with."""
+    """The paper's sizes: one backend, then the one it is compared with."""
     until = time.monotonic() + 60 * options.minutes
     prompt, answer = TINY_TOKENS if options.tiny else (300, 128)
     rows, micro = (4, 2) if options.tiny else (128, 8)
@@ -268,11 +269,14 @@ def paper(options: argparse.Namespace, device: torch.device, dtype: torch.dtype)
         trio = replace(trio, student=trio.base)
         prompts = make_prompts(shape, rows, prompt)
         medians: dict[str, dict[str, float]] = {}
+        answers: list[torch.Tensor] = []
         for backend, of_backend in configs.items():
             # A fresh student, so that no backend meets gradients or moments of another.
             student = make_model(shape, STUDENT_SEED, device, dtype)
             reason = offer_compiled(of_backend, student)
             update = Update(of_backend, replace(trio, student=student), prompts)
+            update.decode()
+            answers.append(update.rollout.completion_BT)
             timed = time_phases(update, options.repeats, until)
             parameters = student.num_parameters()
             floor = floors(shape, above, load, parameters, machine)
@@ -282,7 +286,7 @@ def paper(options: argparse.Namespace, device: torch.device, dtype: torch.dtype)
                 f"{len(timed.seconds['decode'])} repeats"
             )
             if reason is not None:
-                title += f"; no compiled step: {reason}"
+                title += f"; sampled by the reference: {reason}"
             show(title, timed, floor, rows * answer)
             medians[backend] = {phase: timed.median(phase) for phase in PHASES}
             del update, student
@@ -294,9 +298,15 @@ def paper(options: argparse.Namespace, device: torch.device, dtype: torch.dtype)
             names = list(medians)
             print(
                 f"{names[1]} over {names[0]}: decode {old['decode'] / new['decode']:.2f}, "
-                f"whole update {whole:.2f}"
+                f"whole update {whole:.2f}; {same_tokens(*answers):.0%} of tokens equal"
             )
         del trio
+
+
+def same_tokens(one_BT: torch.Tensor, other_BT: torch.Tensor) -> float:
+    """Share of tokens that two backends drew alike from the same weights."""
+    shared = min(one_BT.shape[1], other_BT.shape[1])
+    return float((one_BT[:, :shared] == other_BT[:, :shared]).double().mean())
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -313,7 +323,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     line.add_argument("--repeats", type=int, default=3, help="updates that count, in each cell")
     line.add_argument("--cell-limit", type=float, default=60.0, help="seconds of a cell")
     line.add_argument("--minutes", type=float, help="of all: 8 with --paper, else without limit")
-    line.add_argument("--backend", help="rollout.backend; the configuration's without it")
+    line.add_argument("--backend", help="rollout.backend (see above)")
     line.add_argument("--operators", action="store_true", help="profile one more update of a cell")
     line.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     line.add_argument("--paper", action="store_true")
@@ -322,6 +332,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     options = line.parse_args(words)
     if options.minutes is None:
         options.minutes = 8.0 if options.paper else float("inf")
+    if options.paper and options.backend is None:
+        options.backend = "graph"
     options.shapes = dict.fromkeys(SHAPES, TINY) if options.tiny else SHAPES
     return options
 

@@ -31,7 +31,7 @@ from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.rollout import compiled, reference, vllm, vllm_engine
 from opdcliff.rollout.draws import TRAIN_STREAM, Rollout
 from opdcliff.rollout.scoring import completion_logp
-from opdcliff.rollout.step_package import build_step, offer_step
+from opdcliff.rollout.steps.step_package import build_step, offer_step
 
 REPEATS, CAP, SCORED_AT_A_TIME = 3, 2.0, 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from opdcliff.paths import REPO_ROOT
-from opdcliff.rollout import completion_logp
+from opdcliff.rollout import completion_logp, graph
+from opdcliff.rollout.steps.graph_step import GraphStep
+from replayed_steps import traced
 
 CPU = torch.device("cpu")
 # Compiling a step takes half a minute.
@@ -75,11 +78,16 @@ def test_without_a_card_the_papers_form_says_so_in_one_line(
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_the_papers_form_runs_on_shapes_of_a_test(capsys: pytest.CaptureFixture[str]) -> None:
-    assert importlib.import_module("roofline").main([*TINY, "--paper"]) == 0
+def test_the_papers_form_runs_on_shapes_of_a_test(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(graph, "DEVICES", ("cpu",))
+    monkeypatch.setattr(graph, "GraphStep", partial(GraphStep, capture=traced))
+    assert importlib.import_module("roofline").main(["--tiny", "--repeats", "1", "--paper"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("1 repeats") == 3
-    assert printed.count("decode ") == 3
+    assert printed.count("backend graph, 1 repeats\n") == 3
+    assert printed.count("reference over graph: decode ") == 3
+    assert printed.count("100% of tokens equal") == 3
 
 
 def test_the_grid_goes_on_where_it_was_left(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from opdcliff.rollout.draws import TRAIN_STREAM
+from opdcliff.models.tokens.train_bpe import pad_left
+from opdcliff.rollout import reference
+from opdcliff.rollout.draws import TRAIN_STREAM, Rollout
 
 PAD, EOS = 0, 1
 VOCABULARY = 11
@@ -42,3 +45,17 @@ def tiny_model(vocabulary: int = VOCABULARY, dropout: float = 0.0) -> PreTrained
         eos_token_id=EOS,
     )
     return Qwen3ForCausalLM(config).double().eval()
+
+
+def assert_as_reference(
+    sample: Callable[..., Rollout], prompts: list[list[int]], model: PreTrainedModel, **changes: Any
+) -> Rollout:
+    """The answers of a backend that decodes by steps, which are those of `reference`."""
+    options = {"numbers": list(range(len(prompts)))} | SETTINGS | changes
+    expected = reference.sample(model, *pad_left(prompts, PAD), **options)
+    found = sample(model, *pad_left(prompts, PAD), **options)
+    assert found.compiled
+    assert not expected.compiled
+    for name in ("ids_BL", "attention_BL", "mask_BT", "ended_B"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    return found

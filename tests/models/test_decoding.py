@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from opdcliff.models import decoding
 from opdcliff.models.decoding import Decoding, prepare_decoding, without_compiled
@@ -43,6 +44,18 @@ def test_a_short_command_does_not_compile(place: tuple[StudyPaths, Prepared]) ->
 def test_another_backend_is_taken_as_it_is(place: tuple[StudyPaths, Prepared]) -> None:
     for name in ("reference", "continuous"):
         assert decide(place, f"rollout.backend={name}") == Decoding(name)
+
+
+def test_graphs_are_for_cuda(
+    place: tuple[StudyPaths, Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = decide(place, "rollout.backend=graph")
+    assert found == Decoding(
+        "reference", reason="graphs are replayed on CUDA, and the device is cpu"
+    )
+    monkeypatch.setattr(decoding, "pick_device", lambda engine: torch.device("cuda"))
+    assert decide(place, "rollout.backend=graph") == Decoding("graph")
+    assert "try rollout.backend=graph" in str(decide(place).reason)
 
 
 def test_without_a_compiler_the_reference_samples(
@@ -92,6 +105,7 @@ def test_what_is_measured_once_and_kept_is_sampled_by_the_reference() -> None:
     how = load(compose_one(SECONDS)).rollout
     assert how.backend == "compiled"
     assert without_compiled(how) == replace(how, backend="reference")
+    assert without_compiled(replace(how, backend="graph")).backend == "reference"
     own = replace(how, backend="continuous")
     assert without_compiled(own) is own
 

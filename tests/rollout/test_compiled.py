@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 import families
-from compiled_steps import uncompiled
 from opdcliff.models.tokens.train_bpe import pad_left
-from opdcliff.rollout import compiled, reference, step_package
+from opdcliff.rollout import compiled, reference
 from opdcliff.rollout.draws import Rollout
-from opdcliff.rollout.step_package import (
+from opdcliff.rollout.steps import loop, step_package
+from opdcliff.rollout.steps.decode_step import Step, plain_step
+from opdcliff.rollout.steps.loop import Growth
+from opdcliff.rollout.steps.step_package import (
     StepError,
     build_step,
     export_step,
@@ -28,7 +30,7 @@ from opdcliff.rollout.step_package import (
     step_key,
     step_of,
 )
-from tiny_rollout import EOS, PAD, PROMPTS, SETTINGS, VOCABULARY, tiny_model
+from tiny_rollout import EOS, PAD, PROMPTS, SETTINGS, VOCABULARY, assert_as_reference, tiny_model
 
 MODEL = tiny_model()
 
@@ -42,20 +44,13 @@ def nothing_offered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model has a step, which is not compiled."""
-    monkeypatch.setattr(compiled, "step_of", uncompiled)
+    monkeypatch.setattr(compiled, "step_of", plain_step)
 
 
 def assert_same(
     prompts: list[list[int]], model: PreTrainedModel = MODEL, **changes: Any
 ) -> Rollout:
-    options = {"numbers": list(range(len(prompts)))} | SETTINGS | changes
-    expected = reference.sample(model, *pad_left(prompts, PAD), **options)
-    found = compiled.sample(model, *pad_left(prompts, PAD), **options)
-    assert found.compiled
-    assert not expected.compiled
-    for name in ("ids_BL", "attention_BL", "mask_BT", "ended_B"):
-        assert torch.equal(getattr(found, name), getattr(expected, name)), name
-    return found
+    return assert_as_reference(compiled.sample, prompts, model, **changes)
 
 
 # ---- the loop ---------------------------------------------------------------------------------
@@ -80,8 +75,8 @@ def test_answers_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> 
     def holds(growth: int, prompts: list[list[int]], limit: int, **changes: Any) -> None:
         # Few slots at a time: the cache has to grow, rows to go, in the middle of answers.
         with monkeypatch.context() as patch:
-            patch.setattr(compiled, "GROWTH", growth)
-            patch.setattr(compiled, "LEAST_ROWS", 1)
+            patch.setattr(compiled, "GROWTH", Growth(growth))
+            patch.setattr(loop, "LEAST_ROWS", 1)
             assert_same(prompts, max_new_tokens=limit, **changes)
 
     holds()
@@ -91,8 +86,8 @@ def test_answers_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> 
 def test_rows_that_ended_are_computed_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
 
-    def counting(model: PreTrainedModel) -> step_package.CompiledStep:
-        run = uncompiled(model)
+    def counting(model: PreTrainedModel) -> Step:
+        run = plain_step(model)
 
         def counted(flat: list[torch.Tensor]) -> list[torch.Tensor]:
             found = run(flat)
@@ -108,7 +103,7 @@ def test_rows_that_ended_are_computed_no_more(monkeypatch: pytest.MonkeyPatch) -
     assert len(rows) == max(lengths) - 1
     for place, count in enumerate(rows, start=1):
         running = max(1, int((lengths > place).sum()))
-        assert running <= count <= max(2 * running, compiled.LEAST_ROWS)
+        assert running <= count <= max(2 * running, loop.LEAST_ROWS)
 
 
 @pytest.mark.usefixtures("steps")
@@ -292,7 +287,7 @@ def test_a_step_with_other_numbers_is_refused(
     monkeypatch.setattr(
         step_package,
         "_load",
-        lambda path: lambda flat: uncompiled(other)([*weights, *flat[len(weights) :]]),
+        lambda path: lambda flat: plain_step(other)([*weights, *flat[len(weights) :]]),
     )
     with pytest.raises(StepError, match="gives other numbers"):
         build_step(MODEL, tmp_path)

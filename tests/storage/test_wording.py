@@ -75,7 +75,7 @@ ALLOWED = {
     "storage/wording.py",
     "records/record.py",
     "records/tracking.py",
-    "rollout/step_package.py",
+    "rollout/steps/step_package.py",
 }
 
 

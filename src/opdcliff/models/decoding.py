@@ -1,4 +1,4 @@
-"""The compiled decoding step of a student: built once where that pays, then found again."""
+"""What samples a study's answers: a compiled step built once where that pays, or something else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from opdcliff.terminal import Stage
 # Decoding steps of a command from which on compiling has paid: it takes about as long as 10,000
 # steps save [M: docs/performance.md].
 STEPS_THAT_PAY = 20_000
-COMPILED, REFERENCE = "compiled", "reference"
+COMPILED, GRAPH, REFERENCE = "compiled", "graph", "reference"
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,16 @@ def prepare_decoding(config: RunConfig, paths: StudyPaths, student: Path, update
     if config.rollout.backend == ENGINE:
         drew = f"{engine_version()} drew with numbers of its own: other backends draw other tokens"
         return Decoding(ENGINE, reason=drew)
+    device = pick_device(config.engine).type
+    if config.rollout.backend == GRAPH and device != "cuda":
+        return _reference(f"{GRAPH}s are replayed on CUDA, and the device is {device}")
     if config.rollout.backend != COMPILED:
         return Decoding(config.rollout.backend)
     steps = updates * config.rollout.max_new_tokens
     if steps < STEPS_THAT_PAY:
         return _reference(f"{steps} decoding steps are too few to compile for")
-    if pick_device(config.engine).type != "cpu":
-        return _reference("steps are compiled for the CPU only")
+    if device != "cpu":
+        return _reference(f"steps are compiled for the CPU only; try rollout.backend={GRAPH}")
     if shutil.which(_compiler()) is None:
         return _reference(f"there is no C++ compiler {_compiler()} (set CXX)")
     torch.set_num_threads(config.engine.threads)
@@ -78,7 +81,7 @@ def prepare_decoding(config: RunConfig, paths: StudyPaths, student: Path, update
     key = {
         "step": step_facts(model),
         "compiler": shutil.which(_compiler()),
-        "code": asset_cache.code_digest("rollout/decode_step.py", "rollout/draws.py"),
+        "code": asset_cache.code_digest("rollout/steps/decode_step.py", "rollout/draws.py"),
     }
     asset = Asset.of(paths, "decoding", key)
     with asset.building() as draft:
@@ -104,7 +107,7 @@ def prepare_decoding(config: RunConfig, paths: StudyPaths, student: Path, update
 
 def without_compiled(how: RolloutConfig) -> RolloutConfig:
     """Rollout settings for what is measured once and kept: the same whatever ran before."""
-    return replace(how, backend=REFERENCE) if how.backend in (COMPILED, ENGINE) else how
+    return replace(how, backend=REFERENCE) if how.backend in (COMPILED, GRAPH, ENGINE) else how
 
 
 def _reference(reason: str) -> Decoding:

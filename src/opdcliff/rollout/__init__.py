@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from opdcliff.rollout.backends import sample
-from opdcliff.rollout.decode_step import refusal
 from opdcliff.rollout.draws import (
     CALIBRATION_STREAM,
     EVALUATION_STREAM,
@@ -27,7 +26,8 @@ from opdcliff.rollout.scoring import (
     iter_full_logp,
     loss_chunks,
 )
-from opdcliff.rollout.step_package import StepError, build_step, offer_step, step_facts
+from opdcliff.rollout.steps.decode_step import StepError, refusal
+from opdcliff.rollout.steps.step_package import build_step, offer_step, step_facts
 from opdcliff.rollout.vllm_engine import engine_version, offer_memory
 
 __all__ = [

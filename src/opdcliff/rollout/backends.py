@@ -31,7 +31,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from opdcliff.rollout import compiled, continuous, reference, vllm
+from opdcliff.rollout import compiled, continuous, graph, reference, vllm
 from opdcliff.rollout.draws import Rollout
 from opdcliff.rollout.positions import require_even
 
@@ -66,6 +66,7 @@ SAMPLERS: dict[str, Sampler] = {
     "compiled": compiled.sample,
     "reference": reference.sample,
     "continuous": continuous.sample,
+    "graph": graph.sample,
     "vllm": vllm.sample,
 }
 

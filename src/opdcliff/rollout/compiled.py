@@ -1,39 +1,26 @@
 """Sampling with a compiled step over a cache of fixed size; the tokens are those of `reference`.
 
-The prompts are read by the library's model as `generate` reads them; from the second token on a
-step compiled once (`step_package`) draws, for all rows at a time. Rows that ended are dropped
-whenever half have, and the cache grows as answers do. Logits differ from the reference's in their
-last bits, so in float32 the tokens are the same but for draws within that rounding.
+A step compiled once (`steps.step_package`) draws, for all rows at a time (`steps.loop`). Logits
+differ from the reference's in their last bits, so in float32 the tokens are the same but for draws
+within that rounding.
 
 Where there is no step for a model, or it does not fit the call, the reference samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from opdcliff.rollout import reference
-from opdcliff.rollout.decode_step import (
-    END_PLACES,
-    StepInputs,
-    end_places,
-    read_prompts,
-    refusal,
-    weights_of,
-)
-from opdcliff.rollout.draws import Rollout, as_rollout, draw_tokens, uniforms
-from opdcliff.rollout.step_package import CompiledStep, step_of
+from opdcliff.rollout.draws import Rollout
+from opdcliff.rollout.steps.decode_step import END_PLACES, refusal
+from opdcliff.rollout.steps.loop import Growth, roll
+from opdcliff.rollout.steps.step_package import step_of
 
-# Slots that the cache grows by: attention reads all of them at every step.
-GROWTH = 64
-# Rows are dropped down to this many: fewer cost a step about the same.
-LEAST_ROWS = 4
+GROWTH = Growth(64)
 
 
 def why_not(model: PreTrainedModel, slots: int, banned_V: Tensor | None = None) -> str | None:
@@ -47,143 +34,18 @@ def why_not(model: PreTrainedModel, slots: int, banned_V: Tensor | None = None) 
     return step if isinstance(step, str) else None
 
 
-@torch.no_grad()
 def sample(
     model: PreTrainedModel,
     prompt_BL: Tensor,
     attention_BL: Tensor,
     *,
-    numbers: Sequence[int],
-    seed: int,
-    stream: int,
-    max_new_tokens: int,
-    temperature: float,
-    end_ids: Sequence[int],
-    pad_id: int,
     banned_V: Tensor | None = None,
+    **options: Any,
 ) -> Rollout:
     """Sample one answer per prompt; arguments and result as `reference.sample`."""
-    slots = prompt_BL.shape[1] + max_new_tokens
-    if len(end_ids) <= END_PLACES and why_not(model, slots, banned_V) is None:
+    slots = prompt_BL.shape[1] + options["max_new_tokens"]
+    if len(options["end_ids"]) <= END_PLACES and why_not(model, slots, banned_V) is None:
         step = step_of(model)
         assert not isinstance(step, str), "why_not has just looked"
-        device = next(model.parameters()).device
-        prompt_BL, attention_BL = prompt_BL.to(device), attention_BL.to(device)
-        uniform_BT = uniforms(numbers, max_new_tokens, seed, stream).to(device)
-        was_training = model.training
-        model.eval()
-        try:
-            completion_BT = _decode(
-                model,
-                step,
-                prompt_BL,
-                attention_BL,
-                uniform_BT,
-                temperature=temperature,
-                end_ids=end_ids,
-                pad_id=pad_id,
-            )
-        finally:
-            model.train(was_training)
-        rollout = as_rollout(prompt_BL, attention_BL, completion_BT, end_ids)
-        return replace(rollout, compiled=True)
-    return reference.sample(
-        model,
-        prompt_BL,
-        attention_BL,
-        numbers=numbers,
-        seed=seed,
-        stream=stream,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        end_ids=end_ids,
-        pad_id=pad_id,
-        banned_V=banned_V,
-    )
-
-
-def _decode(
-    model: PreTrainedModel,
-    step: CompiledStep,
-    prompt_BL: Tensor,
-    attention_BL: Tensor,
-    uniform_BT: Tensor,
-    *,
-    temperature: float,
-    end_ids: Sequence[int],
-    pad_id: int,
-) -> Tensor:
-    """Completions, shape (B, longest)."""
-    prefix = read_prompts(model, prompt_BL, attention_BL)
-    assert not isinstance(prefix, str), "a step was compiled for this model"
-    (rows, width), limit = prompt_BL.shape, uniform_BT.shape[1]
-    new = prompt_BL.new_tensor
-    end_E, pad = end_places(end_ids, prompt_BL.device), new(pad_id)
-    completion_BT = prompt_BL.new_full((rows, limit), pad_id)
-    token_R1 = draw_tokens(prefix.scores_RV, uniform_BT[:, :1], temperature, None)
-    completion_BT[:, :1] = token_R1
-    last = StepInputs(
-        list(weights_of(model).values()),
-        [_with_room(keys, min(GROWTH, limit)) for keys in prefix.keys_RHLD],
-        [_with_room(values, min(GROWTH, limit)) for values in prefix.values_RHLD],
-        new(width),
-        token_R1,
-        attention_BL.sum(-1, keepdim=True) - width,
-        _with_slots(attention_BL.bool(), min(GROWTH, limit)),
-        uniform_BT[:, :1],
-        torch.isin(token_R1, end_E),
-        uniform_BT.new_tensor(temperature),
-        end_E,
-        pad,
-    )
-    row_R = torch.arange(rows, device=prompt_BL.device)
-    if rows == 1:
-        # A step is compiled for two rows and more.
-        row_R = row_R.expand(2)
-        last = _of_rows(last, row_R)
-    uniform_TR1 = uniform_BT.T[:, row_R, None].contiguous()
-    slot_T = torch.arange(width, width + limit, device=prompt_BL.device)
-    for place in range(1, limit):
-        running = len(row_R) - int(last.ended_R1.sum())
-        if not running:
-            return completion_BT[:, :place]
-        if 2 * running <= len(row_R) and len(row_R) > LEAST_ROWS:
-            kept = last.ended_R1[:, 0].logical_not().nonzero()[:, 0]
-            kept = kept.expand(2) if running == 1 else kept
-            last, row_R = _of_rows(last, kept), row_R[kept]
-            uniform_TR1 = uniform_TR1[:, kept].contiguous()
-        if width + place > last.real_RK.shape[1]:
-            last = _grown(last, min(GROWTH, limit - place))
-        last = last._replace(at=slot_T[place - 1], uniform_R1=uniform_TR1[place])
-        token_R1, ended_R1 = step(last.flat())
-        last = last._replace(token_R1=token_R1, ended_R1=ended_R1)
-        completion_BT[row_R, place] = token_R1[:, 0]
-    return completion_BT
-
-
-def _of_rows(last: StepInputs, kept: Tensor) -> StepInputs:
-    return last._replace(
-        keys_RHKD=[keys[kept] for keys in last.keys_RHKD],
-        values_RHKD=[values[kept] for values in last.values_RHKD],
-        token_R1=last.token_R1[kept],
-        offset_R1=last.offset_R1[kept],
-        real_RK=last.real_RK[kept],
-        ended_R1=last.ended_R1[kept],
-    )
-
-
-def _grown(last: StepInputs, slots: int) -> StepInputs:
-    return last._replace(
-        keys_RHKD=[_with_room(keys, slots) for keys in last.keys_RHKD],
-        values_RHKD=[_with_room(values, slots) for values in last.values_RHKD],
-        real_RK=_with_slots(last.real_RK, slots),
-    )
-
-
-def _with_room(cache_RHKD: Tensor, slots: int) -> Tensor:
-    # Zeros, not whatever lies in memory: a masked slot is still multiplied, by 0.
-    return F.pad(cache_RHKD, (0, 0, 0, slots)).contiguous()
-
-
-def _with_slots(real_RK: Tensor, slots: int) -> Tensor:
-    return F.pad(real_RK, (0, slots), value=True)
+        return roll(model, step, prompt_BL, attention_BL, growth=GROWTH, **options)
+    return reference.sample(model, prompt_BL, attention_BL, banned_V=banned_V, **options)

@@ -122,7 +122,7 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = tuple(
         ("engine.name", _one_of("single", "zero0", "zero1", "zero2", "zero3")),
         ("engine.device", _one_of("auto", "cpu", "cuda")),
         ("engine.launcher", _one_of("auto", "torchrun", "deepspeed")),
-        ("rollout.backend", _one_of("compiled", "reference", "continuous", "vllm")),
+        ("rollout.backend", _one_of("compiled", "graph", "reference", "continuous", "vllm")),
         ("model.dtype", _one_of("float32", "bfloat16", "float64")),
         ("model.arch.family", _one_of("qwen3", "llama")),
         ("checkpoint.every", ("a whole number >= 0; 0 is never", _not_negative)),

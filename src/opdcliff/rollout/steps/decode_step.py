@@ -10,7 +10,7 @@ Slot s of a row holds place s of its left-padded prompt and answer: all rows wri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,10 +22,19 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLa
 
 from opdcliff.rollout.draws import draw_tokens
 
+# From `StepInputs.flat` to the drawn tokens and the rows that have ended.
+Step = Callable[[list[Tensor]], list[Tensor]]
+
 # Attention implementations whose masks are known here: allowed or not, and what is added.
 _MASKED = ("sdpa", "eager")
 # End ids are an input of this many places, the last id repeated, so that their number is no shape.
 END_PLACES = 8
+# How far keys and values may lie from those of the library's own model, relative to the largest.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+class StepError(Exception):
+    """A step cannot be compiled, or not used; its text says why in one line."""
 
 
 class StepInputs(NamedTuple):
@@ -53,6 +62,14 @@ class StepInputs(NamedTuple):
     def flat(self) -> list[Tensor]:
         """All tensors in a row."""
         return [*self.weights, *self.keys_RHKD, *self.values_RHKD, *self[3:]]
+
+    @classmethod
+    def of(cls, flat: Sequence[Tensor], weights: int) -> StepInputs:
+        """Inverse of `flat` for that many weights."""
+        small = len(flat) - (len(cls._fields) - 3)
+        values = (weights + small) // 2
+        held = (list(flat[:weights]), list(flat[weights:values]), list(flat[values:small]))
+        return cls(*held, *flat[small:])
 
 
 def weights_of(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -113,6 +130,38 @@ class DecodeStep(nn.Module):
         drawn_R1 = draw_tokens(out.logits[:, -1], uniform_R1, temperature, None)
         drawn_R1 = torch.where(ended_R1, pad, drawn_R1)
         return drawn_R1, ended_R1 | torch.isin(drawn_R1, end_E)
+
+
+def plain_step(model: PreTrainedModel) -> Step:
+    """The step of this model as it is, operation by operation."""
+    step, weights = DecodeStep(model), len(weights_of(model))
+    return lambda flat: list(step(*StepInputs.of(flat, weights)))
+
+
+def run_checked(step: Step, model: PreTrainedModel, inputs: StepInputs) -> list[Tensor]:
+    """What a step gives, once it is seen to be what the model's own operations give.
+
+    Raises:
+        StepError: keys and values, ends, or more than a quarter of the draws are others.
+    """
+    own = inputs._replace(
+        keys_RHKD=[keys.clone() for keys in inputs.keys_RHKD],
+        values_RHKD=[values.clone() for values in inputs.values_RHKD],
+    )
+    expected, found = plain_step(model)(own.flat()), step(inputs.flat())
+    bound = _TOLERANCE.get(inputs.keys_RHKD[0].dtype, _TOLERANCE[torch.bfloat16])
+    pairs = zip(
+        [*own.keys_RHKD, *own.values_RHKD],
+        [*inputs.keys_RHKD, *inputs.values_RHKD],
+        strict=True,
+    )
+    apart = max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-30)) for a, b in pairs)
+    same_R1 = expected[0] == found[0]
+    ended = torch.equal(expected[1][same_R1], found[1][same_R1])
+    # A draw within the rounding of its logits may fall to the neighbour.
+    if not (apart <= bound and ended and same_R1.double().mean() >= 0.75):
+        raise StepError(f"its step gives other numbers (keys and values {apart:.1e} off)")
+    return found
 
 
 class _Slots(StaticLayer):  # type: ignore[misc]

@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,36 +21,29 @@ from weakref import WeakKeyDictionary
 
 import torch
 import transformers
-from torch import Tensor
 from torch.export import Dim
 from transformers import PreTrainedModel
 from transformers.integrations import sdpa_attention
 
-from opdcliff.rollout.decode_step import (
+from opdcliff.rollout.steps.decode_step import (
     END_PLACES,
     DecodeStep,
+    Step,
+    StepError,
     StepInputs,
     read_prompts,
+    run_checked,
     weights_of,
 )
-
-# From `StepInputs.flat` to the drawn tokens and the rows that have ended.
-CompiledStep = Callable[[list[Tensor]], list[Tensor]]
 
 # The sizes of the example that is traced: different from each other and from 1, which would be
 # taken for constants.
 _ROWS, _SLOTS = 6, 72
 _MOST_ROWS, _MOST_SLOTS = 1 << 14, 1 << 20
-# How far keys and values may lie from those of the library's own model, relative to the largest.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 _offered: dict[str, Path] = {}
-_loaded: dict[str, CompiledStep] = {}
+_loaded: dict[str, Step] = {}
 _keys: WeakKeyDictionary[PreTrainedModel, tuple[object, str]] = WeakKeyDictionary()
-
-
-class StepError(Exception):
-    """A step cannot be compiled, or not used; its text says why in one line."""
 
 
 def step_facts(model: PreTrainedModel) -> dict[str, Any]:
@@ -89,7 +82,7 @@ def offer_step(path: Path) -> None:
     _offered[path.stem] = path
 
 
-def step_of(model: PreTrainedModel) -> CompiledStep | str:
+def step_of(model: PreTrainedModel) -> Step | str:
     """The compiled step of a model, or in words why there is none."""
     key = step_key(model)
     if key not in _loaded:
@@ -117,7 +110,8 @@ def build_step(model: PreTrainedModel, folder: Path) -> Path:
             # torch warns of its own deprecated names while it exports.
             warnings.simplefilter("ignore")
             torch._inductor.aoti_compile_and_package(export_step(model), package_path=str(path))
-            _check(model, _load(path))
+            # Other sizes than those traced.
+            run_checked(_load(path), model, _example(model, 2 * _ROWS + 1, _SLOTS - 8))
     except StepError:
         path.unlink(missing_ok=True)
         raise
@@ -156,13 +150,13 @@ def _heads_packed() -> Iterator[None]:
         yield
 
 
-def _load(path: Path) -> CompiledStep:
+def _load(path: Path) -> Step:
     _check_owner(path)
     try:
         package = torch._inductor.aoti_load_package(str(path))
     except Exception as error:
         raise StepError(f"{path} cannot be loaded ({type(error).__name__}); delete it") from error
-    run: CompiledStep = package.loader.run
+    run: Step = package.loader.run
     return run
 
 
@@ -212,26 +206,6 @@ def _dimensions(inputs: StepInputs) -> tuple[Any, ...]:
     by_name |= {"keys_RHKD": cache, "values_RHKD": cache}
     by_name |= {name: {0: rows} for name in ("token_R1", "offset_R1", "uniform_R1", "ended_R1")}
     return tuple(by_name[name] for name in StepInputs._fields)
-
-
-def _check(model: PreTrainedModel, step: CompiledStep) -> None:
-    """Other sizes than those traced must give the keys, values and tokens of the library."""
-    inputs = _example(model, 2 * _ROWS + 1, _SLOTS - 8)
-    other = _example(model, 2 * _ROWS + 1, _SLOTS - 8)
-    expected = DecodeStep(model)(*inputs)
-    found = step(other.flat())
-    bound = _TOLERANCE.get(inputs.keys_RHKD[0].dtype, _TOLERANCE[torch.bfloat16])
-    pairs = zip(
-        [*inputs.keys_RHKD, *inputs.values_RHKD],
-        [*other.keys_RHKD, *other.values_RHKD],
-        strict=True,
-    )
-    apart = max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-30)) for a, b in pairs)
-    same_R1 = expected[0] == found[0]
-    ended = torch.equal(expected[1][same_R1], found[1][same_R1])
-    # A draw within the rounding of its logits may fall to the neighbour.
-    if not (apart <= bound and ended and same_R1.double().mean() >= 0.75):
-        raise StepError(f"its compiled step gives other numbers (keys and values {apart:.1e} off)")
 
 
 def _processor() -> str:

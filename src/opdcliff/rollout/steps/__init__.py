@@ -1,0 +1,1 @@
+"""One decoding step over a cache of fixed size, and the ways of running it fast."""
