@@ -219,7 +219,7 @@ def measure_cell(
     # A floor is no floor where the model's own products are faster.
     machine = replace(machine, products=max(machine.products, own_rate))
     floor = floors(shape, shape, load, parameters, machine)
-    step = "" if update.rollout.compiled else " without a compiled step"
+    step = "" if update.rollout.compiled else " by the reference"
     title = (
         f"{named['size']}, {parameters:,} parameters, {load.rows} answers of {load.answer} tokens, "
         f"{named['threads']} threads, {named['device']} {named['dtype']}, backend "

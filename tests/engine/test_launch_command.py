@@ -210,7 +210,9 @@ def test_gpus_are_counted_per_host(hostfile: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match="torch sees 1 GPUs"):
         pick_device(there)
     monkeypatch.setenv("LOCAL_SIZE", "1")
+    torch.backends.cuda.enable_cudnn_sdp(True)
     assert pick_device(there) == torch.device("cuda", 0)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])

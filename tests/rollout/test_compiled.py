@@ -6,6 +6,8 @@ within rounding; one step is compiled for real.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.rollout import compiled, reference
 from opdcliff.rollout.draws import Rollout
 from opdcliff.rollout.steps import loop, step_package
-from opdcliff.rollout.steps.decode_step import Step, plain_step
+from opdcliff.rollout.steps.decode_step import Step, StepInputs, plain_step, run_checked
 from opdcliff.rollout.steps.loop import Growth
 from opdcliff.rollout.steps.step_package import (
     StepError,
@@ -292,3 +294,27 @@ def test_a_step_with_other_numbers_is_refused(
     with pytest.raises(StepError, match="gives other numbers"):
         build_step(MODEL, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+WRONG_STEPS: dict[str, Callable[[StepInputs], object]] = {
+    "another token": lambda given: None,
+    "nothing written": lambda given: given.keys_RHKD[0][:, :, int(given.at)].zero_(),
+    "written beside": lambda given: given.values_RHKD[1][0, 0, 2, 0].add_(0.01),
+    "no number": lambda given: given.values_RHKD[1][0, 0, int(given.at), 0].fill_(torch.nan),
+}
+
+
+@pytest.mark.parametrize("wrong", [None, *WRONG_STEPS])
+def test_a_step_is_held_against_the_models_own_operations(wrong: str | None) -> None:
+    inputs = step_package._example(MODEL, 5, 20)
+    plain = plain_step(MODEL)
+
+    def step(flat: list[torch.Tensor]) -> list[torch.Tensor]:
+        drawn_R1, ended_R1 = plain(flat)
+        if wrong is not None:
+            WRONG_STEPS[wrong](inputs)
+        return [drawn_R1 + (wrong == "another token"), ended_R1]
+
+    with pytest.raises(StepError, match="gives other numbers") if wrong else nullcontext():
+        found = run_checked(step, MODEL, inputs)
+        assert torch.equal(found[0], plain(inputs.flat())[0])

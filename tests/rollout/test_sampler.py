@@ -18,12 +18,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     GenerationConfig,
     PreTrainedModel,
 )
 
+from caches import CACHES, model_of_cache
 from opdcliff.models.tokens.train_bpe import pad_left
 from opdcliff.paths import conf_dir
 from opdcliff.rollout import reference as module
@@ -350,43 +349,9 @@ def test_a_step_computes_fewer_than_twice_the_rows_that_run() -> None:
     _assert_equal(whole, shrinking)
 
 
-HYBRID = {
-    "layer_types": ["linear_attention", "full_attention"],
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 2,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-}
-# Kinds of caches, by what a model of two layers keeps: states of linear attention beside keys, of
-# convolutions, of both in one layer, states alone; a window that slides; no cache of the library.
-CACHES: dict[str, dict[str, Any]] = {
-    "qwen3_5_text": HYBRID,
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "falcon_h1": {"mamba_d_ssm": 16, "mamba_n_heads": 2, "mamba_d_head": 8, "mamba_d_state": 8},
-    "mamba": {"state_size": 4},
-    "gemma3_text": {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
-    "rwkv": {"attention_hidden_size": 32, "context_length": 128},
-}
-
-
 @pytest.mark.parametrize("kind", CACHES)
 def test_ended_rows_are_dropped_or_kept_whatever_the_cache(kind: str) -> None:
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        initializer_range=0.2,
-        **CACHES[kind],
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
+    model = model_of_cache(kind)
     computed: list[int] = []
     model.register_forward_pre_hook(
         lambda module, inputs, given: computed.append(len(given["input_ids"])), with_kwargs=True

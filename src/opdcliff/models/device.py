@@ -29,6 +29,9 @@ def pick_device(config: EngineConfig) -> torch.device:
             f"engine.ranks={here} and torch sees {torch.cuda.device_count()} GPUs; lower "
             "the ranks to that, or set engine.device=cpu"
         )
+    # Its backward pass gives NaN gradients on H100 and H200 for masked rows of some lengths, torch
+    # 2.11 to 2.13 (pytorch issue 196678); the other kernels do not.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 

@@ -27,7 +27,7 @@ class Rollout:
 
     ids_BL: prompt (left-padded) and answer (right-padded); attention_BL: 1 on real tokens.
     mask_BT: 1 on answer tokens, the end token included; T is the longest answer of the batch.
-    ended_B: whether the answer reached the end token. compiled: whether a compiled step drew it.
+    ended_B: whether the answer reached the end token. compiled: whether a step drew it.
     logp_BT: log-probs of the answers under an engine with weights of its own that drew them, at the
     temperature of sampling, nats; None where the model itself was sampled.
     """

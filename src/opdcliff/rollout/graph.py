@@ -5,7 +5,7 @@ compiled and no file is kept. In float32 the tokens are the reference's but for 
 rounding of logits; in bfloat16 they are those of this backend. NOT YET RUN ON A CARD: the loop, the
 capture's bookkeeping and the ways back are tested on a CPU, where a stand-in replays.
 
-Where a step cannot be captured, the reference samples, and a warning says why, once.
+Where a step cannot be replayed, the reference samples, and a warning says why, once.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from transformers import PreTrainedModel
 
 from opdcliff.rollout import reference
 from opdcliff.rollout.draws import Rollout
-from opdcliff.rollout.steps.decode_step import END_PLACES, StepError, refusal
+from opdcliff.rollout.steps.decode_step import END_PLACES, StepError, first_line, refusal
 from opdcliff.rollout.steps.graph_step import GraphStep, kind_of
 from opdcliff.rollout.steps.loop import Growth, roll
 
-# A capture costs about two steps: fewer of them than a compiled step grows. Kernels of attention
-# that take a mask want its rows to be multiples of 8 long.
+# Further than for a compiled step, since every growth is a capture; what one costs on a card was
+# not measured. Kernels of attention that take a mask want rows of multiples of 8.
 GROWTH = Growth(256, multiple=64)
 DEVICES = ("cuda",)
 # Kinds of models whose step could not be captured in this process, with the reason.
@@ -37,8 +37,6 @@ def why_not(model: PreTrainedModel, slots: int, banned_V: Tensor | None = None) 
         return f"graphs are for {', '.join(DEVICES)}, its weights are on {first.device.type}"
     if banned_V is not None:
         return "some tokens are banned"
-    if hasattr(first, "ds_id"):
-        return "its weights are sharded, and gathered by hooks that no graph can hold"
     return refusal(model, slots) or _failed.get(kind_of(model))
 
 
@@ -55,9 +53,23 @@ def sample(
     if len(options["end_ids"]) <= END_PLACES and why_not(model, slots, banned_V) is None:
         try:
             return roll(model, GraphStep(model), prompt_BL, attention_BL, growth=GROWTH, **options)
-        except StepError as error:
-            _failed[kind_of(model)] = str(error)
+        except Exception as error:
+            # Models fail to be captured in as many ways as there are: routing of experts waits for
+            # the card, states of other layers are no keys and values.
+            cause = _began_with(error)
+            if "out of memory" in str(cause):
+                raise
+            reason = str(cause) if isinstance(cause, StepError) else first_line(cause)
+            _failed[kind_of(model)] = f"its step cannot be replayed as a graph ({reason})"
             warnings.warn(
-                f"answers are sampled by the slower reference path: {error}", stacklevel=2
+                f"answers are sampled by the slower reference path: {_failed[kind_of(model)]}",
+                stacklevel=2,
             )
     return reference.sample(model, prompt_BL, attention_BL, banned_V=banned_V, **options)
+
+
+def _began_with(error: BaseException) -> BaseException:
+    """What a failed capture reports is its own end; the cause lies behind it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error

@@ -8,6 +8,7 @@ or the cache has grown, and nothing of it outlives the rollout, whose memory the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from opdcliff.rollout.steps.decode_step import (
-    StepError,
     StepInputs,
     plain_step,
     run_checked,
@@ -28,21 +28,28 @@ Capture = Callable[[Callable[[], list[Tensor]]], tuple[Replay, list[Tensor]]]
 
 # What changes from step to step while the caches stay.
 _MOVING = ("at", "token_R1", "uniform_R1", "ended_R1")
-# Kinds of models whose replay was held against their own operations in this process.
-_checked: set[str] = set()
+# Replays of a kind of models that were held against their own operations in this process. A second
+# one, since the first reads what it was captured with.
+_checked: Counter[str] = Counter()
+_TO_CHECK = 2
 
 
 def kind_of(model: PreTrainedModel) -> str:
     """What models have in common whose steps launch the same."""
-    return f"{type(model).__name__} {model.dtype} {model.config._attn_implementation}"
+    attention = model.config._attn_implementation
+    return f"{type(model).__name__} {model.num_parameters()} {model.dtype} {attention}"
 
 
 def cuda_capture(action: Callable[[], list[Tensor]]) -> tuple[Replay, list[Tensor]]:
     """Capture what `action` launches on the current device; it is not run."""
-    graph = torch.cuda.CUDAGraph()
-    # Only what this thread does is looked at: others ask for the state of their collectives.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        outputs = action()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        # Only what this thread does is looked at: others ask for the state of their collectives.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            outputs = action()
+    finally:
+        # A capture that fails leaves the process on its own stream.
+        torch.cuda.set_stream(stream)
     return graph.replay, outputs
 
 
@@ -50,13 +57,13 @@ class GraphStep:
     """The `Step` of a model for one rollout; what it returns lasts until the next call.
 
     The first step over new caches runs as it is, which warms kernels up; the second is captured.
-    The first replay for a kind of models is held against their own operations (StepError if it
-    differs).
+    The first two replays of a kind of models are held against their own operations (StepError if
+    they differ).
     """
 
     def __init__(self, model: PreTrainedModel, capture: Capture = cuda_capture) -> None:
         self._model, self._capture = model, capture
-        self._plain = plain_step(model)
+        self._plain, self._kind = plain_step(model), kind_of(model)
         self._weights = len(weights_of(model))
         self._caches: Tensor | None = None
         self._inputs: StepInputs | None = None
@@ -73,10 +80,10 @@ class GraphStep:
             return self._plain(flat)
         if self._replay is None:
             self._begin(given)
-        kind = kind_of(self._model)
-        if kind not in _checked:
+        kind = self._kind
+        if _checked[kind] < _TO_CHECK:
             found = run_checked(lambda _: self._step(given), self._model, given)
-            _checked.add(kind)
+            _checked[kind] += 1
             return found
         return self._step(given)
 
@@ -85,15 +92,7 @@ class GraphStep:
         moving = {name: getattr(given, name).clone() for name in _MOVING}
         self._inputs = given._replace(**moving)
         flat = self._inputs.flat()
-        try:
-            self._replay, self._outputs = self._capture(lambda: self._plain(flat))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            # What waits for the card cannot be captured: routing of experts, say.
-            said = [line.strip() for line in str(error).splitlines() if line.strip()]
-            reason = said[0][:200] if said else "no words"
-            raise StepError(f"its step could not be captured ({reason})") from error
+        self._replay, self._outputs = self._capture(lambda: self._plain(flat))
 
     def _step(self, given: StepInputs) -> list[Tensor]:
         assert self._inputs is not None, "a graph has been captured"

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from opdcliff.rollout.draws import Rollout, as_rollout, draw_tokens, uniforms
 from opdcliff.rollout.steps.decode_step import (
     Step,
+    StepError,
     StepInputs,
     end_places,
     read_prompts,
@@ -97,7 +98,8 @@ def _decode(
 ) -> Tensor:
     """Completions, shape (B, longest); for a model whose cache a step knows (`refusal`)."""
     prefix = read_prompts(model, prompt_BL, attention_BL)
-    assert not isinstance(prefix, str), "its step was made from such a cache"
+    if isinstance(prefix, str):
+        raise StepError(prefix)
     (rows, width), limit = prompt_BL.shape, uniform_BT.shape[1]
     new = prompt_BL.new_tensor
     end_E, pad = end_places(end_ids, prompt_BL.device), new(pad_id)
@@ -119,9 +121,11 @@ def _decode(
         end_E,
         pad,
     )
+    # As large as what `last` begins with.
+    del prefix
     row_R = torch.arange(rows, device=prompt_BL.device)
     if rows == 1:
-        # A step is compiled for two rows and more.
+        # A compiled step is for two rows and more.
         row_R = row_R.expand(2)
         last = _of_rows(last, row_R)
     uniform_TR1 = uniform_BT.T[:, row_R, None].contiguous()

@@ -31,6 +31,7 @@ from opdcliff.rollout.steps.decode_step import (
     Step,
     StepError,
     StepInputs,
+    first_line,
     read_prompts,
     run_checked,
     weights_of,
@@ -117,9 +118,7 @@ def build_step(model: PreTrainedModel, folder: Path) -> Path:
         raise
     except Exception as error:
         # Exporting and compiling fail in as many ways as there are models and compilers.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = f"{type(error).__name__}: {lines[0][:200] if lines else 'no words'}"
-        raise StepError(f"its step could not be compiled ({reason})") from error
+        raise StepError(f"its step could not be compiled ({first_line(error)})") from error
     finally:
         model.train(training)
     return path
