@@ -138,6 +138,7 @@ def plain_step(model: PreTrainedModel) -> Step:
     return lambda flat: list(step(*StepInputs.of(flat, weights)))
 
 
+@torch.no_grad()
 def run_checked(step: Step, model: PreTrainedModel, inputs: StepInputs) -> list[Tensor]:
     """What a step gives, once it is seen to be what the model's own operations give.
 
