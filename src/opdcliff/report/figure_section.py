@@ -79,8 +79,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "shortfall": (
         "locked and exploratory",
-        "How far short of lambda* the onset falls from p = .86 to .98, beside what was predicted. "
-        "Locked: mini and near. Exploratory: all others.",
+        "How far short of lambda* the onset falls from p = .86 to .99, beside what was predicted. "
+        "Locked: mini, near and near_p99. Exploratory: all others.",
     ),
     "step_sizes": (
         "exploratory",
@@ -106,6 +106,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "exploratory",
         "Runs without a clip beside settled students, with the entries that the warm start hardly "
         "holds settled, and held where they are.",
+    ),
+    "pretrained": (
+        "exploratory",
+        "SmolLM2-135M on two tasks: settled students and pilots, predicted before the runs, and "
+        "the runs, past the lambda* of the medians.",
     ),
 }
 

@@ -32,6 +32,7 @@ NAMES = (
     "preview_locked",
     "preview_beside",
     "preview_rare",
+    "pretrained",
 )
 # Where it is no module of `figures` itself.
 _FOLDERS = {
@@ -42,6 +43,7 @@ _FOLDERS = {
     "preview_locked": "figures.preview",
     "preview_beside": "figures.preview",
     "preview_rare": "figures.preview",
+    "pretrained": "figures.preview",
 }
 
 

@@ -139,10 +139,10 @@ class Inputs:
         """A collected grid of `train -m`, which has no table but cells; `command` makes it."""
         return _exploratory(self.paths.readable.grid_dir(protocol), protocol, command)
 
-    def preview(self, name: str, command: str) -> Study:
-        """Settled students beside the runs of a protocol; `command` makes it."""
+    def preview(self, name: str, command: str, first: str = "beside.csv") -> Study:
+        """Settled students, by default beside the runs of a protocol; `command` makes it."""
         folder = self.paths.readable.preview_dir(name)
-        return _exploratory(folder, f"preview of {name}", command, first="beside.csv")
+        return _exploratory(folder, f"preview of {name}", command, first=first)
 
     def prediction(self, name: str) -> dict[float, tuple[float, float]]:
         """Predicted onsets by clip strength, of `opdcliff predict`, as committed before runs."""
