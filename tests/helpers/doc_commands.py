@@ -35,6 +35,8 @@ NOT_RUN = {
     "opdcliff lock protocol=mini protocol.name=mini_v2 supersedes=mini": _LOCKED,
     "opdcliff lock protocol=mini": _LOCKED,
     "opdcliff confirm protocol=mini": _LOCKED,
+    "opdcliff confirm protocol=mini protocol.name=mini_v2": _LOCKED,
+    "opdcliff verify protocol=mini_v2": _LOCKED,
     "opdcliff verify protocol=mini": (
         "reads 200 records that are not committed; tests/test_results.py verifies the table"
     ),

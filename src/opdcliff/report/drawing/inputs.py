@@ -167,7 +167,7 @@ def _checked(folder: Path) -> dict[str, Any]:
 
 def _records(noted: Mapping[str, Any], cells: Path) -> str:
     """Records and code of a table as `collect` noted them, else the table's own hash."""
-    if "runs_sha256" not in noted:
+    if not noted.get("code_commits"):
         return f"records not noted, table {file_digest(cells)[:12]}, code not noted"
     commits = ", ".join(commit[:12] for commit in noted["code_commits"])
     dirty = " with uncommitted changes" if noted["code_dirty"] else ""

@@ -84,7 +84,7 @@ def build(inputs: Inputs) -> Page:
         "Exploratory. Line and band: settled students with 95% intervals over prompts, down to a "
         "margin of .1 logits where one was sampled; before the runs beside them. Open marks: final "
         "parse rates of runs, a seed each, with 95% intervals over prompts. Dashed: lambda* of the "
-        "medians. Orange: onset by two pilots, before the runs inside it.",
+        "medians. Orange: onset by two pilots, before the runs at 1.309.",
     )
     axes = figure.subplots(1, len(TASKS), sharey=True)
     for axis, task in zip(axes, TASKS, strict=True):
@@ -119,4 +119,4 @@ def _panel(axis: Axes, data: pd.DataFrame) -> None:
         label="runs",
     )
     axis.set_xlabel("lambda")
-    axis.legend(loc="lower left", fontsize=8)
+    axis.legend(loc="upper right", fontsize=8)
