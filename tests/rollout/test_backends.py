@@ -68,6 +68,7 @@ def test_a_backend_that_does_not_exist_is_refused_with_those_that_do() -> None:
             "5cafbe4468a0558ad6d2aa6fb8b3952c2028b5e8da196e3bc70d1e0b888895c1",
         ),
         (["rollout=paper"], "f6a81e3b48829d1cee75e59e27b7c171c967378af432a891a758d17526f97e14"),
+        (["rollout=graph"], "f6a81e3b48829d1cee75e59e27b7c171c967378af432a891a758d17526f97e14"),
         (
             ["rollout=continuous"],
             "db1fe6e9bf3450068c7e467d155494b8ea2dd885238c5c2c7605c0ddae866588",

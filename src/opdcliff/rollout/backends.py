@@ -64,9 +64,9 @@ class Sampler(Protocol):
 
 SAMPLERS: dict[str, Sampler] = {
     "compiled": compiled.sample,
+    "graph": graph.sample,
     "reference": reference.sample,
     "continuous": continuous.sample,
-    "graph": graph.sample,
     "vllm": vllm.sample,
 }
 
