@@ -174,8 +174,6 @@ def offer_compiled(config: RunConfig, model: PreTrainedModel) -> str | None:
     A command decides that when it prepares its models (`models.decoding`); here it is compiled
     however few updates follow, once for a shape and a number of threads.
     """
-    if config.rollout.backend == "reference":
-        return None
     if config.rollout.backend == "graph":
         return graph.why_not(model, 0)
     if config.rollout.backend != "compiled":

@@ -286,7 +286,7 @@ def paper(options: argparse.Namespace, device: torch.device, dtype: torch.dtype)
                 f"{len(timed.seconds['decode'])} repeats"
             )
             if reason is not None:
-                title += f"; sampled by the reference: {reason}"
+                title += f"; no step draws: {reason}"
             show(title, timed, floor, rows * answer)
             medians[backend] = {phase: timed.median(phase) for phase in PHASES}
             del update, student

@@ -86,6 +86,7 @@ def test_the_papers_form_runs_on_shapes_of_a_test(
     assert importlib.import_module("roofline").main(["--tiny", "--repeats", "1", "--paper"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("backend graph, 1 repeats\n") == 3
+    assert printed.count("no step draws: rollout.backend=reference") == 3
     assert printed.count("reference over graph: decode ") == 3
     assert printed.count("100% of tokens equal") == 3
 

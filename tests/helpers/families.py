@@ -115,3 +115,12 @@ def save_pair(folder: Path, student: PreTrainedModel, teacher: PreTrainedModel) 
         model.save_pretrained(folder / role)
         byte_tokenizer().save_pretrained(folder / role)
     return [f"model.{role}={folder / role}" for role in ("student", "teacher")]
+
+
+def unslid(family: str) -> tuple[list[list[int]], PreTrainedModel]:
+    """Prompts of several lengths, and a model with a window, if any, that none slides out of."""
+    wide = {"sliding_window": 64} if family in SLIDING else {}
+    model = build(family, **wide)
+    generator = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(2, 258, (n,), generator=generator).tolist() for n in (3, 20, 11, 7)]
+    return prompts, model if family == "gemma2" else model.double()

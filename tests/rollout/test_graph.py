@@ -75,12 +75,7 @@ def test_answers_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_every_family_is_sampled_alike(family: str) -> None:
-    wide = {"sliding_window": 64} if family in families.SLIDING else {}
-    model = families.build(family, **wide)
-    model = model if family == "gemma2" else model.double()
-    generator = torch.Generator().manual_seed(2)
-    prompts = [torch.randint(2, 258, (n,), generator=generator).tolist() for n in (3, 20, 11, 7)]
-    assert_as_reference(graph.sample, prompts, model, max_new_tokens=20, temperature=0.6)
+    assert_as_reference(graph.sample, *families.unslid(family), max_new_tokens=20, temperature=0.6)
 
 
 def test_a_graph_serves_until_rows_go_or_the_cache_grows(
@@ -123,10 +118,10 @@ def card(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_a_card_replays_what_the_reference_draws(family: str, card: torch.device) -> None:
-    wide = {"sliding_window": 64} if family in families.SLIDING else {}
-    model = families.build(family, **wide).double().to(card)
+    prompts, model = families.unslid(family)
+    model = model.double().to(card)
     for _ in range(2):
-        assert_as_reference(graph.sample, PROMPTS * 4, model, max_new_tokens=40)
+        assert_as_reference(graph.sample, prompts * 4, model, max_new_tokens=30)
         with torch.no_grad():
             model.get_output_embeddings().weight.mul_(0.5)
 

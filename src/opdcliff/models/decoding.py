@@ -61,11 +61,13 @@ def prepare_decoding(config: RunConfig, paths: StudyPaths, student: Path, update
     if config.rollout.backend == ENGINE:
         drew = f"{engine_version()} drew with numbers of its own: other backends draw other tokens"
         return Decoding(ENGINE, reason=drew)
-    device = pick_device(config.engine).type
-    if config.rollout.backend == GRAPH and device != "cuda":
-        return _reference(f"{GRAPH}s are replayed on CUDA, and the device is {device}")
-    if config.rollout.backend != COMPILED:
+    if config.rollout.backend not in (COMPILED, GRAPH):
         return Decoding(config.rollout.backend)
+    device = pick_device(config.engine).type
+    if config.rollout.backend == GRAPH:
+        if device == "cuda":
+            return Decoding(GRAPH)
+        return _reference(f"graphs are replayed on CUDA, and the device is {device}")
     steps = updates * config.rollout.max_new_tokens
     if steps < STEPS_THAT_PAY:
         return _reference(f"{steps} decoding steps are too few to compile for")

@@ -60,11 +60,9 @@ def sample(
             if "out of memory" in str(cause):
                 raise
             reason = str(cause) if isinstance(cause, StepError) else first_line(cause)
-            _failed[kind_of(model)] = f"its step cannot be replayed as a graph ({reason})"
-            warnings.warn(
-                f"answers are sampled by the slower reference path: {_failed[kind_of(model)]}",
-                stacklevel=2,
-            )
+            told = f"its step cannot be replayed as a graph ({reason})"
+            _failed[kind_of(model)] = told
+            warnings.warn(f"answers are sampled by the slower reference path: {told}", stacklevel=2)
     return reference.sample(model, prompt_BL, attention_BL, banned_V=banned_V, **options)
 
 

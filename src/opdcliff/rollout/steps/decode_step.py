@@ -139,8 +139,8 @@ def plain_step(model: PreTrainedModel) -> Step:
 
 
 @torch.no_grad()
-def run_checked(step: Step, model: PreTrainedModel, inputs: StepInputs) -> list[Tensor]:
-    """What a step gives, once it is seen to be what the model's own operations give.
+def run_checked(step: Step, plain: Step, inputs: StepInputs) -> list[Tensor]:
+    """What a step gives, once it is seen to be what the model's own operations (`plain`) give.
 
     Both write the slot `at` of the same caches, one after the other, so that no copy is held.
 
@@ -149,7 +149,7 @@ def run_checked(step: Step, model: PreTrainedModel, inputs: StepInputs) -> list[
     """
     caches = [*inputs.keys_RHKD, *inputs.values_RHKD]
     at = int(inputs.at)
-    expected = plain_step(model)(inputs.flat())
+    expected = plain(inputs.flat())
     written = [cache[:, :, at].clone() for cache in caches]
     for cache in caches:
         cache[:, :, at] = 0

@@ -62,8 +62,8 @@ class GraphStep:
     """
 
     def __init__(self, model: PreTrainedModel, capture: Capture = cuda_capture) -> None:
-        self._model, self._capture = model, capture
-        self._plain, self._kind = plain_step(model), kind_of(model)
+        self._plain, self._capture = plain_step(model), capture
+        self._kind = kind_of(model)
         self._weights = len(weights_of(model))
         self._caches: Tensor | None = None
         self._inputs: StepInputs | None = None
@@ -80,10 +80,9 @@ class GraphStep:
             return self._plain(flat)
         if self._replay is None:
             self._begin(given)
-        kind = self._kind
-        if _checked[kind] < _TO_CHECK:
-            found = run_checked(lambda _: self._step(given), self._model, given)
-            _checked[kind] += 1
+        if _checked[self._kind] < _TO_CHECK:
+            found = run_checked(lambda _: self._step(given), self._plain, given)
+            _checked[self._kind] += 1
             return found
         return self._step(given)
 

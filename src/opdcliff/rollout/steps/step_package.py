@@ -32,6 +32,7 @@ from opdcliff.rollout.steps.decode_step import (
     StepError,
     StepInputs,
     first_line,
+    plain_step,
     read_prompts,
     run_checked,
     weights_of,
@@ -112,7 +113,7 @@ def build_step(model: PreTrainedModel, folder: Path) -> Path:
             warnings.simplefilter("ignore")
             torch._inductor.aoti_compile_and_package(export_step(model), package_path=str(path))
             # Other sizes than those traced.
-            run_checked(_load(path), model, _example(model, 2 * _ROWS + 1, _SLOTS - 8))
+            run_checked(_load(path), plain_step(model), _example(model, 2 * _ROWS + 1, _SLOTS - 8))
     except StepError:
         path.unlink(missing_ok=True)
         raise

@@ -26,12 +26,13 @@ class Task:
     study: str
     command: str
     preview: str
+    preview_command: str
     pilots: str | None = None
 
     def read(self, inputs: Inputs) -> tuple[pd.DataFrame, list[str]]:
         """Runs, settled students, pilots' interval and lambda*, told apart by `kind`; origins."""
         study = inputs.study(self.data, self.study, self.command)
-        settled = inputs.preview(self.preview, _preview_command(self), first="preview.csv")
+        settled = inputs.preview(self.preview, self.preview_command, first="preview.csv")
         cells = study.table("cells")
         c = float(cells.c.iloc[0])
         runs = cells[["lam", "seed", "parse_rate", "parse_lo", "parse_hi"]].assign(kind="run")
@@ -42,10 +43,6 @@ class Task:
         parts.append(pd.DataFrame(marks, columns=["kind", "lam"]))
         table = pd.concat(parts, ignore_index=True).assign(task=self.title)
         return table, [study.origin, settled.origin]
-
-
-def _preview_command(task: Task) -> str:
-    return f"opdcliff preview experiment={task.preview}"
 
 
 def _settled(preview: Study, c: float) -> pd.DataFrame:
@@ -61,6 +58,7 @@ TASKS = (
         "smollm2_mini_small_step",
         "opdcliff study experiment=smollm2_mini protocol.name=smollm2_mini_small_step",
         "smollm2_mini",
+        "opdcliff preview experiment=smollm2_mini",
         "smollm2_mini",
     ),
     Task(
@@ -69,6 +67,7 @@ TASKS = (
         "smollm2_titles_mini",
         "opdcliff study experiment=smollm2_titles_mini data.path=FOLDER",
         "smollm2_titles_mini",
+        "opdcliff preview experiment=smollm2_titles_mini data.path=FOLDER",
     ),
 )
 
